@@ -1,0 +1,88 @@
+"""The two loops that need a compiler; their readable twins are in `_reference.py`.
+
+No ``fastmath``: the logs of zero evidence are ``-inf`` and have to stay so.
+"""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+
+@njit(cache=True, nogil=True)
+def fill_codes(codes: NDArray[np.uint64], bits: int, keys: NDArray[np.uint64]) -> None:
+    """Fill ``codes`` (V, words) with the first V codes in the order of assignment.
+
+    A code is found again by open addressing on the XOR of the ``keys`` (bits,) of its bits, so that one more bit is
+    one more XOR. The keys decide the speed, never the result: a hit is compared word by word.
+    """
+    vocab_size = codes.shape[0]
+    slots = 16
+    while slots < 2 * vocab_size:
+        slots *= 2
+    mask = np.uint64(slots - 1)
+    table = np.full(slots, -1, np.int64)  # slot -> rank
+    hashes = np.empty(vocab_size, np.uint64)
+
+    filled = min(bits, vocab_size)
+    for bit in range(filled):
+        codes[bit] = 0
+        codes[bit, bit // 64] = np.uint64(1) << np.uint64(bit % 64)
+        hashes[bit] = keys[bit]
+
+    start, stop = 0, filled  # the ranks of the previous weight
+    while filled < vocab_size:
+        for parent in range(stop - 1, start - 1, -1):
+            for bit in range(bits):
+                flag = np.uint64(1) << np.uint64(bit % 64)
+                if codes[parent, bit // 64] & flag:
+                    continue
+                codes[filled] = codes[parent]  # a candidate: overwritten by the next one unless it is new
+                codes[filled, bit // 64] |= flag
+                hashes[filled] = hashes[parent] ^ keys[bit]
+                slot = hashes[filled] & mask
+                while table[slot] >= 0 and not _same(codes, hashes, table[slot], filled):
+                    slot = (slot + np.uint64(1)) & mask
+                if table[slot] < 0:
+                    table[slot] = filled
+                    filled += 1
+                    if filled == vocab_size:
+                        return
+        start, stop = stop, filled
+
+
+@njit(cache=True, nogil=True)
+def _same(codes: NDArray[np.uint64], hashes: NDArray[np.uint64], a: int, b: int) -> bool:
+    return hashes[a] == hashes[b] and np.array_equal(codes[a], codes[b])
+
+
+@njit(cache=True, nogil=True)
+def best_ranks(
+    logs: NDArray[np.float64],
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    log_weights: NDArray[np.float64],
+    tolerance: float,
+) -> NDArray[np.int64]:
+    """Return (n,) the lowest rank u whose ``log|u| + mean_{d in u} log v_d`` is the largest, -1 where all are -inf.
+
+    ``logs`` is (bits, n), one column per vector, so that the inner loop runs over contiguous vectors. A later rank
+    wins only by more than ``tolerance``.
+    """
+    n = logs.shape[1]
+    best = np.full(n, -np.inf)
+    found = np.full(n, -1, np.int64)
+    total = np.empty(n)
+    for rank in range(len(indptr) - 1):
+        start, stop = indptr[rank], indptr[rank + 1]
+        for i in range(n):
+            total[i] = logs[indices[start], i]
+        for at in range(start + 1, stop):
+            bit = indices[at]
+            for i in range(n):
+                total[i] += logs[bit, i]
+        for i in range(n):
+            score = log_weights[rank] + total[i] / (stop - start)
+            if score > best[i] + tolerance:
+                best[i] = score
+                found[i] = rank
+    return found
