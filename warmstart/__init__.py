@@ -1,0 +1,29 @@
+"""A gradient-free warm start: count a corpus once, solve the counts into weights, load them into a PyTorch model.
+
+Names are imported when they are asked for, so that ``import warmstart`` is cheap and needs no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from warmstart.errors import InputError
+
+if TYPE_CHECKING:
+    from warmstart.corpus import Corpus
+    from warmstart.estimators import ExplicitClassifier, WarmStartLM
+    from warmstart.layers import NearShallowLM
+
+__all__ = ["Corpus", "ExplicitClassifier", "InputError", "NearShallowLM", "WarmStartLM"]
+
+_HOMES = {
+    "Corpus": "corpus",
+    "ExplicitClassifier": "estimators",
+    "NearShallowLM": "layers",
+    "WarmStartLM": "estimators",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(f"warmstart.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

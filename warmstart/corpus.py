@@ -1,0 +1,414 @@
+"""A corpus on disk: token ids that are frequency ranks, document boundaries, counts and the tokenizer.
+
+| file | content |
+|---|---|
+| `tokens.npy` | (n_tokens + 1,) uint16, or uint32 when ``V > 65536``: ``SEP d1 SEP d2 SEP ... dn SEP`` |
+| `documents.npy` | (n_documents + 1,) int64: positions of SEP; the targets of document i end at ``documents[i + 1]`` |
+| `counts.npy` | (V,) int64: how often each id is a target, the first SEP is none; non-increasing after `Corpus.build` |
+| `tokenizer.json` | the tokenizer, its ids are the ids of `tokens.npy` |
+| `manifest.json` | sizes, settings, sha256 of the sources and of the files above |
+
+The same text and settings give the same bytes. Text is streamed: once to train a tokenizer, once to encode.
+"""
+
+import array
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Self
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from warmstart import weights
+from warmstart.documents import STDIN, Piece, Sources, find_sources, read_documents
+from warmstart.errors import InputError
+from warmstart.tokenizer import KINDS, SEPARATOR, load_tokenizer, rank_tokens, token_ranks, train_tokenizer, unknown_id
+
+FORMAT = 1
+BATCH = 2**21  # characters encoded at once
+BLOCK = 2**22  # ids renumbered at once
+TICK = 2**20  # bytes between two calls of progress
+FILES = ("counts.npy", "documents.npy", "tokenizer.json", "tokens.npy")
+
+Progress = Callable[[str, int, int | None], None]
+Folder = str | os.PathLike[str] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """A folder of tokens, memory-mapped. Made by `build` or `encode`, found again by `open`.
+
+    Attributes
+    ----------
+    folder : Path
+    tokens : (n_tokens + 1,) uint16 or uint32 memmap
+    documents : (n_documents + 1,) int64
+        Positions of the separators; they, not the ids, say where a document ends.
+    counts : (V,) int64
+        How often each id is a target.
+    manifest : dict
+        Content of ``manifest.json``.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as cache:
+    ...     corpus = Corpus.build(["b a b", "b"], tokenizer="words", cache_dir=cache)
+    ...     print(corpus.tokens.tolist(), corpus.documents.tolist(), corpus.counts.tolist())
+    ...     print([corpus.tokenizer.id_to_token(i) for i in range(corpus.vocab_size)])
+    [1, 0, 2, 0, 1, 0, 1] [0, 4, 6] [3, 2, 1, 0]
+    ['b', '<|endoftext|>', 'a', '<unk>']
+    """
+
+    folder: Path
+    tokens: "np.memmap[Any, np.dtype[np.unsignedinteger]]" = field(repr=False)
+    documents: NDArray[np.int64] = field(repr=False)
+    counts: NDArray[np.int64] = field(repr=False)
+    manifest: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def build(
+        cls,
+        sources: Sources = None,
+        *,
+        tokenizer: str | Path | Tokenizer = "bpe",
+        vocab_size: int = 8192,
+        split_documents: str | None = None,
+        cache_dir: Folder = None,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Train or take a tokenizer, renumber its ids by frequency in this text and encode the text.
+
+        The same sources and settings are encoded once; later calls return the stored corpus after checking it.
+
+        Parameters
+        ----------
+        sources : str, Path, iterable of Path, iterable of str, or None
+            See `warmstart.documents.find_sources`. None is the documentation that ships with Python.
+        tokenizer : {"bpe", "words", "characters"}, path or Tokenizer
+            A kind to train, or an existing tokenizer: see `warmstart.tokenizer`.
+        vocab_size : int
+            Upper limit of ``V`` when a tokenizer is trained.
+        split_documents : str, optional
+            See `warmstart.documents.read_documents`.
+        cache_dir : path, optional
+            Where corpora are kept: by default ``$WARMSTART_CACHE``, else ``$XDG_CACHE_HOME/warmstart``, else
+            ``~/.cache/warmstart``.
+        progress : callable, optional
+            ``progress(stage, done, total)`` in bytes of text, stages "train tokenizer" and "encode text", every MiB;
+            ``total`` is None while it is unknown. May be called from another thread.
+
+        Raises
+        ------
+        InputError
+            The sources, the tokenizer or the cache folder cannot be used, the disk is full, or the text is empty or
+            gives no token. Nothing is left behind.
+        """
+        kind = tokenizer if isinstance(tokenizer, str) and tokenizer in KINDS else load_tokenizer(tokenizer)
+        return cls._make(_Recipe(kind, vocab_size, split_documents, ranked=True), sources, cache_dir, progress)
+
+    @classmethod
+    def encode(
+        cls,
+        sources: Sources,
+        tokenizer: str | Path | Tokenizer,
+        *,
+        split_documents: str | None = None,
+        cache_dir: Folder = None,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Encode other text, such as a test split, with the ids of the tokenizer as they are.
+
+        Parameters and errors are those of `build`; ``counts`` are in the order of the ids, not sorted.
+
+        Examples
+        --------
+        >>> with tempfile.TemporaryDirectory() as cache:
+        ...     train = Corpus.build(["b a b", "b"], tokenizer="words", cache_dir=cache)
+        ...     test = Corpus.encode(["a c"], train.tokenizer, cache_dir=cache)
+        ...     print(test.tokens.tolist(), test.counts.tolist(), test.n_unknown)
+        [1, 2, 3, 1] [0, 1, 1, 1] 1
+        """
+        recipe = _Recipe(load_tokenizer(tokenizer), 0, split_documents, ranked=False)
+        return cls._make(recipe, sources, cache_dir, progress)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Self:
+        """Open the folder of a corpus.
+
+        Raises
+        ------
+        InputError
+            The folder holds no whole corpus of this format.
+        """
+        folder = Path(folder)
+        try:
+            manifest = json.loads((folder / "manifest.json").read_bytes())
+            if manifest["format"] != FORMAT:
+                raise ValueError(f"format {manifest['format']} instead of {FORMAT}")
+            tokens = np.load(folder / "tokens.npy", mmap_mode="r")
+            documents, counts = (np.load(folder / name) for name in ("documents.npy", "counts.npy"))
+            sizes = [manifest[name] for name in ("n_tokens", "n_documents", "vocab_size")]
+            if [tokens.size - 1, documents.size - 1, counts.size] != sizes:
+                raise ValueError("arrays of other sizes than the manifest says")
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{folder}: expected the folder of a corpus, got: {error}; build it again") from error
+        return cls(folder, tokens, documents, counts, manifest)
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer; its ids are those of ``tokens``."""
+        return load_tokenizer(self.folder)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, ``V``."""
+        return int(self.manifest["vocab_size"])
+
+    @property
+    def separator(self) -> int:
+        """Id of the separator."""
+        return int(self.manifest["separator"])
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of targets: all tokens but the first separator."""
+        return int(self.manifest["n_tokens"])
+
+    @property
+    def n_documents(self) -> int:
+        """Number of documents."""
+        return int(self.manifest["n_documents"])
+
+    @property
+    def n_bytes(self) -> int:
+        """UTF-8 bytes of the documents' text."""
+        return int(self.manifest["n_bytes"])
+
+    @property
+    def n_unknown(self) -> int:
+        """Number of targets that are the unknown token."""
+        return int(self.manifest["n_unknown"])
+
+    @property
+    def digest(self) -> str:
+        """Sha256 over tokens, boundaries, counts and tokenizer: equal for equal corpora, wherever they came from."""
+        return hashlib.sha256(json.dumps(self.manifest["files"], sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def _make(cls, recipe: "_Recipe", sources: Sources, cache_dir: Folder, progress: Progress | None) -> Self:
+        cache = Path(cache_dir) if cache_dir is not None else default_cache()
+        found = find_sources(sources)
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".building-", dir=cache) as temporary:
+                work = Path(temporary)
+                files = _spool(found, work / "spool")
+                settings = recipe.settings(files)
+                folder = cache / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
+                if not cls._is_whole(folder):
+                    _write(work / "corpus", recipe, files, settings, progress)
+                    if not cls._is_whole(folder):  # another process may have been faster
+                        shutil.rmtree(folder, ignore_errors=True)
+                        (work / "corpus").rename(folder)
+                return cls.open(folder)
+        except OSError as error:
+            raise InputError(
+                f"{error.filename or cache}: expected readable sources and a writable cache folder with free space, "
+                f"got: {error.strerror or error}; free space or give another cache_dir"
+            ) from error
+
+    @classmethod
+    def _is_whole(cls, folder: Path) -> bool:
+        try:
+            return bool(cls.open(folder).manifest.get("files") == _digests(folder))
+        except (InputError, OSError):
+            return False
+
+
+def default_cache() -> Path:
+    """Return the folder where corpora are kept: ``$WARMSTART_CACHE`` or the user's cache folder."""
+    if own := os.environ.get("WARMSTART_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "warmstart"
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What decides the content of a corpus, besides its sources."""
+
+    tokenizer: str | Tokenizer  # a kind to train, or a loaded tokenizer
+    vocab_size: int
+    split_documents: str | None
+    ranked: bool
+
+    def settings(self, files: Iterable[Path]) -> dict[str, Any]:
+        """Return the part of the manifest that is known before the work; its digest names the cache entry."""
+        if isinstance(self.tokenizer, str):
+            tokenizer = {"kind": self.tokenizer, "vocab_size": self.vocab_size}
+        else:
+            tokenizer = {"sha256": hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()}
+        return {
+            "format": FORMAT,
+            "ranked": self.ranked,
+            "sources": [{"name": path.name, "sha256": _sha256(path)} for path in files],
+            "split_documents": self.split_documents,
+            "tokenizer": tokenizer | {"tokenizers": tokenizers.__version__},
+        }
+
+
+class _Meter:
+    """Counts the bytes of text that pass by and reports them every MiB."""
+
+    def __init__(self, stage: str, total: int | None, progress: Progress | None) -> None:
+        self.stage, self.total, self.progress, self.done = stage, total, progress, 0
+
+    def watch(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        told = 0
+        for piece in pieces:
+            yield piece
+            self.done += len(piece.text.encode())
+            if self.progress and self.done - told >= TICK:
+                self.progress(self.stage, self.done, self.total)
+                told = self.done
+        if self.progress:
+            self.progress(self.stage, self.done, self.done)
+
+
+def _spool(found: list[Path] | Iterator[str], folder: Path) -> list[Path]:
+    """Write what can be read only once to files in a new folder, so that every source is a file."""
+    folder.mkdir()
+    if isinstance(found, list):
+        return [path if path.is_file() else _spool_stream(path, folder) for path in found]
+    path = folder / "documents.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps({"text": text}) + "\n" for text in found)
+    return [path]
+
+
+def _spool_stream(path: Path, folder: Path) -> Path:
+    copy = folder / ("standard input" if path == STDIN else path.name)
+    stream = contextlib.nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb")
+    with stream as source, copy.open("wb") as target:
+        shutil.copyfileobj(source, target)
+    return copy
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {name: _sha256(folder / name) for name in FILES}
+
+
+def _write(
+    folder: Path, recipe: _Recipe, files: list[Path], settings: dict[str, Any], progress: Progress | None
+) -> None:
+    """Write the five files of a corpus into a new folder."""
+    folder.mkdir()
+    total = (
+        None if any(path.suffix.lower() in (".gz", ".xz") for path in files) else sum(p.stat().st_size for p in files)
+    )
+    tokenizer = recipe.tokenizer
+    if isinstance(tokenizer, str):
+        meter = _Meter("train tokenizer", total, progress)
+        pieces = meter.watch(read_documents(files, recipe.split_documents))
+        tokenizer = train_tokenizer((piece.text for piece in pieces), tokenizer, recipe.vocab_size)
+        total = meter.done
+    meter = _Meter("encode text", total, progress)
+    raw = folder.with_name("raw")
+    with raw.open("wb") as file:
+        pieces = meter.watch(read_documents(files, recipe.split_documents))
+        counts, documents = _encode(pieces, tokenizer, file)
+    ranks = token_ranks(counts) if recipe.ranked else np.arange(len(counts))
+    tokenizer = rank_tokens(tokenizer, counts) if recipe.ranked else tokenizer
+    unknown = unknown_id(tokenizer)
+    counts[ranks] = counts.copy()
+    _renumber(raw, folder / "tokens.npy", ranks, int(documents[-1]) + 1)
+    np.save(folder / "documents.npy", documents)
+    np.save(folder / "counts.npy", counts)
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
+    facts = settings | {
+        "files": _digests(folder),
+        "n_bytes": meter.done,
+        "n_documents": len(documents) - 1,
+        "n_tokens": int(documents[-1]),
+        "n_unknown": 0 if unknown is None else int(counts[unknown]),
+        "separator": tokenizer.token_to_id(SEPARATOR),
+        "vocab_size": len(counts),
+    }
+    weights.save_json(folder / "manifest.json", facts)
+
+
+def _id_type(vocab_size: int) -> np.dtype[np.unsignedinteger]:
+    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
+
+
+def _encode(
+    pieces: Iterator[Piece], tokenizer: Tokenizer, raw: IO[bytes]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Append the tokens of the pieces to a file.
+
+    Returns
+    -------
+    counts : (V,) int64
+        How often each id follows the first separator.
+    documents : (n_documents + 1,) int64
+        Positions of the separators.
+    """
+    separator, vocab_size = tokenizer.get_vocab()[SEPARATOR], tokenizer.get_vocab_size()
+    dtype = _id_type(vocab_size)
+    counts, documents, position = np.zeros(vocab_size, np.int64), array.array("q", [0]), 0
+    raw.write(np.array(separator, dtype).tobytes())
+    for batch in _batches(pieces):
+        encodings = tokenizer.encode_batch_fast([piece.text for piece in batch], add_special_tokens=False)
+        blocks = []
+        for piece, encoding in zip(batch, encodings, strict=True):
+            ids = encoding.ids
+            if piece.ends_document:
+                ids.append(separator)
+                documents.append(position + len(ids))
+            position += len(ids)
+            blocks.append(np.array(ids, dtype))
+        block = np.concatenate(blocks)
+        counts += np.bincount(block, minlength=vocab_size)
+        raw.write(block.tobytes())
+    if position == len(documents) - 1:
+        raise InputError("expected a tokenizer that gives tokens for this text, got none; use another tokenizer")
+    return counts, np.frombuffer(documents, np.int64)
+
+
+def _batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
+    batch: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece.text)
+        if size >= BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _renumber(raw: Path, path: Path, ranks: NDArray[np.int64], n: int) -> None:
+    """Write the ``n`` ids of a raw file as npy, each replaced by its rank."""
+    dtype = _id_type(len(ranks))
+    table = ranks.astype(dtype)
+    with raw.open("rb") as source, path.open("wb") as target:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (n,)}
+        np.lib.format.write_array_header_1_0(target, header)
+        while block := source.read(BLOCK * dtype.itemsize):
+            target.write(table[np.frombuffer(block, dtype)].tobytes())

@@ -1,0 +1,261 @@
+"""Tokenizers whose ids are frequency ranks, on top of Hugging Face `tokenizers`.
+
+| term | meaning |
+|---|---|
+| `V` | size of the vocabulary, added tokens included |
+| `SEPARATOR` | the token between documents; every tokenizer here has it |
+| rank | position of a token in the order of falling counts, 0 the most frequent; ties by the id before ranking |
+
+Special tokens written out in a text are text: ``<|endoftext|>`` in a document is no separator. The one exception is
+``<unk>`` in a text for a "words" tokenizer, as in WikiText-2: it is the unknown word.
+"""
+
+import json
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from warmstart.errors import InputError
+
+SEPARATOR = "<|endoftext|>"
+UNKNOWN = "<unk>"
+KINDS = ("bpe", "words", "characters")
+FLOOR = {"bpe": 257, "words": 3, "characters": 3}  # bpe: 256 bytes and the separator
+
+
+def train_tokenizer(texts: Iterable[str], kind: str = "bpe", vocab_size: int = 8192) -> Tokenizer:
+    """Train a tokenizer; the same texts give the same tokenizer on any number of threads.
+
+    Parameters
+    ----------
+    texts : iterable of str
+        Documents or pieces of them; read once.
+    kind : {"bpe", "words", "characters"}
+        "bpe": byte-level byte pairs that occur at least twice, after GPT-2; every text can be encoded and decoded.
+        "words": runs of letters and digits, or of other signs; spaces are lost; rare words are ``<unk>``.
+        "characters": one token a character; rare ones are ``<unk>``.
+    vocab_size : int
+        Upper limit of ``V``; a small corpus gives fewer tokens.
+
+    Raises
+    ------
+    InputError
+        The kind is unknown or ``vocab_size`` is below 257 (bpe: 256 bytes and the separator) or 3 (others).
+
+    References
+    ----------
+    Sennrich, Haddow and Birch (2016), section 3.2; Radford et al. (2019), section 2.2.
+
+    Examples
+    --------
+    >>> tokenizer = train_tokenizer(["to be or not to be"], "words", 4)
+    >>> tokenizer.encode("to be or be").tokens
+    ['to', 'be', '<unk>', 'be']
+    """
+    if kind not in KINDS:
+        raise InputError(f"expected a tokenizer of the kinds {', '.join(KINDS)}, got {kind!r}")
+    if not isinstance(vocab_size, int) or vocab_size < FLOOR[kind]:
+        raise InputError(f"vocab_size: expected at least {FLOOR[kind]} for {kind!r}, got {vocab_size!r}; raise it")
+    if kind == "words":
+        texts = (text.replace(UNKNOWN, " ") for text in texts)
+    tokenizer = _untrained(kind)
+    _train(tokenizer, texts, _trainer(kind, vocab_size))
+    return _plain(tokenizer, unknown_in_text=kind == "words")
+
+
+def _untrained(kind: str) -> Tokenizer:
+    if kind == "bpe":
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        return tokenizer
+    tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if kind == "characters":
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+        tokenizer.decoder = decoders.Fuse()
+    return tokenizer
+
+
+def _trainer(kind: str, vocab_size: int) -> trainers.Trainer:
+    if kind != "bpe":
+        return trainers.WordLevelTrainer(
+            vocab_size=vocab_size, special_tokens=[SEPARATOR, UNKNOWN], show_progress=False
+        )
+    return trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[SEPARATOR],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+
+
+def _train(tokenizer: Tokenizer, texts: Iterable[str], trainer: Any) -> None:
+    """Train in a thread: the main thread stays free to take Ctrl-C, and passes it on through the texts."""
+    stop = threading.Event()
+
+    def until_stopped() -> Iterator[str]:
+        for text in texts:
+            if stop.is_set():
+                raise RuntimeError("stopped")
+            yield text
+
+    pool = ThreadPoolExecutor(1)
+    try:
+        pool.submit(tokenizer.train_from_iterator, until_stopped(), trainer).result()
+    finally:
+        stop.set()
+        pool.shutdown()
+
+
+def load_tokenizer(source: str | Path | Tokenizer) -> Tokenizer:
+    """Load a ``tokenizer.json``, to encode text as it is.
+
+    Truncation, padding, merge dropout and what a post-processor would add are taken off. `SEPARATOR` is added as a
+    special token if it is missing; another end token that the tokenizer may have is left alone.
+
+    Parameters
+    ----------
+    source : str, Path or Tokenizer
+        A file, a folder that holds a ``tokenizer.json``, or a tokenizer, which is copied.
+
+    Raises
+    ------
+    InputError
+        There is no such file or it is no tokenizer.
+
+    Examples
+    --------
+    >>> tokenizer = load_tokenizer(Tokenizer(models.WordLevel({"a": 0, "<unk>": 1}, unk_token="<unk>")))
+    >>> tokenizer.get_vocab_size(), tokenizer.token_to_id(SEPARATOR)
+    (3, 2)
+    """
+    if isinstance(source, Tokenizer):
+        return _plain(source)
+    path = Path(source)
+    path = path / "tokenizer.json" if path.is_dir() else path
+    try:
+        return _plain(Tokenizer.from_str(path.read_text(encoding="utf-8")))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise InputError(
+            f"{path}: expected a tokenizer.json (or one of {', '.join(KINDS)}), got: {error}; "
+            "save one with Tokenizer.save, or convert a slow tokenizer first"
+        ) from error
+
+
+def _plain(tokenizer: Tokenizer, unknown_in_text: bool = False) -> Tokenizer:
+    content = json.loads(tokenizer.to_str())
+    content |= {"truncation": None, "padding": None, "post_processor": None}
+    if "dropout" in content["model"]:
+        content["model"]["dropout"] = None
+    for token in content["added_tokens"]:
+        token["special"] &= not (unknown_in_text and token["content"] == UNKNOWN)
+    plain = _from_content(content)
+    plain.add_special_tokens([AddedToken(SEPARATOR, normalized=False)])
+    return plain
+
+
+def _from_content(content: dict[str, Any]) -> Tokenizer:
+    tokenizer = Tokenizer.from_str(json.dumps(content))
+    tokenizer.encode_special_tokens = True  # as text; the JSON does not keep this
+    return tokenizer
+
+
+def token_ranks(counts: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return the rank of each id: 0 for the largest count, ties by id.
+
+    Parameters
+    ----------
+    counts : (V,) int
+
+    Returns
+    -------
+    (V,) int64
+
+    Examples
+    --------
+    >>> token_ranks(np.array([1, 5, 5, 9])).tolist()
+    [3, 1, 2, 0]
+    """
+    ranks = np.empty(len(counts), np.int64)
+    ranks[np.argsort(-np.asarray(counts, np.int64), kind="stable")] = np.arange(len(counts))
+    return ranks
+
+
+def rank_tokens(tokenizer: Tokenizer, counts: NDArray[np.integer]) -> Tokenizer:
+    """Return the tokenizer with `token_ranks` of the counts as ids; it cuts every text as before.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+        Of the model BPE, WordPiece, WordLevel or Unigram. Added tokens become part of the model's vocabulary.
+    counts : (V,) int
+        How often each id occurs.
+
+    Raises
+    ------
+    InputError
+        The ids are not 0 to V - 1, or there are not ``V`` counts.
+
+    Examples
+    --------
+    >>> tokenizer = train_tokenizer(["a b b"], "words")
+    >>> ranked = rank_tokens(tokenizer, np.array([1, 0, 2, 1]))
+    >>> [ranked.id_to_token(i) for i in range(4)]
+    ['b', '<|endoftext|>', 'a', '<unk>']
+    """
+    ids = tokenizer.get_vocab()
+    if sorted(ids.values()) != list(range(len(ids))):
+        raise InputError(
+            f"expected a tokenizer with the ids 0 to {len(ids) - 1}, got {len(set(ids.values()))} different ids up to "
+            f"{max(ids.values(), default=0)}; use a tokenizer without gaps"
+        )
+    if len(counts) != len(ids):
+        raise InputError(f"expected one count for each of {len(ids)} ids, got {len(counts)}")
+    ranks = token_ranks(counts).tolist()
+    content = json.loads(tokenizer.to_str())
+    model = content["model"]
+    if model["type"] == "Unigram":
+        _rank_unigram(model, ids, ranks)
+    else:
+        model["vocab"] = {token: ranks[ids[token]] for token in sorted(ids, key=lambda token: ranks[ids[token]])}
+    for added in content["added_tokens"]:
+        added["id"] = ranks[added["id"]]
+    content["added_tokens"].sort(key=lambda added: added["id"])
+    return _from_content(content)
+
+
+def _rank_unigram(model: dict[str, Any], ids: dict[str, int], ranks: list[int]) -> None:
+    """Reorder the list of (token, score); added tokens get the lowest score, so that unknown text costs as before."""
+    lowest = min(score for _, score in model["vocab"])
+    entries = [list(entry) for entry in model["vocab"]]
+    entries += [[token, lowest] for token in sorted(ids, key=lambda token: ids[token])[len(entries) :]]
+    ranked = list(entries)
+    for old, entry in enumerate(entries):
+        ranked[ranks[old]] = entry
+    model["vocab"] = ranked
+    if model["unk_id"] is not None:
+        model["unk_id"] = ranks[model["unk_id"]]
+
+
+def unknown_id(tokenizer: Tokenizer) -> int | None:
+    """Return the id that stands for what the vocabulary lacks, or None if nothing does.
+
+    Examples
+    --------
+    >>> unknown_id(train_tokenizer(["a b b"], "words")), unknown_id(train_tokenizer(["a b b"]))
+    (1, None)
+    """
+    model = json.loads(tokenizer.to_str())["model"]
+    if model["type"] == "Unigram":
+        unknown: int | None = model["unk_id"]
+    else:
+        unknown = None if model.get("unk_token") is None else tokenizer.token_to_id(model["unk_token"])
+    return unknown
