@@ -1,0 +1,133 @@
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from warmstart import contexts
+from warmstart.language_model import cipher_vectors
+
+TOKENS = np.array([9, 1, 2, 3, 9, 4, 9, 9, 5, 9])  # "1 2 3", "4", "" and "5"; the separator is 9
+DOCUMENTS = np.array([0, 4, 6, 7, 9])
+V, BITS = 30, 6
+
+
+@pytest.fixture
+def corpus():
+    """Return tokens and documents of 1, 2, ... 60 tokens, the separator 0."""
+    rng = np.random.default_rng(0)
+    lengths = np.arange(1, 61)
+    documents = np.concatenate([[0], np.cumsum(lengths + 1)])
+    tokens = rng.integers(1, V, size=documents[-1] + 1)
+    tokens[documents] = 0
+    return tokens, documents
+
+
+def histories(tokens, documents):
+    """Yield for every target its history, oldest first: the separator and all that follows it."""
+    begin = 0
+    for i in range(1, tokens.size):
+        if i - 1 in documents:
+            begin = i - 1
+        yield tokens[begin:i].tolist()
+
+
+def test_windows_by_hand():
+    chunk = contexts.read(TOKENS, DOCUMENTS, size=3, start=1, stop=10)
+    assert chunk.first == 1
+    assert chunk.targets.tolist() == [1, 2, 3, 9, 4, 9, 9, 5, 9]
+    assert chunk.position.tolist() == [0, 1, 2, 3, 0, 1, 0, 0, 1]
+    assert chunk.window.tolist() == [
+        [9, 1, 2, 3, 9, 4, 9, 9, 5],
+        [-1, 9, 1, 2, -1, 9, -1, -1, 9],
+        [-1, -1, 9, 1, -1, -1, -1, -1, -1],
+    ]
+
+
+def test_radial_pads_with_the_separator_and_never_looks_across_documents():
+    chunk = contexts.read(TOKENS, DOCUMENTS, size=3, start=1, stop=10)
+    assert chunk.radial(2, separator=9).tolist() == [[9, 1, 2, 3, 9, 4, 9, 9, 5], [9, 9, 1, 2, 9, 9, 9, 9, 9]]
+
+
+def test_blocks_begin_at_documents_and_at_multiples_of_their_size():
+    chunk = contexts.read(TOKENS, DOCUMENTS, size=3, start=1, stop=10)
+    assert chunk.block(2).tolist() == [[9, 1, 2, 3, 9, 4, 9, 9, 5], [-1, 9, -1, 2, -1, 9, -1, -1, 9]]
+    assert chunk.block(1).tolist() == [[9, 1, 2, 3, 9, 4, 9, 9, 5]]
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 100])
+def test_windows_against_whole_histories(corpus, size):
+    (chunk,) = contexts.read_all(*corpus, size)
+    for n, history in enumerate(histories(*corpus)):
+        newest_first = history[::-1][:size] + [-1] * (size - len(history))
+        assert chunk.window[:, n].tolist() == newest_first
+        assert chunk.position[n] == len(history) - 1
+        in_block = (len(history) - 1) % size + 1
+        assert chunk.block(size)[:, n].tolist() == newest_first[:in_block] + [-1] * (size - in_block)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.int64])
+@pytest.mark.parametrize("chunk_size", [1, 7, 1829, 1830, 1831])  # there are 1,890 targets
+def test_chunks_joined_are_the_corpus_read_at_once(corpus, chunk_size, dtype):
+    tokens, documents = corpus
+    (whole,) = contexts.read_all(tokens, documents, 8)
+    chunks = list(contexts.read_all(tokens.astype(dtype), documents, 8, chunk_size))
+    assert [chunk.first for chunk in chunks] == list(range(1, tokens.size, chunk_size))
+    for name in ("targets", "position", "window"):
+        joined = np.concatenate([getattr(chunk, name) for chunk in chunks], axis=-1)
+        assert joined.dtype == np.int64
+        assert joined.tolist() == getattr(whole, name).tolist()
+
+
+def test_document_means_against_a_loop(corpus):
+    rows = np.random.default_rng(1).random((V, 5), dtype=np.float32)
+    (chunk,) = contexts.read_all(*corpus, 1)
+    found = contexts.document_means(chunk, rows, np.zeros(5))
+    expected = [rows[history].astype(np.float64).mean(axis=0) for history in histories(*corpus)]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("chunk_size", [1, 7, 1000, 65_536])
+def test_same_bits_for_any_chunk_size_and_workers(corpus, chunk_size, workers):
+    rng = np.random.default_rng(1)
+    rows, W = rng.random((V, 5), dtype=np.float32), rng.normal(size=(8, 8))
+    vectors = cipher_vectors(V, BITS)
+
+    def run(chunk_size, workers):
+        state, out = np.zeros(5), []
+        for chunk in contexts.read_all(*corpus, 8, chunk_size):
+            window = chunk.block(8)
+            A = contexts.attend(window, W, vectors)
+            superposed = contexts.superposed(window, A, vectors).toarray()
+            attended = contexts.superposed_rows(window, A, rows, workers)
+            means = contexts.document_means(chunk, rows, state, workers)
+            out.append(np.hstack([A, superposed, attended, means]))
+        return np.concatenate(out).tobytes()
+
+    assert run(chunk_size, workers) == run(10_000, 1)
+
+
+def test_attention_and_superposition_against_dense_products(corpus):
+    rng = np.random.default_rng(1)
+    W, rows, vectors = rng.normal(size=(8, 8)), rng.random((V, 5), dtype=np.float32), cipher_vectors(V, BITS)
+    dense = vectors.toarray().astype(np.float64)
+    (chunk,) = contexts.read_all(*corpus, 8)
+    window = chunk.block(8)
+    A = contexts.attend(window, W, vectors)
+    superposed = contexts.superposed(window, A, vectors).toarray()
+    mapped = contexts.superposed_rows(window, A, rows)
+    for n, tokens in enumerate(window.T):
+        there = tokens[tokens >= 0]
+        x = dense[there]
+        a = softmax((x @ x[0]) @ W[: there.size, : there.size])
+        np.testing.assert_allclose(A[n], np.pad(a, (0, 8 - there.size)), rtol=1e-6)
+        np.testing.assert_allclose(superposed[n], a @ x, atol=1e-6)
+        np.testing.assert_allclose(mapped[n], a @ rows[there], rtol=1e-5)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_no_target_is_no_row(workers):
+    window = np.empty((4, 0), dtype=np.int64)
+    vectors = cipher_vectors(V, BITS)
+    A = contexts.attend(window, np.zeros((4, 4)), vectors)
+    assert contexts.superposed(window, A, vectors).shape == (0, BITS)
+    assert contexts.superposed_rows(window, A, vectors.toarray(), workers).shape == (0, BITS)

@@ -1,0 +1,190 @@
+"""The inner loops that count, compiled. Each has a readable twin in `_reference.py`.
+
+Every kernel adds to a cell in the order of the examples, whatever the chunk size, and a thread owns the cells it
+writes. So float sums are the same bits for any chunking and any number of threads.
+"""
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.integer]
+Floats = NDArray[np.floating]
+
+
+@nb.njit(cache=True, nogil=True)
+def add_pairs(inputs: Ints, targets: Ints, indptr: Ints, indices: Ints, units: Ints, sums: Ints) -> None:
+    """Add ``units[s]`` to ``sums[d, y]`` for every pair (s, y) and every bit d of s.
+
+    inputs, targets (n,); indptr, indices: bits of each token; units (V,); sums (D, C) int64.
+    """
+    for n in range(inputs.size):
+        s = inputs[n]
+        y = targets[n]
+        for j in range(indptr[s], indptr[s + 1]):
+            sums[indices[j], y] += units[s]
+
+
+@nb.njit(cache=True, nogil=True)
+def add_dense(
+    X: Floats, indptr: Ints, indices: Ints, values: Floats, rows: Ints, sums: Floats, part: int, parts: int
+) -> None:
+    """Add ``y_c * x`` to row c of ``sums`` for every example and every class c of its target.
+
+    X (n, D); indptr, indices, values: sparse target of each example (CSR); rows (n,): which target row an example has;
+    sums (C, D) float64. Only classes with ``c % parts == part`` are written.
+    """
+    for n in range(X.shape[0]):
+        row = rows[n]
+        for j in range(indptr[row], indptr[row + 1]):
+            c = indices[j]
+            if c % parts == part:
+                value = values[j]
+                for d in range(X.shape[1]):
+                    sums[c, d] += value * X[n, d]
+
+
+@nb.njit(cache=True, nogil=True)
+def add_sparse(
+    x_indptr: Ints,
+    x_indices: Ints,
+    x_values: Floats,
+    indptr: Ints,
+    indices: Ints,
+    values: Floats,
+    rows: Ints,
+    sums: Floats,
+    part: int,
+    parts: int,
+) -> None:
+    """Add ``y_c * x_d`` to ``sums[c, d]`` for inputs and targets that are both sparse rows (CSR).
+
+    The target of example n is row ``rows[n]``. sums (C, D) float64. Only classes with ``c % parts == part`` are
+    written.
+    """
+    for n in range(x_indptr.size - 1):
+        row = rows[n]
+        for j in range(indptr[row], indptr[row + 1]):
+            c = indices[j]
+            if c % parts == part:
+                for i in range(x_indptr[n], x_indptr[n + 1]):
+                    sums[c, x_indices[i]] += values[j] * x_values[i]
+
+
+@nb.njit(cache=True, nogil=True)
+def compare(window: Ints, indptr: Ints, indices: Ints, values: Floats, q: Floats) -> None:
+    """Write ``q[n, i] = <x_i, x_0>``, the comparisons of a window with its newest vector; 0 where a position is empty.
+
+    window (B, n) token ids, newest first, -1 empty; the vectors are sparse rows (CSR, indices ascending); q (n, B).
+    """
+    for n in range(window.shape[1]):
+        pivot = window[0, n]
+        for i in range(window.shape[0]):
+            s = window[i, n]
+            total = 0.0
+            if s >= 0:
+                a = indptr[pivot]
+                b = indptr[s]
+                while a < indptr[pivot + 1] and b < indptr[s + 1]:
+                    if indices[a] == indices[b]:
+                        total += values[a] * values[b]
+                        a += 1
+                        b += 1
+                    elif indices[a] < indices[b]:
+                        a += 1
+                    else:
+                        b += 1
+            q[n, i] = total
+
+
+@nb.njit(cache=True, nogil=True)
+def superpose(window: Ints, A: Floats, G: Floats, out: Floats) -> None:
+    """Write ``out[n] = sum_i A[n, i] * G[window[i, n]]``. window (B, n), -1 empty; A (n, B); G (V, m); out (n, m)."""
+    for n in range(window.shape[1]):
+        out[n] = 0.0
+        for i in range(window.shape[0]):
+            s = window[i, n]
+            if s >= 0:
+                a = A[n, i]
+                for j in range(G.shape[1]):
+                    out[n, j] += a * G[s, j]
+
+
+@nb.njit(cache=True, nogil=True)
+def running_mean(newest: Ints, position: Ints, G: Floats, state: Floats, out: Floats) -> None:
+    """Write the mean of the rows of G since the document began.
+
+    newest (n,): the newest token of each history; position (n,): how many tokens precede it in its document;
+    G (V, m); state (m,) float64: the sum so far, carried from chunk to chunk; out (n, m).
+    """
+    for n in range(newest.size):
+        if position[n] == 0:
+            state[:] = 0.0
+        count = position[n] + 1
+        s = newest[n]
+        for j in range(G.shape[1]):
+            state[j] += G[s, j]
+            out[n, j] = state[j] / count
+
+
+@nb.njit(cache=True, nogil=True)
+def responsibilities(
+    window: Ints,
+    targets: Ints,
+    A: Floats,
+    indptr: Ints,
+    indices: Ints,
+    values: Floats,
+    L: Floats,
+    norm: Floats,
+    R: Floats,
+) -> float:
+    """Write ``R[n, i] = A_i l_i / sum_j A_j l_j`` with ``l_i = P(y | x_i)``; return the sum of ``log sum_j A_j l_j``.
+
+    window (B, n), -1 empty; targets (n,); A, R (n, B); vectors as sparse rows (CSR); L (D, C): log scores of a
+    feature; norm (V,): log-normaliser of each token's scores.
+    """
+    total = 0.0
+    for n in range(targets.size):
+        y = targets[n]
+        mass = 0.0
+        for i in range(window.shape[0]):
+            s = window[i, n]
+            R[n, i] = 0.0
+            if s >= 0:
+                score = -norm[s]
+                for j in range(indptr[s], indptr[s + 1]):
+                    score += values[j] * L[indices[j], y]
+                R[n, i] = A[n, i] * np.exp(score)
+                mass += R[n, i]
+        for i in range(window.shape[0]):
+            R[n, i] /= mass
+        total += np.log(mass)
+    return total
+
+
+@nb.njit(cache=True, nogil=True)
+def attend(window: Ints, indptr: Ints, indices: Ints, values: Floats, W: Floats, A: Floats) -> None:
+    """Write the attention ``softmax(q W)`` of every window over its filled positions, 0 elsewhere.
+
+    window (B, n), -1 empty; vectors as sparse rows (CSR); W (B, B) float64; A (n, B).
+    """
+    size = window.shape[0]
+    q = np.empty((1, size))
+    z = np.empty(size)
+    for n in range(window.shape[1]):
+        compare(window[:, n : n + 1], indptr, indices, values, q)
+        top = -np.inf
+        for j in range(size):
+            z[j] = -np.inf
+            if window[j, n] >= 0:
+                z[j] = 0.0
+                for i in range(size):
+                    z[j] += q[0, i] * W[i, j]
+                top = max(top, z[j])
+        mass = 0.0
+        for j in range(size):
+            z[j] = np.exp(z[j] - top)
+            mass += z[j]
+        for j in range(size):
+            A[n, j] = z[j] / mass

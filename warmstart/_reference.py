@@ -1,0 +1,156 @@
+"""Readable twins of the kernels and of the solution, for tests: slow, obviously right, sharing no helper with them.
+
+Twins of kernels take dense matrices where the kernels take sparse rows, and return new arrays. Each adds in the order
+of the examples, so that float sums can be compared with ``==``.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def add_pairs(inputs: Array, targets: Array, bits: Array, units: Array, sums: Array) -> Array:
+    """Twin of `_kernels.add_pairs`: ``sums + sum_n units[s_n] * outer(bits[s_n], onehot(y_n))``; bits (V, D)."""
+    sums = sums.copy()
+    for s, y in zip(inputs, targets, strict=True):
+        sums[:, y] += units[s] * bits[s]
+    return sums
+
+
+def add_examples(X: Array, Y: Array, sums: Array) -> Array:
+    """Twin of `_kernels.add_dense` and `add_sparse`: ``sums + sum_n outer(y_n, x_n)``; X (n, D), Y (n, C)."""
+    sums = sums.copy()
+    for x, y in zip(X, Y, strict=True):
+        sums += np.outer(y, x)
+    return sums
+
+
+def compare(window: Array, E: Array) -> Array:
+    """Twin of `_kernels.compare`: ``q[n, i] = <x_i, x_0>``; window (B, n), -1 empty; E (V, D)."""
+    q = np.zeros(window.T.shape)
+    for n, tokens in enumerate(window.T):
+        for i, token in enumerate(tokens):
+            if token >= 0 and tokens[0] >= 0:
+                for d in range(E.shape[1]):
+                    q[n, i] += E[token, d] * E[tokens[0], d]
+    return q
+
+
+def superpose(window: Array, A: Array, G: Array) -> Array:
+    """Twin of `_kernels.superpose`: ``sum_i A[n, i] * G[window[i, n]]`` (n, m)."""
+    out = np.zeros((window.shape[1], G.shape[1]))
+    for n, tokens in enumerate(window.T):
+        for i, token in enumerate(tokens):
+            if token >= 0:
+                out[n] += A[n, i] * G[token]
+    return out
+
+
+def running_mean(newest: Array, position: Array, G: Array) -> Array:
+    """Twin of `_kernels.running_mean` from its first token: mean of the rows of the last ``position + 1`` tokens."""
+    rows = []
+    for n, before in enumerate(position):
+        total = np.zeros(G.shape[1])
+        for token in newest[max(0, n - before) : n + 1]:
+            total += G[token]
+        rows.append(total / (before + 1))
+    return np.array(rows).reshape(-1, G.shape[1])
+
+
+def responsibilities(window: Array, targets: Array, A: Array, E: Array, L: Array, norm: Array) -> tuple[Array, float]:
+    """Twin of `_kernels.responsibilities`: R (n, B) and the log-likelihood; E (V, D), L (D, C)."""
+    R = np.zeros(window.T.shape)
+    total = 0.0
+    for n, y in enumerate(targets):
+        for i, token in enumerate(window[:, n]):
+            if token >= 0:
+                R[n, i] = A[n, i] * np.exp(E[token] @ L[:, y] - norm[token])
+        total += float(np.log(R[n].sum()))
+        R[n] /= R[n].sum()
+    return R, total
+
+
+def attend(window: Array, E: Array, W: Array) -> Array:
+    """Twin of `_kernels.attend`: ``softmax(q W)`` (n, B) with the empty positions left out of q and of the softmax."""
+    A = np.zeros(window.T.shape)
+    for n, tokens in enumerate(window.T):
+        filled = np.flatnonzero(tokens >= 0)
+        q = E[tokens[filled]] @ E[tokens[0]]
+        scores = np.exp(q @ W[np.ix_(filled, filled)])
+        A[n, filled] = scores / scores.sum()
+    return A
+
+
+def explicit_solution(F: Array, k: float) -> Array:
+    """Return ``log F - (k - 1) / k * log F.`` as published (arXiv 2311.07498, theorem 1); F (D, C) positive."""
+    return np.asarray(np.log(F) - (k - 1) / k * np.log(F.sum(axis=0)))
+
+
+def leave_one_out_cross_entropy(
+    groups: Sequence[Array],
+    Y: Array,
+    chosen: Sequence[int],
+    prior: Array,
+    *,
+    k: float,
+    smoothing: float,
+    temperatures: Sequence[float],
+) -> float:
+    """Return nats an example over the chosen rows, each scored by a layer solved without it; the prior is kept.
+
+    groups: G arrays (n, D_g), all the examples that were counted; Y (n, C) their target distributions.
+    """
+    loss = 0.0
+    for i in chosen:
+        others = np.arange(Y.shape[0]) != i
+        z = np.zeros(Y.shape[1])
+        for X, tau in zip(groups, temperatures, strict=True):
+            F = X[others].T @ Y[others] + smoothing * prior
+            U = tau * (np.log(F) - np.log(F.sum(axis=0))) + np.log(prior) / k
+            z += X[i] @ U
+        loss -= float(Y[i] @ (z - np.log(np.exp(z - z.max()).sum()) - z.max()))
+    return loss / len(chosen)
+
+
+def language_model_logits(config: Any, arrays: dict[str, Array], ids: Array) -> Array:
+    """Return the logits (length, V) after each token of one sequence, a position at a time, in float64.
+
+    config: fields of `warmstart.language_model.Config`; arrays: dense weights by their names in the state_dict.
+    """
+    a = {name: np.asarray(array, dtype=np.float64) for name, array in arrays.items()}
+    out = []
+    for newest in range(len(ids)):
+        history: list[Array] = []  # vectors of the document, oldest first
+        for token in ids[: newest + 1]:
+            history = ([] if token == config.separator else history) + [a["embedding.weight"][token]]
+        separator = a["embedding.weight"][config.separator]
+        inputs: list[Array] = []
+        if "radial" in config.contexts:
+            inputs += ([separator] * config.radius + history)[: -config.radius - 1 : -1]
+        if "attended" in config.contexts:
+            context = _attend(history[-config.radius :], a["contexts.attended.attention.weight"])
+            inputs.append(_softmax(context @ a["contexts.attended.values.weight"]))
+        if "block" in config.contexts:
+            begin = (len(history) - 1) // config.block_size * config.block_size
+            context = _attend(history[begin:], a["contexts.block.attention.weight"])
+            inputs.append(_softmax(context @ a["contexts.block.values.weight"]))
+        if "document" in config.contexts:
+            inputs.append(_softmax(np.mean(history, axis=0) @ a["contexts.document.values.weight"]))
+        out.append(np.concatenate(inputs) @ a["output.weight"])
+    return np.array(out)
+
+
+def _attend(window: list[Array], W: Array) -> Array:
+    """Return the context of vectors, oldest first."""
+    X = np.array(window[::-1])
+    q = np.array([x @ X[0] for x in X])
+    return np.asarray(_softmax(q @ W[: len(X), : len(X)]) @ X)
+
+
+def _softmax(z: Array) -> Array:
+    weights = np.exp(z - z.max())
+    return np.asarray(weights / weights.sum())

@@ -1,0 +1,149 @@
+"""Contexts: what a target is predicted from.
+
+A corpus is one array of token ids, ``SEP d1 SEP d2 SEP ... dn SEP``. Every token but the first separator is a target;
+its history starts at the separator in front of its document and ends just before it. Four contexts look at it:
+
+- **radial**: the last r vectors, position by position; a position before the document holds the separator;
+- **attended**: the last r vectors, superposed by self-attention;
+- **block**: the vectors since the last multiple of the block size, superposed by self-attention. Blocks are counted
+  from the separator, so they begin anew with every document;
+- **document**: the mean of all vectors since the document began.
+
+Windows are ordered by age: position 0 is the newest vector, the pivot of the attention. So a shorter context of
+length L uses ``W[:L, :L]``, and what was learned about "the token before" holds at every length.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from warmstart import _kernels
+from warmstart.accumulators import run_parts
+
+CONTEXTS = ("radial", "attended", "block", "document")
+CHUNK = 65_536  # targets read at once
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive targets and their histories.
+
+    Attributes
+    ----------
+    first : int
+        Index of the first target in the corpus.
+    targets : (n,) int64
+        Token ids.
+    position : (n,) int64
+        How many tokens precede the newest token of the history in its document, the separator included.
+    window : (size, n) int64
+        The last tokens, newest first, -1 before the document.
+    """
+
+    first: int
+    targets: NDArray[np.int64]
+    position: NDArray[np.int64]
+    window: NDArray[np.int64]
+
+    def radial(self, radius: int, separator: int) -> NDArray[np.int64]:
+        """Return the last tokens (radius, n), the separator in place of what is before the document."""
+        return np.where(self.window[:radius] < 0, separator, self.window[:radius])
+
+    def block(self, block_size: int) -> NDArray[np.int64]:
+        """Return the tokens of the current block (block_size, n), newest first, -1 outside."""
+        inside = np.arange(block_size)[:, None] <= self.position % block_size
+        return np.where(inside, self.window[:block_size], -1)
+
+
+def read(tokens: NDArray[np.integer], documents: NDArray[np.integer], size: int, start: int, stop: int) -> Chunk:
+    """Return targets ``start ... stop - 1`` (1 is the first) with windows of ``size`` tokens.
+
+    Examples
+    --------
+    Two documents, "1 2" and "3", separator 0:
+
+    >>> chunk = read(np.array([0, 1, 2, 0, 3, 0]), np.array([0, 3, 5]), size=2, start=1, stop=6)
+    >>> chunk.targets.tolist(), chunk.position.tolist()
+    ([1, 2, 0, 3, 0], [0, 1, 2, 0, 1])
+    >>> chunk.window.tolist()
+    [[0, 1, 2, 0, 3], [-1, 0, 1, -1, 0]]
+    """
+    index = np.arange(start, stop)
+    position = index - 1 - documents[np.searchsorted(documents, index, side="left") - 1]
+    low = max(0, start - size)
+    near = np.asarray(tokens[low:stop], dtype=np.int64)
+    window = np.full((size, index.size), -1, dtype=np.int64)
+    for age in range(size):
+        there = np.flatnonzero(position >= age)
+        window[age, there] = near[index[there] - 1 - age - low]
+    return Chunk(start, near[start - low :], position, window)
+
+
+def read_all(
+    tokens: NDArray[np.integer], documents: NDArray[np.integer], size: int, chunk_size: int = CHUNK
+) -> Iterator[Chunk]:
+    """Yield every target of a corpus in order."""
+    for start in range(1, tokens.size, chunk_size):
+        yield read(tokens, documents, size, start, min(start + chunk_size, tokens.size))
+
+
+def attend(window: NDArray[np.int64], W: NDArray[np.floating], vectors: sparse.csr_array) -> NDArray[np.float32]:
+    """Return the attention ``softmax(q W)`` with ``q_i = <x_i, x_0>``, 0 at empty positions.
+
+    Parameters
+    ----------
+    window : (B, n) int64
+        Token ids, newest first, -1 empty.
+    W : (B, B)
+    vectors : (V, b) csr_array
+        Rows of the embedding, indices ascending.
+
+    Returns
+    -------
+    (n, B) float32
+    """
+    A = np.empty((window.shape[1], window.shape[0]), dtype=np.float32)
+    W = np.ascontiguousarray(W, dtype=np.float64)
+    _kernels.attend(window, vectors.indptr, vectors.indices, vectors.data, W, A)
+    return A
+
+
+def superposed(window: NDArray[np.int64], A: NDArray[np.floating], vectors: sparse.csr_array) -> sparse.csr_array:
+    """Return the attended context vectors ``A^T X`` as sparse rows (n, b)."""
+    there = window.T >= 0
+    indptr = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
+    shape = (window.shape[1], vectors.shape[0])
+    return sparse.csr_array((A[there], window.T[there], indptr), shape=shape) @ vectors
+
+
+def superposed_rows(
+    window: NDArray[np.int64], A: NDArray[np.floating], rows: NDArray[np.float32], workers: int = 1
+) -> NDArray[np.float32]:
+    """Return ``sum_i A[n, i] rows[window[i, n]]`` (n, m): the attended context after a linear map of every vector."""
+    out = np.empty((window.shape[1], rows.shape[1]), dtype=np.float32)
+    cuts = np.linspace(0, window.shape[1], workers + 1).astype(int)
+
+    def part(i: int) -> None:
+        here = slice(cuts[i], cuts[i + 1])
+        _kernels.superpose(window[:, here], A[here], rows, out[here])
+
+    run_parts(part, range(workers), workers)
+    return out
+
+
+def document_means(
+    chunk: Chunk, rows: NDArray[np.float32], state: NDArray[np.float64], workers: int = 1
+) -> NDArray[np.float32]:
+    """Return the mean of ``rows[token]`` (n, m) since each document began; ``state`` (m,) carries the sum on."""
+    out = np.empty((chunk.targets.size, rows.shape[1]), dtype=np.float32)
+    cuts = np.linspace(0, rows.shape[1], workers + 1).astype(int)
+
+    def part(i: int) -> None:
+        here = slice(cuts[i], cuts[i + 1])
+        _kernels.running_mean(chunk.window[0], chunk.position, rows[:, here], state[here], out[:, here])
+
+    run_parts(part, range(workers), workers)
+    return out
