@@ -209,7 +209,7 @@ def test_refuses_what_are_no_codes():
 
 
 def run(program):
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stderr == ""
     return result.stdout
 

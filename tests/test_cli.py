@@ -1,0 +1,241 @@
+"""The commands of the README, and every bad input the command line promises to refuse."""
+
+import gzip
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from warmstart import Corpus, WarmStartLM, cli
+from warmstart.weights import load_arrays
+
+SENTENCES = ["the cat sat on the mat", "the dog lay on the rug", "a bird sang in the tree", "one fish swam in the sea"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("WARMSTART_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def text(tmp_path):
+    return write_corpus(tmp_path)
+
+
+def write_corpus(folder):
+    rng = np.random.default_rng(0)
+    path = folder / "corpus.txt"
+    path.write_text("\n\n".join(". ".join(SENTENCES[i] for i in rng.integers(0, 4, 60)) for _ in range(20)))
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["warmstart", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as exit_:
+            code = exit_.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def small(text, model, *more):
+    return ["fit", text, "-o", model, "--preset", "potato", "--vocab-size", "300", "--workers", "1", *more]
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fitted")
+    corpus = Corpus.build(write_corpus(folder), vocab_size=300, cache_dir=folder / "cache")
+    WarmStartLM("potato").fit(corpus).save_pretrained(folder / "model")
+    return folder / "model"
+
+
+@pytest.fixture
+def model(fitted, tmp_path):
+    return shutil.copytree(fitted, tmp_path / "model")
+
+
+def test_fit_eval_generate(run, text, tmp_path):
+    folder = tmp_path / "model"
+    code, out, err = run(*small(text, folder, "--split-documents", r"\n\n", "--json"))
+    assert code == 0, err
+    fitted = json.loads(out)
+    assert fitted["documents"] == 20
+    assert set(fitted["seconds"]) == {"corpus", "attention", "values", "output", "bigrams"}
+    assert fitted["tokens_per_second"] > 0
+    assert fitted["peak_memory_bytes"] > 1e6
+    assert fitted["parameters"] == sum(a.size for a in load_arrays(folder / "model.safetensors")[0].values())
+    assert "output" in err  # progress, as plain lines
+
+    code, out, err = run("eval", folder, text, "--json", "--quiet")
+    assert (code, err) == (0, "")
+    scores = json.loads(out)
+    assert scores["perplexity"] < 0.5 * scores["unigram_perplexity"]
+    assert scores["bytes"] == text.stat().st_size
+    nats = np.log(scores["perplexity"]) * scores["tokens"]
+    assert scores["bits_per_byte"] == pytest.approx(nats / np.log(2) / scores["bytes"])
+    assert set(scores["contexts"]) == {"radial", "block", "document"}
+    assert scores["bigram_perplexity"] < scores["unigram_perplexity"]
+
+    code, out, err = run("generate", folder, "--prompt", "the cat", "--max-tokens", 12, "--temperature", 0)
+    assert (code, err) == (0, "")
+    assert out.startswith("the cat")
+    assert run("generate", folder, "--seed", 3, "--json") == run("generate", folder, "--seed", 3, "--json")
+
+
+def test_table_without_json(run, model, text):
+    code, out, err = run("eval", model, text)
+    assert code == 0
+    assert "bits per byte" in out
+    assert "scoring" in err
+
+
+def test_same_bytes_for_any_number_of_workers(run, text, tmp_path):
+    digests = set()
+    for workers in (1, 2, 3):
+        folder = tmp_path / f"model{workers}"
+        assert run(*small(text, folder, "--workers", workers, "--quiet"))[0] == 0
+        digests.add(b"".join((folder / name).read_bytes() for name in names(folder)))
+    assert len(digests) == 1
+
+
+def test_compressed_and_jsonl_give_the_same_model(run, text, tmp_path):
+    packed, lines = tmp_path / "corpus.txt.gz", tmp_path / "corpus.jsonl"
+    packed.write_bytes(gzip.compress(text.read_bytes()))
+    lines.write_text(json.dumps({"text": text.read_text()}) + "\n")
+    weights = set()
+    for i, path in enumerate((text, packed, lines)):
+        assert run(*small(path, tmp_path / str(i), "--quiet"))[0] == 0
+        weights.add((tmp_path / str(i) / "model.safetensors").read_bytes())
+    assert len(weights) == 1
+
+
+@pytest.mark.parametrize("kind", ["words", "characters"])
+def test_other_tokenizers(run, text, tmp_path, kind):
+    assert run(*small(text, tmp_path / "m", "--tokenizer", kind, "--quiet"))[0] == 0
+    code, out, _ = run("eval", tmp_path / "m", text, "--json", "--quiet")
+    assert code == 0
+    assert json.loads(out)["unknown_tokens"] == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "expected"),
+    [
+        (b"", [], "corpus with text"),
+        (b"  \n \n", [], "corpus with text"),
+        (b"fine so far \xff and more", [], "corpus.txt: .*12"),
+        (b"one two", ["--tokenizer", "words"], "more tokens than the context"),
+        (None, ["--bits", "2"], "bits"),
+        (None, ["--contexts", "radial,circle"], "circle"),
+        (None, ["--contexts", "radial,radial"], "once each"),
+        (None, ["--preset", "huge"], "preset"),
+        (None, ["--radius", "0"], "radius"),
+        (None, ["--block-size", "100000"], "context of 100000"),
+        (None, ["--vocab-size", "100"], "vocab"),
+        (None, ["--smoothing", "-1"], "positive number"),
+        (None, ["--temperature", "warm"], "positive number"),
+        (None, ["--tokenizer", "nowhere.json"], "nowhere.json"),
+        (None, ["--split-documents", "("], "regular expression|expression"),
+    ],
+)
+def test_bad_input_is_refused(run, text, tmp_path, content, options, expected):
+    if content is not None:
+        text.write_bytes(content)
+    folder = tmp_path / "model"
+    code, out, err = run(*small(text, folder, "--quiet", *options))
+    assert code != 0
+    assert out == ""
+    assert "Traceback" not in err
+    assert re.search(expected, err), err
+    assert not folder.exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) in (["cache", "corpus.txt"], ["corpus.txt"])
+
+
+def test_missing_path(run, tmp_path):
+    code, _, err = run(*small(tmp_path / "nothing.txt", tmp_path / "model"))
+    assert code == 1
+    assert err.startswith("error: ")
+    assert "nothing.txt" in err
+
+
+def test_fit_refuses_a_folder_of_something_else_before_working(run, text, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"x")
+    code, _, err = run(*small(text, tmp_path / "photos"))
+    assert code == 1
+    assert "photos" in err
+    assert names(tmp_path / "photos") == ["cat.jpg"]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "foreign", "remove", "config", "counts", "tokenizer"])
+def test_damaged_model_folder(run, model, text, damage):
+    weights = model / "model.safetensors"
+    if damage == "truncate":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif damage == "foreign":
+        weights.write_bytes((model / "counts.safetensors").read_bytes())
+    elif damage == "remove":
+        weights.unlink()
+    elif damage == "config":
+        (model / "config.json").write_text('{"model_type": "gpt2"}')
+    elif damage == "counts":
+        (model / "counts.safetensors").write_bytes(weights.read_bytes())
+    else:
+        (model / "tokenizer.json").write_text("{}")
+    code, out, err = run("eval", model, text, "--quiet")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_a_failed_fit_leaves_the_old_model(run, model, text):
+    before = {name: (model / name).read_bytes() for name in names(model)}
+    text.write_bytes(b"")
+    assert run(*small(text, model, "--quiet"))[0] == 1
+    assert {name: (model / name).read_bytes() for name in names(model)} == before
+
+
+def test_full_disk_leaves_the_old_model(run, model, text, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "model.safetensors")
+
+    before = {name: (model / name).read_bytes() for name in names(model)}
+    monkeypatch.setattr("warmstart.weights.save_file", full)
+    code, _, err = run(*small(text, model, "--quiet"))
+    assert code == 1
+    assert "No space left on device" in err
+    assert {name: (model / name).read_bytes() for name in names(model)} == before
+    assert not [p for p in model.parent.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.slow
+def test_interrupt_leaves_nothing(text, tmp_path):
+    text.write_text(text.read_text() * 300)
+    command = [sys.executable, "-m", "warmstart.cli", *map(str, small(text, tmp_path / "model", "--bits", "256"))]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    process.stderr.readline()  # it works on the corpus now
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(60) == 130
+    assert "Traceback" not in err
+    assert not (tmp_path / "model").exists()
+    assert not [p for p in tmp_path.rglob("*") if p.name.startswith(".")]

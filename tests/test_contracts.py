@@ -1,0 +1,97 @@
+"""Promises of the whole tree: imports point one way, importing is cheap, public names are documented."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bitcipher
+import warmstart
+
+ROOT = Path(__file__).parents[1]
+# The data flow; a module imports only from modules to its left (or of its own name).
+ORDER = [
+    "errors", "weights", "documents", "tokenizer", "corpus", "_kernels", "_reference", "accumulators", "solution",
+    "counts", "contexts", "attention", "language_model", "folder", "layers", "progress", "estimators", "bench", "cli",
+]  # fmt: skip
+
+
+def modules(package):
+    return [f"{package.__name__}.{m.name}" for m in pkgutil.iter_modules(package.__path__)]
+
+
+def imports(path):
+    """Names of the project's modules that a file imports when it is loaded (type-checking blocks left out)."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and getattr(block.test, "id", "") == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "warmstart":
+            yield from ([node.module.split(".")[1]] if "." in node.module else [alias.name for alias in node.names])
+
+
+def test_every_module_has_a_place_in_the_data_flow():
+    assert sorted(m.split(".")[1] for m in modules(warmstart)) == sorted(ORDER)
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_imports_point_forward(name):
+    place = ROOT / "warmstart" / name
+    files = list(place.glob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+    known = {part for file in files for part in imports(file) if part in ORDER}
+    late = {part for part in known if ORDER.index(part) > ORDER.index(name)}
+    assert not late, f"{name} imports {late}, which come after it"
+
+
+def test_bitcipher_stands_alone():
+    for file in (ROOT / "bitcipher").glob("*.py"):
+        assert not list(imports(file)), file
+
+
+@pytest.mark.parametrize("name", ["warmstart", "warmstart.language_model", "warmstart.corpus", "warmstart.cli"])
+def test_import_needs_no_torch_and_is_silent(name):
+    code = f"import sys, {name}; assert not [m for m in sys.modules if m.split('.')[0] in ('torch', 'matplotlib')]"
+    result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("package", [bitcipher, warmstart])
+def test_public_names_exist_and_are_documented(package):
+    for name in package.__all__:
+        assert inspect.getdoc(getattr(package, name)), name
+
+
+def test_every_kernel_is_compared_with_its_twin():
+    for package, test in (("bitcipher", "test_bitcipher_codes.py"), ("warmstart", "test_kernels.py")):
+        kernels = importlib.import_module(f"{package}._kernels")
+        public = [n for n, f in vars(kernels).items() if hasattr(f, "py_func") and not n.startswith("_")]
+        text = (ROOT / "tests" / test).read_text()
+        assert public
+        if package == "warmstart":
+            assert [n for n in public if f"_kernels.{n}" not in text] == []
+
+
+def test_reference_shares_nothing_with_what_it_checks():
+    for package in ("bitcipher", "warmstart"):
+        tree = ast.parse((ROOT / package / "_reference.py").read_text())
+        for node in ast.walk(tree):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not any(name.startswith(("warmstart", "bitcipher")) for name in names)
+
+
+def test_unknown_attribute():
+    for package in (bitcipher, warmstart):
+        with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+            importlib.import_module(package.__name__).nothing  # noqa: B018

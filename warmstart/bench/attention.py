@@ -1,0 +1,231 @@
+"""Self-attention without gradients: W from hidden targets beside uniform attention and hand-made recency decays.
+
+Every arm attends to blocks of the classics, counts the superposed contexts ``A^T X`` with the next token and solves
+them into the vocabulary. The decays may choose the best of eleven on the very text they are measured on; the hidden
+targets stop by training windows held out.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from warmstart import attention, contexts, solution
+from warmstart.accumulators import Accumulator, empty, update
+from warmstart.bench import report
+from warmstart.corpus import Corpus, Progress
+from warmstart.errors import InputError
+from warmstart.language_model import SAMPLE, STRETCHES, cipher_vectors
+from warmstart.weights import replacing
+
+COMMAND = "warmstart bench attention"
+SPLIT = r"\n\n"  # a blank line between books
+BITS, BLOCK, SMOOTHING = 256, 8, 1.0
+TOKENS, EVERY = 1_000_000, 4  # training tokens; every 4th token of the validation books is scored
+DECAYS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.05)
+MEASURES = {"temperature_1": "temperature 1", "fitted": "temperature fitted", "mixture": "mixture"}
+
+Attend = Callable[[NDArray[np.int64]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows (B, n) of token ids, newest first, -1 empty, and the tokens (n,) that came next."""
+
+    tokens: NDArray[np.int64]
+    targets: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Text:
+    """What all arms share: blocks to count and to score, full windows to learn W from, vectors and prior."""
+
+    blocks: Windows
+    full: Windows
+    scored: Windows
+    vectors: sparse.csr_array
+    prior: NDArray[np.float64]
+
+
+def read(books: Path, n: int, every: int, progress: Progress | None) -> Text:
+    """Read ``n`` training tokens, from stretches all over the books, and every ``every``-th validation token."""
+    train = Corpus.build(books / "train.txt.xz", split_documents=SPLIT, progress=progress)
+    valid = Corpus.encode(books / "valid.txt", train.tokenizer, split_documents=SPLIT)
+    length = n // STRETCHES
+    starts = np.linspace(1, train.tokens.size - length, STRETCHES).astype(int)
+    chunks = [contexts.read(train.tokens, train.documents, BLOCK, s, s + length) for s in starts]
+    targets = np.concatenate([chunk.targets for chunk in chunks])
+    windows = np.concatenate([chunk.window for chunk in chunks], axis=1)
+    whole = windows[-1] >= 0
+    scored = contexts.read(valid.tokens, valid.documents, BLOCK, 1, valid.tokens.size)
+    return Text(
+        Windows(np.concatenate([chunk.block(BLOCK) for chunk in chunks], axis=1), targets),
+        Windows(windows[:, whole], targets[whole]),
+        Windows(scored.block(BLOCK)[:, ::every], scored.targets[::every]),
+        cipher_vectors(train.vocab_size, BITS),
+        solution.class_prior(np.bincount(targets, minlength=train.vocab_size)),
+    )
+
+
+def decay(rate: float) -> Attend:
+    """Return attention that falls by ``rate`` a position, normalised over the filled positions."""
+
+    def attend(window: NDArray[np.int64]) -> NDArray[np.float32]:
+        A = np.where(window >= 0, rate ** np.arange(len(window))[:, None], 0.0).T
+        return np.asarray(A / A.sum(axis=1, keepdims=True), dtype=np.float32)
+
+    return attend
+
+
+def rounds(text: Text) -> Iterator[tuple[NDArray[np.float32], float]]:
+    """Yield W and the held-out nats of every round of `attention.fit_attention`, up to the one it returns.
+
+    Raises
+    ------
+    RuntimeError
+        The rounds here are not those of `attention.fit_attention`.
+    """
+    found = attention.fit_attention(text.full.tokens, text.full.targets, text.vectors, text.prior, smoothing=SMOOTHING)
+    learnt = np.arange(text.full.targets.size) % attention.HELD_OUT != attention.HELD_OUT - 1
+    window, y = np.ascontiguousarray(text.full.tokens[:, learnt]), text.full.targets[learnt]
+    q = attention.comparisons(window, text.vectors)
+    W = np.zeros((BLOCK, BLOCK), dtype=np.float32)
+    for nats in found.nats:
+        yield W, nats
+        if np.array_equal(W, found.W):
+            return
+        A = contexts.attend(window, W, text.vectors)
+        scores = solve(count(Windows(window, y), A, text)[1], text, np.ones(1))
+        norm = attention.log_normalisers(text.vectors, scores)
+        W = attention.solve_attention(q, attention._mixture(window, y, A, text.vectors, scores, norm)[1])
+    raise RuntimeError("no round gave the W of fit_attention; the loop here must follow it step by step")
+
+
+def count(windows: Windows, A: NDArray[np.float32], text: Text) -> tuple[sparse.csr_array, Accumulator]:
+    """Return the superposed contexts (n, b) and their counts with the targets (b, V)."""
+    X = contexts.superposed(windows.tokens, A, text.vectors)
+    values = empty(BITS, text.prior.size)
+    update(values, X, windows.targets)
+    return X, values
+
+
+def solve(values: Accumulator, text: Text, temperatures: NDArray[np.float64]) -> NDArray[np.floating]:
+    """Return the weights (b, V) of the read-out."""
+    return solution.solve([values], text.prior, k=1.0, smoothing=SMOOTHING, temperatures=temperatures)
+
+
+def measure(attend: Attend, text: Text) -> dict[str, Any]:
+    """Count with an attention and return its perplexities on the validation books, and the fitted temperature.
+
+    ``temperature_1`` and ``fitted``: the superposed context read out; ``mixture``: ``sum_i A_i P(y | x_i)``.
+    """
+    X, values = count(text.blocks, attend(text.blocks.tokens), text)
+    picked = np.linspace(0, text.blocks.targets.size - 1, SAMPLE).astype(int)
+    Y = sparse.eye_array(text.prior.size, format="csr")[text.blocks.targets[picked]]
+    found = solution.fit(solution.Sample([X[picked]], Y), [values], text.prior, k=1.0, smoothing=SMOOTHING)
+    published, fitted = solve(values, text, np.ones(1)), solve(values, text, found.temperatures)
+    window, y, A = text.scored.tokens, text.scored.targets, attend(text.scored.tokens)
+    X = contexts.superposed(window, A, text.vectors)
+    norm = attention.log_normalisers(text.vectors, published)
+    nats = {
+        "temperature_1": read_out(X, y, published),
+        "fitted": read_out(X, y, fitted),
+        "mixture": attention._mixture(window, y, A, text.vectors, published, norm)[0],
+    }
+    return {name: float(np.exp(value)) for name, value in nats.items()} | {"temperature": float(found.temperatures[0])}
+
+
+def read_out(X: sparse.csr_array, targets: NDArray[np.int64], weights: NDArray[np.floating]) -> float:
+    """Return the mean of ``-log softmax(X weights)`` at the targets."""
+    at_target = np.asarray(X.multiply(weights.T[targets]).sum(axis=1)).ravel()
+    return float((attention.log_normalisers(X, weights) - at_target).mean())
+
+
+def draw(path: Path, learnt: list[dict[str, Any]], best: dict[str, dict[str, Any]]) -> None:
+    """Draw perplexity by round, the best decays as horizontal lines.
+
+    Raises
+    ------
+    InputError
+        matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure  # without pyplot: no display, no global state; PNG is drawn by Agg
+    except ImportError as error:
+        raise InputError("expected matplotlib for the plot, found none; pip install 'warmstart[plot]'") from error
+    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    axis = figure.subplots()
+    for i, (measured, name) in enumerate(MEASURES.items()):
+        axis.plot([row[measured] for row in learnt], "o-", color=f"C{i}", markersize=4, label=name)
+        label = f"{name}, best {best[measured]['name']}"
+        axis.axhline(best[measured][measured], color=f"C{i}", linestyle="--", linewidth=1, label=label)
+    axis.set(xlabel="round of hidden targets (0: uniform)", ylabel="perplexity on the validation books", yscale="log")
+    axis.yaxis.set_major_formatter("{x:.0f}")
+    axis.yaxis.set_minor_formatter("{x:.0f}")
+    axis.grid(alpha=0.3, which="both")
+    axis.legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        figure.savefig(file, format="png")
+
+
+def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+    """Compare, and write ``results/attention.json``, ``images/attention.png`` and a section of ``benchmarks.md``.
+
+    Parameters
+    ----------
+    data : Path
+        Folder with ``classics``.
+    docs : Path
+        Folder to write to.
+    quick : bool
+        A tenth of the training and of the scored tokens, a few decays; nothing is written.
+    progress : callable of (stage, done, total), optional
+
+    Returns
+    -------
+    dict
+        ``decays`` and ``rounds``, lists of rows; ``unigram``, a perplexity; ``tokens`` counted and scored.
+    """
+    less = 10 if quick else 1
+    text = read(data / "classics", TOKENS // less, EVERY * less, progress)
+    decays: list[dict[str, Any]] = []
+    learnt: list[dict[str, Any]] = []
+    rates = DECAYS[::4] if quick else DECAYS
+    for i, rate in enumerate(rates):
+        if progress:
+            progress("decays", i, len(rates))
+        decays.append({"name": f"decay {rate}", **measure(decay(rate), text)})
+    for i, (W, nats) in enumerate(rounds(text)):
+        if progress:
+            progress("rounds of hidden targets", i, 0)
+        row = measure(lambda window, W=W: contexts.attend(window, W, text.vectors), text)  # type: ignore[misc]
+        name = f"hidden targets, round {i}" if i else "uniform"
+        learnt.append({"name": name, "held_out": float(np.exp(nats)), **row})
+    unigram = float(np.exp(-np.log(text.prior)[text.scored.targets].mean()))
+    tokens = [text.blocks.targets.size, text.scored.targets.size]
+    results = {"decays": decays, "rounds": learnt, "unigram": unigram, "tokens": tokens}
+    if not quick:
+        best = {measured: min(decays, key=lambda row: float(row[measured])) for measured in MEASURES}
+        draw(docs / "images" / "attention.png", learnt, best)
+        report.write(docs, "attention", COMMAND, results, _section(results))
+    return results
+
+
+def _section(results: dict[str, Any]) -> str:
+    counted, scored = results["tokens"]
+    columns = ("name", *MEASURES, "temperature", "held_out")
+    rows = [[row.get(column) for column in columns] for row in results["rounds"] + results["decays"]]
+    headers = ["attention", *MEASURES.values(), "fitted temperature", "held-out mixture"]
+    return (
+        f"## Attention: hidden targets\n\nPerplexity on {scored:,} tokens of the validation books, a single attended "
+        f"context of {BLOCK} positions in blocks, read out directly: b = {BITS}, {counted:,} training tokens, "
+        f"smoothing {SMOOTHING:.0f} for all; unigram {results['unigram']:,.0f}. Mixture: sum of A_i P(y | x_i). The "
+        "rounds stop by training windows held out (last column: full windows, of the same books, so lower); the last "
+        "round is the W that is used. Every decay is shown: its best is chosen by the text it is measured on.\n\n"
+        f"{report.table(headers, rows)}\n![Perplexity by round beside recency decays](images/attention.png)"
+    )

@@ -1,0 +1,163 @@
+"""Language model on the classics (10 M words): every preset, bits, radius and set of contexts, beside n-grams.
+
+Every arm is the command line itself in a process of its own, so seconds and peak memory are what a user gets. Radius
+and contexts are compared on the validation books; the test books are read for presets and bits only. Finished arms are
+kept in ``docs/results/lm.json`` and not run again by the same code.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from warmstart.bench import report
+from warmstart.corpus import Progress
+from warmstart.language_model import PRESETS
+from warmstart.weights import save_json
+
+BITS = (128, 256, 512, 1024, 2048, 4096)
+RADII = (1, 2, 4, 8)
+CONTEXTS = ("radial", "radial,attended", "radial,block", "radial,document", "radial,block,document", "block,document")
+SPLIT = r"\n\n"  # a blank line between books
+
+Arm = tuple[str, list[str], str]  # table, arguments of fit, books it is scored on
+
+
+def arms(quick: bool) -> list[Arm]:
+    """Return all arms; the first is the default and is the one that tokenises the corpus."""
+    names = ["base", *(name for name in PRESETS if name != "base")]
+    presets = [("presets", ["--preset", name], "test.txt") for name in names]
+    if quick:
+        return [arm for arm in presets if arm[1][1] in ("potato", "micro")]
+    bits = [("bits", ["--bits", str(b), "--contexts", "radial"], "test.txt") for b in BITS]
+    radii = [("radius", ["--radius", str(r), "--contexts", "radial"], "valid.txt") for r in RADII]
+    wide = [("bits", ["--bits", "4096", "--radius", "4", "--contexts", "radial"], "test.txt")]
+    contexts = [("contexts", ["--contexts", names], "valid.txt") for names in CONTEXTS]
+    return presets + bits + wide + radii + contexts
+
+
+def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+    """Run all arms, write the tables and the plot.
+
+    Raises
+    ------
+    RuntimeError
+        An arm failed; its own message is shown.
+    """
+    books = data / "classics"
+    kept = docs / "results" / "lm.json"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    code = _code()
+    done = json.loads(kept.read_text()) if kept.exists() else {}
+    todo = arms(quick)
+    rows = []
+    for i, (table, options, text) in enumerate(todo):
+        name = " ".join([*options, text])
+        if progress:
+            progress(f"{table}: {name}", i, len(todo))
+        if done.get(name, {}).get("code") != code:
+            done[name] = {"code": code, **_arm(books, options, text, quick)}
+            save_json(kept, done)
+        rows.append({"table": table, "options": " ".join(options), "text": text, **done[name]})
+    if not quick:
+        _write(rows, docs)
+    return {"arms": rows}
+
+
+def _arm(books: Path, options: list[str], text: str, quick: bool) -> dict[str, Any]:
+    """Fit and evaluate one arm by the command line."""
+    with tempfile.TemporaryDirectory(prefix="warmstart-bench-") as folder:
+        model = str(Path(folder) / "model")
+        corpus = books / ("valid.txt" if quick else "train.txt.xz")
+        fitted = _warmstart("fit", str(corpus), "-o", model, "--split-documents", SPLIT, *options)
+        scored = _warmstart("eval", model, str(books / text), "--split-documents", SPLIT)
+    return {"fit": fitted, "eval": scored}
+
+
+def _warmstart(*arguments: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "warmstart.cli", *arguments, "--json", "--quiet"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
+    if result.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {result.stderr.strip()}")
+    return dict(json.loads(result.stdout))
+
+
+def _write(rows: list[dict[str, Any]], docs: Path) -> None:
+    """Write the section of docs/benchmarks.md and the plot of perplexity over bits."""
+    by_table = {
+        name: [row for row in rows if row["table"] == name] for name in ("presets", "bits", "radius", "contexts")
+    }
+    default = by_table["presets"][0]
+    headers = ["fit options", "weights", "perplexity", "/ unigram", "/ bigram", "bits a byte", "fit (s)", "peak (GiB)"]
+    tables = {name: report.table(headers, [_row(row) for row in part]) for name, part in by_table.items()}
+    scored = default["eval"]
+    stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in default["fit"]["seconds"].items())
+    body = f"""## Language model: classics
+
+{default["fit"]["tokens"]:,} training tokens (byte-level BPE, V = {default["fit"]["vocab_size"]:,}),
+{scored["tokens"]:,} test tokens. No gradient step. Perplexity on the test books: unigram
+{scored["unigram_perplexity"]:.1f}, absolute-discounting bigram {scored["bigram_perplexity"]:.1f}.
+The first row trains the tokenizer and encodes the text; the others find it in the cache.
+Seconds of the default by stage: {stages}.
+
+Presets, test books:
+
+{tables["presets"]}
+Bits, radial context alone, test books:
+
+{tables["bits"]}
+![Perplexity over bits](images/lm_bits.png)
+
+Radius, radial context alone, validation books:
+
+{tables["radius"]}
+Contexts, validation books:
+
+{tables["contexts"]}"""
+    _draw(docs / "images" / "lm_bits.png", by_table["bits"])
+    report.write_section(docs, "lm", f"{body.rstrip()}\n\n{report.stamp('warmstart bench lm')}")
+
+
+def _row(row: dict[str, Any]) -> list[Any]:
+    fit, scored = row["fit"], row["eval"]
+    perplexity = scored["perplexity"]
+    return [
+        f"`{row['options']}`",
+        fit["parameters"],
+        perplexity,
+        perplexity / scored["unigram_perplexity"],
+        perplexity / scored["bigram_perplexity"],
+        scored["bits_per_byte"],
+        sum(fit["seconds"].values()),
+        fit["peak_memory_bytes"] / 2**30,
+    ]
+
+
+def _draw(path: Path, rows: list[dict[str, Any]]) -> None:
+    figure, axis = report.figure(1)
+    narrow = [row for row in rows if "--radius" not in row["options"]]
+    bits = [int(row["options"].split()[1]) for row in narrow]
+    axis[0].plot(
+        bits, [row["eval"]["perplexity"] for row in narrow], "o-", label="warm start, radius 2, no gradient step"
+    )
+    for name, style in (("unigram", ":"), ("bigram", "--")):
+        level = narrow[0]["eval"][f"{name}_perplexity"]
+        axis[0].axhline(level, linestyle=style, color="grey", label=f"{name}, {level:.0f}")
+    axis[0].set(xscale="log", yscale="log", xlabel="bits", ylabel="perplexity on the test books")
+    axis[0].set_xticks(bits, [str(b) for b in bits])
+    axis[0].minorticks_off()
+    axis[0].set_yticks([150, 200, 300, 500, 1000], ["150", "200", "300", "500", "1000"])
+    axis[0].grid(alpha=0.3)
+    axis[0].legend()
+    report.save_figure(figure, path)
+
+
+def _code() -> str:
+    """Digest of the source of both packages: a result stands for the code that made it."""
+    root = Path(__file__).parents[2]
+    files = sorted(p for name in ("bitcipher", "warmstart") for p in (root / name).rglob("*.py"))
+    files = [p for p in files if p.parent.name != "bench"]
+    return hashlib.sha256(b"".join(p.read_bytes() for p in files)).hexdigest()[:16]

@@ -1,0 +1,148 @@
+"""What the benches share: where the data is, how results become JSON, a table, a section of docs/benchmarks.md."""
+
+import datetime
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from warmstart.errors import InputError
+from warmstart.weights import replacing, save_json
+
+BENCHES = ("classifier", "attention", "throughput", "lm")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def data_folder() -> Path:
+    """Return the folder of the data sets: the environment variable WARMSTART_DATA, else ../shared/data.
+
+    Raises
+    ------
+    InputError
+        There is no such folder.
+    """
+    folder = Path(os.environ.get("WARMSTART_DATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        raise InputError(f"expected a folder of data sets at {folder}, found none; set WARMSTART_DATA to yours")
+    return folder
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return a Markdown table: columns of numbers to the right, floats with three decimals, None as a dash.
+
+    Examples
+    --------
+    >>> print(table(["model", "nats"], [["a", 0.5], ["b", None]]), end="")
+    | model | nats |
+    |---|---:|
+    | a | 0.500 |
+    | b | - |
+    """
+    numeric = [any(isinstance(row[i], int | float) for row in rows) for i in range(len(headers))]
+    lines = [[_cell(cell) for cell in row] for row in rows]
+    body = "".join(f"| {' | '.join(line)} |\n" for line in [list(headers), *lines])
+    head, rest = body.split("\n", 1)
+    return f"{head}\n|{'|'.join('---:' if n else '---' for n in numeric)}|\n{rest}"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.3f}"
+    return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")
+
+
+def stamp(command: str) -> str:
+    """Return one line that says with what and on what the results were made."""
+    commit = _git("rev-parse", "--short", "HEAD")
+    changed = " with changes" if commit and _git("status", "--porcelain", "warmstart", "bitcipher") else ""
+    parts = [
+        f"`{command}`",
+        f"{_processor()}, {os.cpu_count()} cores",
+        f"Python {platform.python_version()}",
+        *(f"{name} {_version(name)}" for name in ("numpy", "torch")),
+        f"commit {commit}{changed}" if commit else "no commit",
+        datetime.datetime.now(datetime.UTC).date().isoformat(),
+    ]
+    return "; ".join(parts) + "."
+
+
+def _processor() -> str:
+    """Name of the CPU, as Linux or else Python knows it."""
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _version(name: str) -> str:
+    """Version of a package without importing it."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def _git(*arguments: str) -> str:
+    """Output of git in the project, empty where there is no git or no commit."""
+    try:
+        found = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603, S607 - fixed words
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return found.stdout.strip()
+
+
+def figure(panels: int) -> tuple[Any, Any]:
+    """Return a matplotlib figure and its axes (panels,), side by side.
+
+    Raises
+    ------
+    InputError
+        matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure  # without pyplot: no display, no global state; PNG is drawn by Agg
+    except ImportError as error:
+        raise InputError("expected matplotlib for the plot, found none; pip install 'warmstart[plot]'") from error
+    made = Figure(figsize=(2 + 3.5 * panels, 3.6), dpi=150, layout="constrained")
+    return made, made.subplots(1, panels, squeeze=False)[0]
+
+
+def save_figure(drawn: Any, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        drawn.savefig(file, format="png")
+
+
+def write(docs: Path, name: str, command: str, results: dict[str, Any], body: str) -> None:
+    """Write ``docs/results/NAME.json`` and the section NAME of ``docs/benchmarks.md``, stamped."""
+    (docs / "results").mkdir(parents=True, exist_ok=True)
+    save_json(docs / "results" / f"{name}.json", results)
+    write_section(docs, name, f"{body.rstrip()}\n\n{stamp(command)}")
+
+
+def write_section(docs: Path, name: str, body: str) -> None:
+    """Replace what stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` in docs/benchmarks.md, or append it.
+
+    Raises
+    ------
+    InputError
+        The section begins and does not end.
+    """
+    path = docs / "benchmarks.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = path.read_text(encoding="utf-8") if path.exists() else "# Benchmarks\n"
+    first, last = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, found, rest = text.partition(first)
+    _, ended, after = rest.partition(last)
+    if found and not ended:
+        raise InputError(f"{path}: expected {last} after {first}, found none; add it or take both out")
+    if not found:
+        before, after = text.rstrip("\n") + "\n\n", "\n"
+    with replacing(path) as temporary:
+        temporary.write_text(f"{before}{first}\n{body.strip()}\n{last}{after}", encoding="utf-8")

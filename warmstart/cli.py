@@ -1,0 +1,217 @@
+"""The command line: ``warmstart fit``, ``eval``, ``generate``, ``bench``.
+
+Results go to stdout (a table, or one JSON object with ``--json``), progress and errors to stderr.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bitcipher import CapacityError
+from warmstart.errors import InputError
+from warmstart.progress import Reporter
+
+app = typer.Typer(
+    help="A gradient-free warm start for neural networks: count a corpus once, solve the counts into weights.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table: results only as files or JSON.")]
+Split = Annotated[
+    str | None,
+    typer.Option("--split-documents", metavar="REGEX", help="Cut texts into documents at matches of this expression."),
+]
+Workers = Annotated[int, typer.Option(min=1, help="Threads. The result does not depend on them.")]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A folder written by `warmstart fit`.")]
+CORES = os.cpu_count() or 1
+
+
+def _number_or_fit(value: str) -> float | str:
+    if value == "fit":
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 < number < float("inf"):
+        raise typer.BadParameter(f'expected a positive number or "fit", got {value!r}')
+    return number
+
+
+@app.command()
+def fit(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="MODEL", help="Folder to write the model to.")],
+    corpus: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CORPUS]...",
+            help="Text files (.txt, .md, .jsonl, each also .gz or .xz), folders, or - for standard input. "
+            "Default: nine tenths of the documentation that ships with Python.",
+        ),
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Size: potato, micro, small, base or large.")] = "base",
+    bits: Annotated[int | None, typer.Option(help="Dimension of the cipher vectors.  [default: the preset's]")] = None,
+    radius: Annotated[int | None, typer.Option(help="Tokens in the radial context.  [default: the preset's]")] = None,
+    block_size: Annotated[int | None, typer.Option(help="Tokens in a block.  [default: the preset's]")] = None,
+    contexts: Annotated[
+        str, typer.Option(help="Comma-separated: radial, attended, block, document.")
+    ] = "radial,block,document",
+    tokenizer: Annotated[
+        str, typer.Option(help="bpe, words or characters (trained on the corpus), or the path of a tokenizer.json.")
+    ] = "bpe",
+    vocab_size: Annotated[int, typer.Option(min=2, help="Largest vocabulary of a trained tokenizer.")] = 8192,
+    smoothing: Annotated[str, typer.Option(help='Co-occurrences added to each feature, or "fit".')] = "fit",
+    temperature: Annotated[str, typer.Option(help='"fit", or a number: 1 is the published formula.')] = "fit",
+    split_documents: Split = None,
+    workers: Workers = CORES,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Count a corpus and solve the counts into an initialised language model, without a gradient."""
+    from warmstart.corpus import Corpus
+    from warmstart.documents import default_corpus
+    from warmstart.estimators import WarmStartLM
+    from warmstart.folder import check_target
+
+    check_target(output)
+    model = WarmStartLM(
+        preset=preset,
+        bits=bits,
+        radius=radius,
+        block_size=block_size,
+        contexts=tuple(name.strip() for name in contexts.split(",")),
+        vocab_size=vocab_size,
+        smoothing=_number_or_fit(smoothing),
+        temperature=_number_or_fit(temperature),
+    )
+    sources = _paths(corpus) or default_corpus("train")
+    began = time.perf_counter()
+    with Reporter(quiet) as progress:
+        built = Corpus.build(
+            sources,
+            tokenizer=tokenizer,
+            vocab_size=vocab_size,
+            split_documents=split_documents,
+            progress=progress,
+        )
+        encoded = time.perf_counter() - began
+        model.fit(built, workers=workers, progress=progress)
+        model.save_pretrained(output)
+    seconds: dict[str, float] = {**model.report_["seconds"], "corpus": round(encoded, 3)}
+    report = {**model.report_, "seconds": seconds, "tokens_per_second": round(built.n_tokens / sum(seconds.values()))}
+    _print({"model": str(output), **report}, as_json, quiet)
+
+
+@app.command("eval")
+def evaluate(
+    model: Model,
+    text: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TEXT]...",
+            help="Files, folders or - for standard input. Default: the tenth of Python's documentation fit left.",
+        ),
+    ] = None,
+    split_documents: Split = None,
+    workers: Workers = CORES,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score a text: perplexity and bits per byte of the model, of each context, and of unigram and bigram models."""
+    from warmstart.documents import default_corpus
+    from warmstart.estimators import WarmStartLM
+
+    loaded = WarmStartLM.from_pretrained(model)
+    sources = _paths(text) or default_corpus("test")
+    with Reporter(quiet) as progress:
+        result = loaded.evaluate(sources, split_documents=split_documents, workers=workers, progress=progress)
+    _print(result, as_json, quiet)
+
+
+@app.command()
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Option(help="Text to go on from.")] = "",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.")] = 60,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the most probable token.")] = 0.8,
+    top_p: Annotated[float, typer.Option(help="Sample from the most probable tokens of this total mass.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Let the model go on from a prompt."""
+    from warmstart.estimators import WarmStartLM
+
+    loaded = WarmStartLM.from_pretrained(model)
+    text = loaded.generate(prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    typer.echo(json.dumps({"prompt": prompt, "text": text}) if as_json else prompt + text)
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="classifier, attention, throughput or lm.")],
+    docs: Annotated[Path, typer.Option(help="Folder for benchmarks.md, results/ and images/.")] = Path("docs"),
+    quick: Annotated[bool, typer.Option(help="A small part of the data, to see that it runs.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure: tables and plots go to docs/benchmarks.md. Data: WARMSTART_DATA, else ../shared/data."""
+    from importlib import import_module
+
+    from warmstart.bench import report
+
+    if name not in report.BENCHES:
+        raise InputError(f"bench: expected one of {', '.join(report.BENCHES)}, got {name!r}")
+    with Reporter(quiet) as progress:
+        result = import_module(f"warmstart.bench.{name}").run(report.data_folder(), docs, quick, progress)
+    _print(result, as_json, quiet or not as_json)
+
+
+def _paths(names: list[str] | None) -> list[Path]:
+    return [Path(name) for name in names or []]  # Path("-") is standard input
+
+
+def _print(result: dict[str, Any], as_json: bool, quiet: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(result))
+    elif not quiet:
+        table = Table(show_header=False, box=None)
+        for name, value in result.items():
+            for key, item in value.items() if isinstance(value, dict) else [("", value)]:
+                table.add_row(f"{name.replace('_', ' ')} {key}".strip(), _shown(item))
+        Console().print(table)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.3f}"
+    if isinstance(value, list):
+        return ", ".join(_shown(item) for item in value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def main() -> None:
+    """Run the command line; an error a person can mend is one line and exit code 1, Ctrl-C is 130."""
+    try:
+        app()
+    except (InputError, CapacityError) as error:
+        message = str(error)
+    except OSError as error:
+        message = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+    except MemoryError:
+        message = "out of memory; choose a smaller preset, fewer bits or a smaller radius"
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

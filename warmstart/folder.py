@@ -1,0 +1,184 @@
+"""A model on disk: one folder, written whole or not at all, read with every mistake named. No torch.
+
+| file | content |
+|---|---|
+| `config.json` | ``model_type``, ``format_version`` and the fields of `Config` |
+| `model.safetensors` | the weights, float32, by the names of `Config.shapes`; `safetensors.torch` reads them too |
+| others | what the caller adds, such as `tokenizer.json`, in the same rename |
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from warmstart.errors import InputError
+from warmstart.language_model import Config, NearShallowModel
+from warmstart.weights import load_arrays, replacing, save_arrays, save_json
+
+MODEL_TYPE = "near-shallow"
+FORMAT_VERSION = 1
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+Folder = str | os.PathLike[str]
+Content = bytes | Callable[[Path], object]
+
+
+def save_model(folder: Folder, model: NearShallowModel, extra: Mapping[str, Content] | None = None) -> None:
+    """Write a model folder whole or not at all; a model that is there stays until the new one is whole.
+
+    The files of this call replace those of the same name; other files of a replaced model folder are kept.
+
+    Parameters
+    ----------
+    folder : path
+        New, empty, or a model folder. Missing parents are made.
+    model : NearShallowModel
+    extra : mapping of file name to bytes or to a callable, optional
+        Further files; a callable writes to the path it is given.
+
+    Raises
+    ------
+    InputError
+        See `check_target`; or the weights do not fit the configuration. Nothing was written.
+    OSError
+        The disk is full or the like. What was there before is as it was.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> config = Config(vocab_size=3, separator=0, bits=2, contexts=("radial",))
+    >>> model = NearShallowModel(config, {name: np.ones(shape, np.float32) for name, shape in config.shapes.items()})
+    >>> with tempfile.TemporaryDirectory() as parent:
+    ...     save_model(f"{parent}/model", model, {"note.txt": b"by hand"})
+    ...     print(sorted(os.listdir(f"{parent}/model")), load_model(f"{parent}/model").config == config)
+    ['config.json', 'model.safetensors', 'note.txt'] True
+    """
+    path = check_target(folder)
+    _check_arrays(model.config, model.arrays, "model.arrays")
+    fields = {"model_type": MODEL_TYPE, "format_version": FORMAT_VERSION, **dataclasses.asdict(model.config)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as work:
+        new = Path(work, "new")
+        new.mkdir()
+        for name, content in (extra or {}).items():
+            with replacing(new / name) as temporary:
+                temporary.write_bytes(content) if isinstance(content, bytes) else content(temporary)
+        save_arrays(new / WEIGHTS, model.arrays)
+        save_json(new / CONFIG, fields)
+        if path.exists():
+            written = {str(path): {file.name for file in new.iterdir()}}
+            shutil.copytree(path, new, symlinks=True, ignore=lambda at, _: written.get(at, set()), dirs_exist_ok=True)
+        _swap(path, new, old=Path(f"{work}.old"))
+
+
+def _swap(path: Path, new: Path, old: Path) -> None:
+    """Move ``new`` to ``path``, with what is there out of the way at ``old`` until it is done; undo on any error."""
+    try:
+        if path.exists():
+            path.rename(old)
+        new.rename(path)
+    finally:
+        if not new.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        elif old.exists():
+            old.rename(path)
+
+
+def check_target(folder: Folder) -> Path:
+    """Return the absolute path of a folder that `save_model` may write; ask before a long computation.
+
+    Raises
+    ------
+    InputError
+        It is a file, holds anything but a model, cannot be renamed (a mount point, the working directory), or the
+        folder above cannot be written.
+    """
+    path = Path(folder).resolve()
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}: expected a folder for the model, got a file; choose another name")
+    if path.is_mount() or Path.cwd().is_relative_to(path):
+        raise InputError(
+            f"{path}: expected a folder that can be replaced, got a mount point or the working directory; "
+            "choose a folder inside it"
+        )
+    above = next(parent for parent in path.parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: expected {above} to be a folder that can be written to; choose another place")
+    if path.exists() and any(path.iterdir()):
+        try:
+            _read_json(path)
+        except InputError as error:
+            raise InputError(
+                f"{path}: expected a new folder, an empty one or a model to replace, got another folder with files; "
+                "choose another name or empty it"
+            ) from error
+    return path
+
+
+def load_model(folder: Folder) -> NearShallowModel:
+    """Read a model folder.
+
+    Raises
+    ------
+    InputError
+        The folder or one of its two files is missing, damaged, or of another kind of model; the message says which.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        got = "a file" if path.exists() else "nothing there"
+        raise InputError(f"{path}: expected a model folder, got {got}; make one with `warmstart fit -o {path}`")
+    config = _config(_read_json(path), path / CONFIG)
+    try:
+        arrays, _ = load_arrays(path / WEIGHTS)
+    except TypeError as error:  # a type numpy lacks
+        raise InputError(f"{path / WEIGHTS}: expected float32 weights, got: {error}; convert them") from error
+    _check_arrays(config, arrays, str(path / WEIGHTS))
+    return NearShallowModel(config, arrays)
+
+
+def _read_json(folder: Path) -> dict[str, Any]:
+    """Return the content of a `config.json` of our model type."""
+    path = folder / CONFIG
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # JSON and UTF-8 errors are ValueErrors
+        raise InputError(f"{path}: expected the JSON of a model, got: {error}; save the model again") from error
+    kind = content.get("model_type") if isinstance(content, dict) else None
+    if kind != MODEL_TYPE:
+        raise InputError(f"{path}: expected model_type {MODEL_TYPE!r}, got {kind!r}; give the folder of such a model")
+    return dict(content)
+
+
+def _config(content: dict[str, Any], path: Path) -> Config:
+    fields = {name: value for name, value in content.items() if name not in ("model_type", "format_version")}
+    version, known = content.get("format_version"), {field.name for field in dataclasses.fields(Config)}
+    if version != FORMAT_VERSION:
+        raise InputError(f"{path}: expected format_version {FORMAT_VERSION}, got {version!r}; save the model again")
+    if fields.keys() != known:
+        raise InputError(
+            f"{path}: expected the fields {', '.join(sorted(known))}, got none of {sorted(known - fields.keys())} and "
+            f"the unknown {sorted(fields.keys() - known)}; save the model again"
+        )
+    try:
+        return Config(**fields)
+    except (InputError, TypeError) as error:  # TypeError: a comparison with null or the like
+        raise InputError(f"{path}: {error}; save the model again") from error
+
+
+def _check_arrays(config: Config, arrays: Mapping[str, Any], source: str) -> None:
+    """Refuse arrays whose names, shapes or type are not those of the configuration; the first three are listed."""
+    expected = {name: f"float32 {shape}" for name, shape in config.shapes.items()}
+    got = {name: f"{array.dtype} {array.shape}" for name, array in arrays.items()}
+    differences = (
+        f"{name}: expected {expected.get(name, 'nothing')}, got {got.get(name, 'nothing')}"
+        for name in sorted(expected.keys() | got.keys())
+        if expected.get(name) != got.get(name)
+    )
+    if first := list(itertools.islice(differences, 3)):
+        raise InputError(f"{source}: the weights do not fit {CONFIG}; {'; '.join(first)}; save the model again")

@@ -1,0 +1,262 @@
+"""The near-shallow language model in PyTorch: the forward pass of `warmstart.language_model`, ready to be trained.
+
+| symbol | shape | meaning |
+|---|---|---|
+| `E` | (V, b) | ``embedding.weight`` |
+| `W` | (B, B) | ``contexts.<name>.attention.weight`` |
+| `U` | (b, m) | ``contexts.<name>.values.weight`` |
+| `O` | (D, V) | ``output.weight`` |
+| age | | 0 is the newest token of a history, 1 the one before it |
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from warmstart.errors import InputError
+from warmstart.folder import load_model, save_model
+from warmstart.language_model import Config, NearShallowModel
+from warmstart.layers.attention import SelfAttention
+from warmstart.layers.softmax import SoftmaxLayer
+
+
+class Context(nn.Module):
+    """A context with a value layer: ``X U``, or ``A^T X U`` where it has an attention.
+
+    Parameters
+    ----------
+    config : Config
+    name : str
+        "attended", "block" or "document".
+    """
+
+    def __init__(self, config: Config, name: str) -> None:
+        super().__init__()
+        size = config.attention_size(name)
+        self.attention = SelfAttention(size) if size else None
+        self.values = SoftmaxLayer(config.bits, config.hidden_bits)
+        nn.init.xavier_uniform_(self.values.weight)
+
+    def forward(self, vectors: Tensor | Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
+        """Return (..., m) from vectors (..., b), or from the B vectors (..., b) of a window and its mask (..., B)."""
+        attended = vectors if self.attention is None else self.attention(vectors, mask)[0]
+        z: Tensor = self.values(attended)
+        return z
+
+
+class NearShallowLM(nn.Module):
+    """Language model of an embedding, attention over comparisons, value layers and one output layer.
+
+    The names in ``state_dict()`` are those of ``config.shapes``, so the weights of `NearShallowModel` load as they are
+    and give its logits. A cold model starts with a normal embedding of deviation ``b ** -0.5``, so that comparisons are
+    at most about 1 (with the 1 of `nn.Embedding` they are about b), Xavier-uniform values and output, and attention
+    weights of zero.
+
+    Parameters
+    ----------
+    config : Config
+
+    References
+    ----------
+    Williams and Zhao 2023, arXiv 2311.07498 and 2311.07510.
+
+    Examples
+    --------
+    >>> model = NearShallowLM(Config(vocab_size=20, separator=0, bits=8, hidden_bits=6, block_size=4))
+    >>> ids = torch.tensor([[0, 5, 3, 0, 7]])
+    >>> model(ids).shape
+    torch.Size([1, 5, 20])
+    >>> bool((model.generate(ids, 3)[:, :5] == ids).all())
+    True
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.bits)
+        self.contexts = nn.ModuleDict({name: Context(config, name) for name in config.hidden})
+        self.output = SoftmaxLayer(sum(width for _, width in config.groups), config.vocab_size)
+        nn.init.normal_(self.embedding.weight, std=config.bits**-0.5)
+        nn.init.xavier_uniform_(self.output.weight)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return the logits (batch, length, V) of the token after each of ``ids``.
+
+        Parameters
+        ----------
+        ids : (batch, length) int64
+            A separator begins a document; so does the first token of a sequence.
+
+        Raises
+        ------
+        InputError
+            Not such a tensor, or an id outside the vocabulary.
+        """
+        ids = self._checked(ids)
+        position = self._positions(ids)
+        X = self.embedding(ids)  # (batch, length, b)
+        first = self.config.window - 1
+        padded = functional.pad(X, (0, 0, first, 0))
+        ages = [padded[:, first - age : first - age + X.shape[1]] for age in range(first + 1)]  # views
+        logits: Tensor = self.output(self._features(ages, position, self._document_sums(X, position)))
+        return logits
+
+    @torch.no_grad()
+    def generate(
+        self,
+        ids: Tensor,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Go on from prompts by sampling; a step costs the same after any length.
+
+        Parameters
+        ----------
+        ids : (batch, length) int64
+            Prompts. Separators in front make prompts equally long and change nothing behind the last of them.
+        max_new_tokens : int
+        temperature : float
+            0 takes the most probable token.
+        top_p : float
+            In (0, 1]: sample from the fewest most probable tokens that have this mass together (the nucleus).
+        generator : torch.Generator, optional
+            On the device of the model; seeded the same it gives the same tokens.
+
+        Returns
+        -------
+        (batch, length + new) int64
+            A sequence ends with the separator and holds separators after it. When all have ended,
+            ``new < max_new_tokens``.
+
+        Raises
+        ------
+        InputError
+            ``ids`` as for `forward`, or a number is out of its range.
+
+        References
+        ----------
+        Holtzman et al. 2020, arXiv 1904.09751 (nucleus sampling).
+        """
+        ids = self._checked(ids)
+        _check_sampling(max_new_tokens, temperature, top_p)
+        size, separator = self.config.window, self.config.separator
+        position = self._positions(ids)
+        sums = self._document_sums(self.embedding(ids), position)
+        position, sums = position[:, -1], sums[:, -1]
+        window = functional.pad(ids.flip(1)[:, :size], (0, max(0, size - ids.shape[1])), value=separator)
+        ended = torch.zeros_like(position, dtype=torch.bool)
+        for _ in range(max_new_tokens):
+            logits = self.output(self._features(self.embedding(window).unbind(1), position, sums))
+            token = sample(logits, temperature, top_p, generator).masked_fill(ended, separator)
+            ids = torch.cat([ids, token[:, None]], dim=1)
+            ended |= token == separator
+            if ended.all():
+                break
+            window = torch.cat([token[:, None], window[:, :-1]], dim=1)
+            position = position + 1
+            if "document" in self.contexts:
+                sums = sums + self.contexts["document"](self.embedding(token))
+        return ids
+
+    def _checked(self, ids: Tensor) -> Tensor:
+        if ids.dim() != 2 or not ids.shape[1] or ids.dtype.is_floating_point or ids.dtype == torch.bool:
+            raise InputError(
+                f"expected token ids (batch, length) int64 of length at least 1, got {tuple(ids.shape)} {ids.dtype}; "
+                "begin a text with the separator"
+            )
+        ids = ids.long()
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.config.vocab_size:
+            raise InputError(
+                f"expected token ids from 0 to {self.config.vocab_size - 1}, got {int(ids.min())} to {int(ids.max())}; "
+                "use the tokenizer of this model"
+            )
+        return ids
+
+    def _positions(self, ids: Tensor) -> Tensor:
+        """Return how many tokens of its document precede each token (batch, length)."""
+        index = torch.arange(ids.shape[1], device=ids.device)
+        begin = torch.where(ids == self.config.separator, index, 0).cummax(dim=1).values
+        return index - begin
+
+    def _document_sums(self, X: Tensor, position: Tensor) -> Tensor:
+        """Return the sums of ``x U`` since the document began (batch, length, m); m is 0 without that context."""
+        if "document" not in self.contexts:
+            return X[..., :0]
+        wide = torch.float32 if X.device.type == "mps" else torch.float64  # MPS has no float64
+        values = self.contexts["document"](X).to(wide)
+        sums = functional.pad(values.cumsum(dim=1), (0, 0, 1, 0))  # (batch, length + 1, m): before each token
+        begin = torch.arange(X.shape[1], device=X.device) - position
+        return sums[:, 1:] - sums.gather(1, begin[..., None].expand_as(values))
+
+    def _features(self, ages: Sequence[Tensor], position: Tensor, sums: Tensor) -> Tensor:
+        """Return the inputs of the output layer (..., D).
+
+        ages : vectors (..., b) by age; position (...): those older than it are outside the document, whatever they
+        hold; sums (..., m) of the document context.
+        """
+        config, features = self.config, []
+        if "radial" in config.contexts:
+            empty = self.embedding.weight[config.separator]
+            for age, x in enumerate(ages[: config.radius]):
+                features.append(torch.where((position >= age)[..., None], x, empty))
+        for name, context in self.contexts.items():
+            if name == "document":
+                z = (sums / (position + 1)[..., None]).to(ages[0].dtype)
+            else:
+                size = config.attention_size(name)
+                oldest = position % size if name == "block" else position
+                z = context(ages[:size], torch.arange(size, device=position.device) <= oldest[..., None])
+            features.append(z.softmax(-1))
+        return torch.cat(features, dim=-1)
+
+    @classmethod
+    def from_model(cls, model: NearShallowModel) -> Self:
+        """Return a module with a copy of the weights."""
+        module = cls(model.config)
+        module.load_state_dict({name: torch.tensor(array) for name, array in model.arrays.items()})
+        return module
+
+    def to_model(self) -> NearShallowModel:
+        """Return a copy of the weights, float32, with the forward pass in numpy."""
+        arrays = {name: weight.detach().cpu().float().numpy().copy() for name, weight in self.state_dict().items()}
+        return NearShallowModel(self.config, arrays)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write a model folder, whole or not at all: see `warmstart.folder.save_model`."""
+        save_model(folder, self.to_model())
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
+        """Read a model folder, or say what is wrong with it: see `warmstart.folder.load_model`."""
+        return cls.from_model(load_model(folder))
+
+
+def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None = None) -> Tensor:
+    """Draw one token (n,) from each row of logits (n, V), see `NearShallowLM.generate`.
+
+    Examples
+    --------
+    >>> sample(torch.tensor([[0.0, 3.0, 1.0]]), temperature=1.0, top_p=0.5).tolist()
+    [1]
+    """
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    logits = logits.float() - logits.max(dim=-1, keepdim=True).values
+    p, order = (logits / max(temperature, 1e-6)).softmax(-1).sort(descending=True, stable=True)  # no division by 0
+    nucleus = torch.where(p.cumsum(dim=-1) - p < top_p, p, 0.0)
+    return order.gather(1, torch.multinomial(nucleus, 1, generator=generator))[:, 0]
+
+
+def _check_sampling(max_new_tokens: int, temperature: float, top_p: float) -> None:
+    if max_new_tokens < 0:
+        raise InputError(f"max_new_tokens: expected a number of at least 0, got {max_new_tokens}")
+    if not 0 <= temperature < float("inf"):
+        raise InputError(f"temperature: expected a number of at least 0, got {temperature}; 0 is greedy")
+    if not 0 < top_p <= 1:
+        raise InputError(f"top_p: expected a number above 0 and at most 1, got {top_p}; 1 samples from all tokens")
