@@ -34,7 +34,7 @@ def test_attention_finds_the_token_that_matters(age, bits):
     assert A.argmax() == age - 1  # index 0 is one token back
     assert A[age - 1] > 0.7
     assert min(found.nats) < found.nats[0] - 0.3
-    assert (np.diff(found.nats[:-1]) < 0).all()  # the last round is the one that no longer helped
+    assert (np.diff(found.nats) < 0).all()
 
 
 def test_nothing_to_find_stops_early_and_stays_finite():
@@ -57,7 +57,7 @@ def test_progress_reports_every_round():
     window, targets = windows(3)
     seen = []
     found = fitted(window, targets, cipher_vectors(V, 7), progress=lambda *round_: seen.append(round_))
-    assert seen == list(enumerate(found.nats))
+    assert seen[: len(found.nats)] == list(enumerate(found.nats))  # and then perhaps one that did not help
 
 
 def test_comparisons_equal_dense_products():

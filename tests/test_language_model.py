@@ -233,7 +233,7 @@ def test_hidden_bits_do_not_matter_without_a_value_layer(short):
 
 @pytest.mark.parametrize(
     ("corpus", "message"),
-    [(Corpus(4), "more tokens than the context of 4"), (Corpus(1000, mean_length=1.5), "documents of at least 4")],
+    [(Corpus(4), "more tokens than the context of 4"), (Corpus(1000, mean_length=1.5), "256 full windows of 4 tokens")],
 )
 def test_too_short_a_corpus(corpus, message):
     with pytest.raises(InputError, match=message):

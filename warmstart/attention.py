@@ -27,16 +27,21 @@ from warmstart.accumulators import empty, run_parts, update
 from warmstart.contexts import attend, superposed
 
 ROUNDS = 12
-HELD_OUT = 8  # every 8th window says when to stop
+STRETCHES, HELD_OUT = 64, 8  # of 64 stretches of windows every 8th says when to stop
 ROWS = 512
 
 
 @dataclass(frozen=True)
 class AttentionFit:
-    """The weights W (B, B) float32 and, round by round, nats a held-out target under the mixture; [0] is uniform."""
+    """Weights (B, B) float32 of every round and nats a held-out target under their mixture; the first is uniform."""
 
-    W: NDArray[np.float32]
+    rounds: list[NDArray[np.float32]]
     nats: list[float]
+
+    @property
+    def W(self) -> NDArray[np.float32]:  # noqa: N802 - the symbol of the papers
+        """The weights of the last round, the best on the held-out windows."""
+        return self.rounds[-1]
 
 
 def log_normalisers(vectors: sparse.csr_array, scores: NDArray[np.floating], workers: int = 1) -> NDArray[np.float64]:
@@ -100,30 +105,30 @@ def fit_attention(
     Returns
     -------
     AttentionFit
-        W of the best round.
+        Up to the round that was best on the held-out windows.
     """
     size, n = window.shape
-    held = np.arange(n) % HELD_OUT == HELD_OUT - 1
+    held = np.arange(n) * STRETCHES // n % HELD_OUT == HELD_OUT - 1
     parts = [(np.ascontiguousarray(window[:, side]), targets[side]) for side in (~held, held)]
     (train, y), (check, y_check) = parts
     q = comparisons(train, vectors)
     A, A_check = (np.full((w.shape[1], size), 1.0 / size, dtype=np.float32) for w in (train, check))
-    W = best = np.zeros((size, size), dtype=np.float32)
-    nats: list[float] = []
+    rounds, nats = [np.zeros((size, size), dtype=np.float32)], [np.inf]
     for round_ in range(ROUNDS + 1):
         values = empty(vectors.shape[1], prior.size)
         update(values, superposed(train, A, vectors), y, workers=workers)
         scores = solution.solve([values], prior, k=1.0, smoothing=smoothing, temperatures=np.ones(1))
         norm = log_normalisers(vectors, scores, workers)
-        nats.append(_mixture(check, y_check, A_check, vectors, scores, norm)[0])
+        now = _mixture(check, y_check, A_check, vectors, scores, norm)[0]
         if progress:
-            progress(round_, nats[-1])
-        if round_ and nats[-1] > min(nats[:-1]) - 1e-4:
+            progress(round_, now)
+        if now > nats[-1] - 1e-4:
             break
-        best = W
+        nats.append(now)
         W = solve_attention(q, _mixture(train, y, A, vectors, scores, norm)[1], workers)
+        rounds.append(W)
         A, A_check = attend(train, W, vectors), attend(check, W, vectors)
-    return AttentionFit(best, nats)
+    return AttentionFit(rounds[:-1], nats[1:])
 
 
 def _mixture(

@@ -88,8 +88,8 @@ class Config:
         unknown = [name for name in self.contexts if name not in CONTEXTS]
         if unknown or not self.contexts or len(set(self.contexts)) < len(self.contexts):
             raise InputError(f"contexts: expected some of {', '.join(CONTEXTS)}, once each, got {list(self.contexts)}")
-        if not 0 <= self.separator < self.vocab_size:
-            raise InputError(f"separator: expected a token id below {self.vocab_size}, got {self.separator}")
+        if type(self.separator) is not int or not 0 <= self.separator < self.vocab_size:
+            raise InputError(f"separator: expected a token id below {self.vocab_size}, got {self.separator!r}")
         object.__setattr__(self, "contexts", tuple(name for name in CONTEXTS if name in self.contexts))
 
     @property
@@ -338,10 +338,10 @@ class Fitter:
         full = [chunk.window[-1] >= 0 for chunk in read]
         windows = np.concatenate([c.window[:, f] for c, f in zip(read, full, strict=True)], axis=1)
         if windows.shape[1] < 64 * size:
-            longest = int(np.diff(self.documents).max())
             raise InputError(
-                f"expected documents of at least {size} tokens to learn attention over {size} positions, the longest "
-                f"has {longest} and only {windows.shape[1]} windows are full; choose a smaller block size or radius"
+                f"expected at least {64 * size} full windows of {size} tokens to learn attention from, got "
+                f"{windows.shape[1]}; give more text or longer documents, a smaller block size or radius, or leave "
+                "the contexts with attention out"
             )
         return windows, np.concatenate([c.targets[f] for c, f in zip(read, full, strict=True)])
 
@@ -371,7 +371,7 @@ class Fitter:
             sample = solution.Sample([_stack(samples[name])], targets)
             prior = solution.marginal_prior(F[name])
             U = self._solve(f"{name} values", sample, [F[name]], prior, 1.0)
-            model.arrays[f"contexts.{name}.values.weight"] = U - U.mean(axis=1, keepdims=True)
+            model.arrays[f"contexts.{name}.values.weight"] = U
 
     def _output(self, model: NearShallowModel) -> None:
         """Solve O on all groups in one pass."""
@@ -412,7 +412,9 @@ class Fitter:
         )
         self.report.smoothing[layer] = found.smoothing
         self.report.temperatures[layer] = [float(tau) for tau in found.temperatures]
-        return solution.solve(F, prior, k=k, smoothing=found.smoothing, temperatures=found.temperatures)
+        weights = solution.solve(F, prior, k=k, smoothing=found.smoothing, temperatures=found.temperatures)
+        weights -= weights.mean(axis=1, keepdims=True)  # no softmax sees it, and float32 logits stay small
+        return weights
 
 
 def _stack(parts: list[Any]) -> solution.Inputs:

@@ -5,7 +5,7 @@ them into the vocabulary. The decays may choose the best of eleven on the very t
 targets stop by training windows held out.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,7 @@ from warmstart import attention, contexts, solution
 from warmstart.accumulators import Accumulator, empty, update
 from warmstart.bench import report
 from warmstart.corpus import Corpus, Progress
-from warmstart.errors import InputError
 from warmstart.language_model import SAMPLE, STRETCHES, cipher_vectors
-from warmstart.weights import replacing
 
 COMMAND = "warmstart bench attention"
 SPLIT = r"\n\n"  # a blank line between books
@@ -81,30 +79,6 @@ def decay(rate: float) -> Attend:
     return attend
 
 
-def rounds(text: Text) -> Iterator[tuple[NDArray[np.float32], float]]:
-    """Yield W and the held-out nats of every round of `attention.fit_attention`, up to the one it returns.
-
-    Raises
-    ------
-    RuntimeError
-        The rounds here are not those of `attention.fit_attention`.
-    """
-    found = attention.fit_attention(text.full.tokens, text.full.targets, text.vectors, text.prior, smoothing=SMOOTHING)
-    learnt = np.arange(text.full.targets.size) % attention.HELD_OUT != attention.HELD_OUT - 1
-    window, y = np.ascontiguousarray(text.full.tokens[:, learnt]), text.full.targets[learnt]
-    q = attention.comparisons(window, text.vectors)
-    W = np.zeros((BLOCK, BLOCK), dtype=np.float32)
-    for nats in found.nats:
-        yield W, nats
-        if np.array_equal(W, found.W):
-            return
-        A = contexts.attend(window, W, text.vectors)
-        scores = solve(count(Windows(window, y), A, text)[1], text, np.ones(1))
-        norm = attention.log_normalisers(text.vectors, scores)
-        W = attention.solve_attention(q, attention._mixture(window, y, A, text.vectors, scores, norm)[1])
-    raise RuntimeError("no round gave the W of fit_attention; the loop here must follow it step by step")
-
-
 def count(windows: Windows, A: NDArray[np.float32], text: Text) -> tuple[sparse.csr_array, Accumulator]:
     """Return the superposed contexts (n, b) and their counts with the targets (b, V)."""
     X = contexts.superposed(windows.tokens, A, text.vectors)
@@ -146,19 +120,8 @@ def read_out(X: sparse.csr_array, targets: NDArray[np.int64], weights: NDArray[n
 
 
 def draw(path: Path, learnt: list[dict[str, Any]], best: dict[str, dict[str, Any]]) -> None:
-    """Draw perplexity by round, the best decays as horizontal lines.
-
-    Raises
-    ------
-    InputError
-        matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure  # without pyplot: no display, no global state; PNG is drawn by Agg
-    except ImportError as error:
-        raise InputError("expected matplotlib for the plot, found none; pip install 'warmstart[plot]'") from error
-    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
-    axis = figure.subplots()
+    """Draw perplexity by round, the best decays as horizontal lines."""
+    figure, (axis,) = report.figure(1)
     for i, (measured, name) in enumerate(MEASURES.items()):
         axis.plot([row[measured] for row in learnt], "o-", color=f"C{i}", markersize=4, label=name)
         label = f"{name}, best {best[measured]['name']}"
@@ -168,9 +131,7 @@ def draw(path: Path, learnt: list[dict[str, Any]], best: dict[str, dict[str, Any
     axis.yaxis.set_minor_formatter("{x:.0f}")
     axis.grid(alpha=0.3, which="both")
     axis.legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        figure.savefig(file, format="png")
+    report.save_figure(figure, path)
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
@@ -200,7 +161,8 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
         if progress:
             progress("decays", i, len(rates))
         decays.append({"name": f"decay {rate}", **measure(decay(rate), text)})
-    for i, (W, nats) in enumerate(rounds(text)):
+    found = attention.fit_attention(text.full.tokens, text.full.targets, text.vectors, text.prior, smoothing=SMOOTHING)
+    for i, (W, nats) in enumerate(zip(found.rounds, found.nats, strict=True)):
         if progress:
             progress("rounds of hidden targets", i, 0)
         row = measure(lambda window, W=W: contexts.attend(window, W, text.vectors), text)  # type: ignore[misc]
