@@ -1,0 +1,66 @@
+"""The README against the code and the measured results."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from warmstart.cli import app
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
+
+
+def result(name):
+    return json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("line", sorted(set(re.findall(r"^warmstart .*$|`(warmstart [^`]*)`", README, re.M))))
+def test_commands_and_options_exist(line):
+    words = line.split("#")[0].split()
+    if len(words) > 1:
+        assert words[1] in COMMANDS
+        known = {option for parameter in COMMANDS[words[1]].params for option in parameter.opts}
+        assert {word for word in words if word.startswith("-")} <= known | {"--help"}
+
+
+def test_python_example_compiles():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    compile(code, "README.md", "exec")
+
+
+def test_tree_is_the_tree():
+    tree = README.split("## The tree")[1].split("## ")[0]
+    folder = ROOT
+    for line in tree.splitlines():
+        if line.startswith("    ") and (name := line.split()[0]):
+            folder = ROOT / name if line[4] != " " else folder
+            assert (folder if line[4] != " " else folder / name).exists(), line
+    listed = set(re.findall(r"^      (\S+)", tree, re.M))
+    for package in ("bitcipher", "warmstart"):
+        there = {p.name + "/" * p.is_dir() for p in (ROOT / package).iterdir() if not p.name.startswith(("_", "py."))}
+        assert there - {"errors.py", "weights.py", "progress.py"} <= listed
+
+
+def test_language_model_numbers_are_the_measured_ones():
+    measured = result("lm")
+    rows = re.findall(r"^\| `(--[^`]*)`[^|]*\| ([^|]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", README, re.M)
+    assert len(rows) >= 6
+    for options, weights, perplexity, unigram, bigram in rows:
+        fit, scored = (measured[f"{options} test.txt"][part] for part in ("fit", "eval"))
+        assert f"{fit['parameters'] / 1e6:.1f} M" == weights
+        assert f"{scored['perplexity']:.1f}" == perplexity
+        assert f"{scored['perplexity'] / scored['unigram_perplexity']:.3f}" == unigram
+        assert f"{scored['perplexity'] / scored['bigram_perplexity']:.2f}" == bigram
+
+
+def test_classifier_numbers_are_the_measured_ones():
+    measured = {row["name"]: row for row in result("classifier")["arms"]}
+    rows = re.findall(r"^\| ([a-z][^|`]*) \| (0\.\d{3}) \| (\d\.\d{3}|-) \|$", README, re.M)
+    assert len(rows) >= 4
+    for name, accuracy, nats in rows:
+        assert f"{measured[name]['accuracy']:.3f}" == accuracy
+        assert nats == ("-" if measured[name]["cross_entropy"] is None else f"{measured[name]['cross_entropy']:.3f}")
