@@ -33,6 +33,7 @@ from warmstart.errors import InputError
 
 Inputs: TypeAlias = NDArray[np.floating] | sparse.csr_array
 ROWS = 256  # examples scored at once: fixed, so that sums do not depend on the number of threads
+KEPT_BYTES = 2**30  # scores of a sample are kept between evaluations up to this size, else computed again
 SMOOTHING_GRID = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)
 
 
@@ -226,6 +227,14 @@ def cross_entropy(
     ]
     log_prior = np.log(prior).astype(np.float32)
     indptr = sample.targets.indptr
+    fits = sample.size * prior.size * len(tables) * 4 <= KEPT_BYTES
+    kept: dict[int, list[NDArray[np.floating]]] = {}
+
+    def group_scores(start: int, stop: int) -> list[NDArray[np.floating]]:
+        return [
+            X[start:stop].astype(table.dtype, copy=False) @ table
+            for X, table in zip(sample.groups, tables, strict=True)
+        ]
 
     def part(temperatures: NDArray[np.float64], start: int) -> NDArray[np.float64]:
         stop = min(start + ROWS, sample.size)
@@ -234,12 +243,12 @@ def cross_entropy(
         classes, values = sample.targets.indices[here], sample.targets.data[here]
         norm: Any = sum(np.asarray(X[start:stop].sum(axis=1)).ravel() for X in sample.groups)
         z = (norm / k).astype(np.float32)[:, None] * log_prior
-        scores = []
-        for X, table, mine, tau in zip(sample.groups, tables, own, temperatures, strict=True):
-            a = X[start:stop].astype(table.dtype, copy=False) @ table
+        scores = kept.get(start) or group_scores(start, stop)
+        if fits:
+            kept[start] = scores
+        for a, mine, tau in zip(scores, own, temperatures, strict=True):
             a[row, classes] = mine[here]
             z += np.float32(tau) * a
-            scores.append(a)
         at_target = z[row, classes].astype(np.float64)
         top = z.max(axis=1)
         z -= top[:, None]
