@@ -399,7 +399,7 @@ class Fitter:
             sampled_targets.append(chunk.targets[picked])
         y = np.concatenate(sampled_targets)
         targets = sparse.csr_array((np.ones(y.size), y, np.arange(y.size + 1)), shape=(y.size, config.vocab_size))
-        sample = solution.Sample([_stack(parts) for parts in samples], targets)
+        sample = solution.Sample([_stack(parts) for parts in samples], targets, keep_scores=True)
         model.arrays["output.weight"] = self._solve("output", sample, F, self.prior, float(len(F)))
 
     def _solve(

@@ -159,10 +159,13 @@ class Sample:
         Inputs by group.
     targets : (n, C) csr_array
         Target distributions, rows summing to 1.
+    keep_scores : bool
+        Keep the scores, (n, C) float32 a group, from one evaluation to the next while they fit in `KEPT_BYTES`.
     """
 
     groups: list[Inputs]
     targets: sparse.csr_array
+    keep_scores: bool = False
 
     @property
     def size(self) -> int:
@@ -171,7 +174,7 @@ class Sample:
 
     def every(self, stride: int) -> "Sample":
         """Return every ``stride``-th example."""
-        return Sample([X[::stride] for X in self.groups], self.targets[::stride])
+        return Sample([X[::stride] for X in self.groups], self.targets[::stride], self.keep_scores)
 
 
 def leave_one_out(
@@ -227,7 +230,7 @@ def cross_entropy(
     ]
     log_prior = np.log(prior).astype(np.float32)
     indptr = sample.targets.indptr
-    fits = sample.size * prior.size * len(tables) * 4 <= KEPT_BYTES
+    keep = sample.keep_scores and sample.size * prior.size * len(tables) * 4 <= KEPT_BYTES
     kept: dict[int, list[NDArray[np.floating]]] = {}
 
     def group_scores(start: int, stop: int) -> list[NDArray[np.floating]]:
@@ -244,7 +247,7 @@ def cross_entropy(
         norm: Any = sum(np.asarray(X[start:stop].sum(axis=1)).ravel() for X in sample.groups)
         z = (norm / k).astype(np.float32)[:, None] * log_prior
         scores = kept.get(start) or group_scores(start, stop)
-        if fits:
+        if keep:
             kept[start] = scores
         for a, mine, tau in zip(scores, own, temperatures, strict=True):
             a[row, classes] = mine[here]
