@@ -41,7 +41,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     preset : {"potato", "micro", "small", "base", "large"}
-        Sizes from half a million to about fifty million weights at a vocabulary of 8,192.
+        Sizes from 0.8 to 53 million weights with the default contexts at a vocabulary of 8,192.
     bits, radius, block_size : int, optional
         Instead of the preset's: dimension of the cipher vectors, tokens in the radial and attended contexts, tokens in
         a block.
