@@ -159,3 +159,19 @@ def test_attend_to_large_scores_does_not_overflow():
     one_hot = (np.array([0, 1]), np.array([0]), np.ones(1))
     _kernels.attend(np.array([[0], [0]]), *one_hot, np.array([[1e4, 0.0], [0.0, 1e4]]), A)
     assert A.tolist() == [[0.5, 0.5]]
+
+
+@pytest.mark.parametrize("bits", [1, 63, 64, 65, 130])
+@pytest.mark.parametrize("n", SIZES[:-1])
+def test_compare_codes(n, bits):
+    rng = np.random.default_rng(n + bits)
+    V = min(60, 2**bits - 1)
+    there = rng.random((V, bits)) < 0.5
+    there[np.arange(V), rng.integers(0, bits, V)] = True
+    packed = np.packbits(there, axis=1, bitorder="little")
+    codes = np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8))).view(np.uint64)
+    pivots, window = rng.integers(0, V, n), rng.integers(0, V, (n, 7))
+    q = np.full((n, 7), np.nan, dtype=np.float32)
+    inverse = 1 / there.sum(axis=1)
+    _kernels.compare_codes(pivots, window, codes, inverse, q)
+    np.testing.assert_allclose(q, _reference.compare_codes(pivots, window, codes), rtol=1e-6, atol=0)

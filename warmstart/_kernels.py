@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.integer]
 Floats = NDArray[np.floating]
+Words = NDArray[np.uint64]
 
 
 @nb.njit(cache=True, nogil=True)
@@ -188,3 +189,24 @@ def attend(window: Ints, indptr: Ints, indices: Ints, values: Floats, W: Floats,
             mass += z[j]
         for j in range(size):
             A[n, j] = z[j] / mass
+
+
+@nb.njit(cache=True, nogil=True)
+def compare_codes(pivots: Ints, windows: Ints, codes: Words, inverse_weights: Floats, q: Floats) -> None:
+    """Write ``q[n, i] = popcount(u & v) / (|u| |v|)`` of the codes of ``pivots[n]`` and ``windows[n, i]``.
+
+    pivots (n,); windows (n, B); codes (V, words) uint64; inverse_weights (V,): one over the bits of each code.
+    """
+    one, two, four = np.uint64(0x5555555555555555), np.uint64(0x3333333333333333), np.uint64(0x0F0F0F0F0F0F0F0F)
+    for n in range(pivots.size):
+        u = codes[pivots[n]]
+        for i in range(windows.shape[1]):
+            v = codes[windows[n, i]]
+            shared = np.uint64(0)
+            for word in range(codes.shape[1]):
+                x = u[word] & v[word]
+                x -= (x >> np.uint64(1)) & one  # bits of every pair, every four, every eight
+                x = (x & two) + ((x >> np.uint64(2)) & two)
+                x = (x + (x >> np.uint64(4))) & four
+                shared += (x * np.uint64(0x0101010101010101)) >> np.uint64(56)
+            q[n, i] = shared * inverse_weights[pivots[n]] * inverse_weights[windows[n, i]]

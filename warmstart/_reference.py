@@ -29,6 +29,17 @@ def add_examples(X: Array, Y: Array, sums: Array) -> Array:
     return sums
 
 
+def compare_codes(pivots: Array, windows: Array, codes: Array) -> Array:
+    """Twin of `_kernels.compare_codes`, with Python's integers: codes (V, words) uint64."""
+    numbers = [sum(int(word) << 64 * i for i, word in enumerate(code)) for code in codes]
+    q = np.zeros(windows.shape)
+    for n, (pivot, window) in enumerate(zip(pivots, windows, strict=True)):
+        for i, token in enumerate(window):
+            u, v = numbers[pivot], numbers[token]
+            q[n, i] = (u & v).bit_count() / (u.bit_count() * v.bit_count())
+    return q
+
+
 def compare(window: Array, E: Array) -> Array:
     """Twin of `_kernels.compare`: ``q[n, i] = <x_i, x_0>``; window (B, n), -1 empty; E (V, D)."""
     q = np.zeros(window.T.shape)

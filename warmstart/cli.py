@@ -1,4 +1,4 @@
-"""The command line: ``warmstart fit``, ``eval``, ``generate``, ``bench``.
+"""The command line: ``warmstart fit``, ``eval``, ``generate``, ``finetune``, ``compare``, ``bench``.
 
 Results go to stdout (a table, or one JSON object with ``--json``), progress and errors to stderr.
 """
@@ -72,6 +72,10 @@ def fit(
     vocab_size: Annotated[int, typer.Option(min=2, help="Largest vocabulary of a trained tokenizer.")] = 8192,
     smoothing: Annotated[str, typer.Option(help='Co-occurrences added to each feature, or "fit".')] = "fit",
     temperature: Annotated[str, typer.Option(help='"fit", or a number: 1 is the published formula.')] = "fit",
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Random weights, PyTorch's defaults, in the same architecture: to compare.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the random weights of --cold; nothing else is random.")] = 0,
     split_documents: Split = None,
     workers: Workers = CORES,
     as_json: Json = False,
@@ -105,7 +109,10 @@ def fit(
             progress=progress,
         )
         encoded = time.perf_counter() - began
-        model.fit(built, workers=workers, progress=progress)
+        if cold:
+            model.initialise(built, seed)
+        else:
+            model.fit(built, workers=workers, progress=progress)
         model.save_pretrained(output)
     seconds: dict[str, float] = {**model.report_["seconds"], "corpus": round(encoded, 3)}
     report = {**model.report_, "seconds": seconds, "tokens_per_second": round(built.n_tokens / sum(seconds.values()))}
@@ -154,6 +161,91 @@ def generate(
     loaded = WarmStartLM.from_pretrained(model)
     text = loaded.generate(prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
     typer.echo(json.dumps({"prompt": prompt, "text": text}) if as_json else prompt + text)
+
+
+@app.command()
+def finetune(
+    model: Model,
+    corpus: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CORPUS]...", help="Text to train on, as for `fit`. Default: Python's documentation."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="RUN", help="Folder of the run.  [default: MODEL-finetuned]"),
+    ] = None,
+    valid: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Validation text. Needed with a CORPUS of your own.")
+    ] = None,
+    phases: Annotated[
+        str,
+        typer.Option(help="Comma-separated: warm, frozen, thaw, all; or a schedule as JSON, inline or a file."),
+    ] = "warm,frozen,thaw",
+    rate: Annotated[float, typer.Option(help="Factor of all learning rates.")] = 1.0,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Length of the run.  [default: one epoch]")] = None,
+    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a step, padding included.")] = 2048,
+    validate_every: Annotated[
+        int | None, typer.Option(min=1, help="Tokens between validations.  [default: a twentieth of the run]")
+    ] = None,
+    valid_tokens: Annotated[int | None, typer.Option(min=1, help="Score about so many.  [default: all]")] = None,
+    seed: Annotated[int, typer.Option(help="Decides the order of the batches.")] = 0,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="Matrix products in bfloat16: faster where the CPU has it.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint in RUN, if there is one.")
+    ] = False,
+    log: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON lines.  [default: RUN/log.jsonl]")] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Curves for TensorBoard too (extra `tensorboard`).")
+    ] = None,
+    split_documents: Split = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model further, in phases; a run that was stopped goes on with --resume to the same bits."""
+    from warmstart.documents import default_corpus
+    from warmstart.estimators import WarmStartLM
+    from warmstart.finetune.job import Job, Plan
+
+    if corpus and not valid:
+        raise InputError("expected --valid FILE with a corpus of your own, got none; hold out some of the text")
+    plan = Plan(phases, rate, max_tokens, validate_every, valid_tokens, batch_tokens, seed, bf16)
+    job = Job(WarmStartLM.from_pretrained(model), output or model.with_name(f"{model.name}-finetuned"), plan)
+    with Reporter(quiet) as progress:
+        result = job.run(
+            _paths(corpus) or default_corpus("train"),
+            _paths([valid] if valid else None) or default_corpus("test"),
+            split_documents=split_documents,
+            resume=resume,
+            log=log,
+            tensorboard=tensorboard,
+            progress=progress,
+        )
+    _print(result, as_json, quiet)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of `finetune`, or their logs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="PNG", help="Where to draw the curves.")] = Path(
+        "compare.png"
+    ),
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Set runs beside the first: nats at equal tokens, tokens to its final nats, where the curves cross."""
+    from warmstart.finetune import compare as comparison
+
+    rows = comparison.compare(runs)
+    if as_json:
+        typer.echo(json.dumps(rows))
+    elif not quiet:
+        table = Table(*(name.replace("_", " ") for name in rows[0]))
+        for row in rows:
+            table.add_row(*("never" if value is None else _shown(value) for value in row.values()))
+        Console().print(table)
+    comparison.draw(runs, output)
 
 
 @app.command()

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from warmstart import attention, contexts, solution
+from warmstart import attention, contexts, figures, solution
 from warmstart.accumulators import Accumulator, empty, update
 from warmstart.bench import report
 from warmstart.corpus import Corpus, Progress
@@ -121,7 +121,7 @@ def read_out(X: sparse.csr_array, targets: NDArray[np.int64], weights: NDArray[n
 
 def draw(path: Path, learnt: list[dict[str, Any]], best: dict[str, dict[str, Any]]) -> None:
     """Draw perplexity by round, the best decays as horizontal lines."""
-    figure, (axis,) = report.figure(1)
+    figure, (axis,) = figures.figure(1)
     for i, (measured, name) in enumerate(MEASURES.items()):
         axis.plot([row[measured] for row in learnt], "o-", color=f"C{i}", markersize=4, label=name)
         label = f"{name}, best {best[measured]['name']}"
@@ -131,7 +131,7 @@ def draw(path: Path, learnt: list[dict[str, Any]], best: dict[str, dict[str, Any
     axis.yaxis.set_minor_formatter("{x:.0f}")
     axis.grid(alpha=0.3, which="both")
     axis.legend(fontsize=8)
-    report.save_figure(figure, path)
+    figures.save_figure(figure, path)
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import MultinomialNB
 from sklearn.neighbors import NearestCentroid
 
+from warmstart import figures
 from warmstart.bench import report
 from warmstart.errors import InputError
 from warmstart.estimators import ExplicitClassifier
@@ -116,7 +117,7 @@ def curve(data: Data, steps: int, progress: Progress) -> list[dict[str, Any]]:
 
 def draw(path: Path, rows: list[dict[str, Any]], rule: float) -> None:
     """Draw accuracy and cross-entropy over k and mark the k-rule."""
-    figure, axes = report.figure(2)
+    figure, axes = figures.figure(2)
     for axis, measured in zip(axes, ("accuracy", "cross_entropy"), strict=True):
         for temperature, style in (("fit", "o-"), (1, "s--")):
             points = [(row["k"], row[measured]) for row in rows if row["temperature"] == temperature]
@@ -128,7 +129,7 @@ def draw(path: Path, rows: list[dict[str, Any]], rule: float) -> None:
     axes[0].set(ylabel="accuracy on the test images")
     axes[1].set(ylabel="cross-entropy on the test images (nats)", ylim=(0, None))
     axes[0].legend(loc="lower right")
-    report.save_figure(figure, path)
+    figures.save_figure(figure, path)
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:

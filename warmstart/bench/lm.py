@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from warmstart import figures
 from warmstart.bench import report
 from warmstart.corpus import Progress
 from warmstart.language_model import PRESETS
@@ -138,7 +139,7 @@ def _row(row: dict[str, Any]) -> list[Any]:
 
 
 def _draw(path: Path, rows: list[dict[str, Any]]) -> None:
-    figure, axis = report.figure(1)
+    figure, axis = figures.figure(1)
     narrow = [row for row in rows if "--radius" not in row["options"]]
     bits = [int(row["options"].split()[1]) for row in narrow]
     axis[0].plot(
@@ -153,7 +154,7 @@ def _draw(path: Path, rows: list[dict[str, Any]]) -> None:
     axis[0].set_yticks([150, 200, 300, 500, 1000], ["150", "200", "300", "500", "1000"])
     axis[0].grid(alpha=0.3)
     axis[0].legend()
-    report.save_figure(figure, path)
+    figures.save_figure(figure, path)
 
 
 def _code() -> str:

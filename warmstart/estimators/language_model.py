@@ -138,10 +138,39 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             progress=progress,
         )
         self.model_ = fitter.fit()
-        solved = time.perf_counter()
+        self._describe(corpus, {"corpus": built - began, **fitter.report.seconds})
+        self.report_ |= {"smoothing": fitter.report.smoothing, "temperatures": fitter.report.temperatures}
+        return self
+
+    def initialise(self, corpus: Corpus, seed: int = 0) -> Self:
+        """Give the same architecture random weights instead, PyTorch's defaults, to compare with.
+
+        A normal embedding of deviation 1, uniform matrices within ``1 / sqrt(rows)``; attention starts equal.
+        """
+        import torch
+        from torch import nn
+
+        from warmstart.layers import NearShallowLM
+
+        began = time.perf_counter()
+        config = self._config(corpus)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = NearShallowLM(config)
+            nn.init.normal_(module.embedding.weight)
+            for name, weight in module.named_parameters():
+                if name.endswith(("values.weight", "output.weight")):
+                    nn.init.uniform_(weight, -(weight.shape[0] ** -0.5), weight.shape[0] ** -0.5)
+        self.model_ = module.to_model()
+        self._describe(corpus, {"initialise": time.perf_counter() - began})
+        return self
+
+    def _describe(self, corpus: Corpus, seconds: dict[str, float]) -> None:
+        """Set what every fit leaves beside the model."""
+        began = time.perf_counter()
         self.tokenizer_ = corpus.tokenizer
         self.ngrams_ = NGrams(np.asarray(corpus.counts), bigram_counts(corpus.tokens, corpus.vocab_size))
-        seconds = {"corpus": built - began, **fitter.report.seconds, "bigrams": time.perf_counter() - solved}
+        seconds = {**seconds, "bigrams": time.perf_counter() - began}
         self.report_: dict[str, Any] = {
             "tokens": corpus.n_tokens,
             "documents": corpus.n_documents,
@@ -151,10 +180,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
             "tokens_per_second": round(corpus.n_tokens / sum(seconds.values())),
             "peak_memory_bytes": peak_memory(),
-            "smoothing": fitter.report.smoothing,
-            "temperatures": fitter.report.temperatures,
         }
-        return self
 
     def _config(self, corpus: Corpus) -> Config:
         if self.preset not in PRESETS:

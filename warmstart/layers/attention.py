@@ -64,13 +64,49 @@ class SelfAttention(nn.Module):
             0 where the mask is False.
         """
         X = vectors.unbind(-2) if isinstance(vectors, Tensor) else vectors
-        q = torch.stack([(x * X[0]).sum(-1) for x in X], dim=-1).masked_fill(~mask, 0.0)
-        A = (q @ self.weight).masked_fill(~mask, float("-inf")).softmax(-1)
+        A = self.attention(torch.stack([(x * X[0]).sum(-1) for x in X], dim=-1), mask)
         context = A[..., :1] * X[0]
         for age in range(1, len(X)):
             context = context + A[..., age : age + 1] * X[age]
         return context, A
 
+    def attention(self, q: Tensor, mask: Tensor) -> Tensor:
+        """Return ``softmax(q W)`` (..., L) of comparisons (..., L), L at most B; 0 where the mask is False."""
+        size = q.shape[-1]
+        z = q.masked_fill(~mask, 0.0) @ self.weight[:size, :size]
+        return z.masked_fill(~mask, float("-inf")).softmax(-1)
+
+    def blocks(self, q: Tensor, values: Tensor) -> Tensor:
+        """Attend within whole blocks: the window of a position is its block up to itself.
+
+        Parameters
+        ----------
+        q : (..., L, L)
+            ``q[p, age] = <x_(p - age), x_p>``; what stands at ages above p is not read.
+        values : (..., L, m)
+            In the order of the text.
+
+        Returns
+        -------
+        (..., L, m)
+        """
+        age = ages(q.shape[-1], q.device)
+        A = self.attention(q, age >= 0)
+        A = A.gather(-1, age.clamp(min=0).expand(A.shape)).tril()
+        return A @ values
+
     def extra_repr(self) -> str:
         """Name the size in the printed model."""
         return f"size={self.weight.shape[0]}"
+
+
+def ages(size: int, device: torch.device) -> Tensor:
+    """Return ``p - j`` (size, size): at row p the age of position j, or the position of age j; negative is later text.
+
+    Examples
+    --------
+    >>> ages(2, torch.device("cpu")).tolist()
+    [[0, -1], [1, 0]]
+    """
+    place = torch.arange(size, device=device)
+    return place[:, None] - place

@@ -11,7 +11,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import Self
+from typing import NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,32 @@ from torch.nn import functional
 from warmstart.errors import InputError
 from warmstart.folder import load_model, save_model
 from warmstart.language_model import Config, NearShallowModel
-from warmstart.layers.attention import SelfAttention
+from warmstart.layers.attention import SelfAttention, ages
+from warmstart.layers.comparisons import Comparisons
 from warmstart.layers.softmax import SoftmaxLayer
+
+
+class Segments(NamedTuple):
+    """Stretches of documents, one a row, as they are trained on; separators pad them on the right.
+
+    Attributes
+    ----------
+    ids : (n, L) int64
+    targets : (n, L) int64
+        The token after each of ``ids``, `IGNORED` behind the end of a row.
+    history : (n, h) int64
+        The tokens just before, oldest first, separators before the document; h is at least the radius - 1.
+    position : (n,) int64
+        Place of the first token in its document, 0 for the separator; a multiple of the block size.
+    counts : (n, V) float32
+        How often each token precedes the row in its document; read by the document context only.
+    """
+
+    ids: Tensor
+    targets: Tensor
+    history: Tensor
+    position: Tensor
+    counts: Tensor
 
 
 class Context(nn.Module):
@@ -37,6 +61,7 @@ class Context(nn.Module):
     def __init__(self, config: Config, name: str) -> None:
         super().__init__()
         size = config.attention_size(name)
+        self.size = size
         self.attention = SelfAttention(size) if size else None
         self.values = SoftmaxLayer(config.bits, config.hidden_bits)
         nn.init.xavier_uniform_(self.values.weight)
@@ -46,6 +71,35 @@ class Context(nn.Module):
         attended = vectors if self.attention is None else self.attention(vectors, mask)[0]
         z: Tensor = self.values(attended)
         return z
+
+    def blocks(self, ids: Tensor, X: Tensor, compare: Comparisons | None) -> Tensor:
+        """Return (n, L, m) for rows that begin with a block: ids (n, L) and their vectors (n, L, b)."""
+        n, length = ids.shape
+        size = min(self.size, length)
+        padding = -length % size
+        ids = functional.pad(ids, (0, padding)).view(n, -1, size)
+        X = functional.pad(X, (0, 0, 0, padding)).view(*ids.shape, -1)
+        age = ages(size, ids.device).clamp(min=0)
+        if compare is None:
+            products = X @ X.mT
+            q = products.gather(-1, age.expand(products.shape))
+        else:
+            q = compare(ids, ids[..., age])
+        z: Tensor = cast(SelfAttention, self.attention).blocks(q, self.values(X)).view(n, length + padding, -1)
+        return z[:, :length]
+
+    def windows(self, ids: list[Tensor], X: list[Tensor], position: Tensor, compare: Comparisons | None) -> Tensor:
+        """Return (n, L, m) for ids (n, L) and vectors (n, L, b) by age."""
+        if compare is None:
+            q = torch.stack([(x * X[0]).sum(-1) for x in X], dim=-1)
+        else:
+            q = compare(ids[0], torch.stack(ids, dim=-1))
+        mask = torch.arange(len(ids), device=position.device) <= position[..., None]
+        A = cast(SelfAttention, self.attention).attention(q, mask)
+        return torch.stack([A[..., age, None] * self.values(x) for age, x in enumerate(X)]).sum(dim=0)
+
+
+IGNORED = -100  # a target that does not count, as in torch.nn.functional.cross_entropy
 
 
 class NearShallowLM(nn.Module):
@@ -82,6 +136,7 @@ class NearShallowLM(nn.Module):
         self.output = SoftmaxLayer(sum(width for _, width in config.groups), config.vocab_size)
         nn.init.normal_(self.embedding.weight, std=config.bits**-0.5)
         nn.init.xavier_uniform_(self.output.weight)
+        self.comparisons: Comparisons | None = None
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the logits (batch, length, V) of the token after each of ``ids``.
@@ -104,6 +159,51 @@ class NearShallowLM(nn.Module):
         ages = [padded[:, first - age : first - age + X.shape[1]] for age in range(first + 1)]  # views
         logits: Tensor = self.output(self._features(ages, position, self._document_sums(X, position)))
         return logits
+
+    def nats(self, segments: Segments) -> Tensor:
+        """Return ``-log P(target)`` (number of targets,) row by row; the numbers of `forward`, arranged for training.
+
+        Attention works on whole blocks. While the embedding needs no gradient, comparisons come from a cache that is
+        made on the first call and dropped when the embedding changes or needs a gradient again.
+        """
+        there = segments.targets != IGNORED
+        x = self._segment_features(segments)[there]
+        radial = sum(width for name, width in self.config.groups if name == "radial")
+        return self.output.nats(x, segments.targets[there], fixed=0 if self.embedding.weight.requires_grad else radial)
+
+    def _segment_features(self, segments: Segments) -> Tensor:
+        """Return the inputs of the output layer (n, L, D)."""
+        config, length, before = self.config, segments.ids.shape[1], segments.history.shape[1]
+        compare = self._cached_comparisons()
+        ids = torch.cat([segments.history, segments.ids], dim=1)
+        X = self.embedding(ids)  # (n, h + L, b)
+        position = segments.position[:, None] + torch.arange(length, device=ids.device)
+        rows = [slice(before - age, before - age + length) for age in range(config.radius)]
+        features = [X[:, shifted] for shifted in rows] if "radial" in config.contexts else []
+        for name, context in self._named_contexts():
+            if name == "document":
+                carried = context.values(segments.counts @ self.embedding.weight)
+                z = (carried[:, None] + context.values(X[:, before:]).cumsum(dim=1)) / (position + 1)[..., None]
+            elif name == "block":
+                z = context.blocks(segments.ids, X[:, before:], compare)
+            else:
+                z = context.windows(
+                    [ids[:, shifted] for shifted in rows], [X[:, shifted] for shifted in rows], position, compare
+                )
+            features.append(z.softmax(-1))
+        return torch.cat(features, dim=-1)
+
+    def _named_contexts(self) -> list[tuple[str, Context]]:
+        return cast("list[tuple[str, Context]]", list(self.contexts.items()))
+
+    def _cached_comparisons(self) -> Comparisons | None:
+        """Return the cache while the embedding is frozen, None otherwise."""
+        weight = self.embedding.weight
+        if weight.requires_grad or not any(self.config.attention_size(name) for name in self.contexts):
+            self.comparisons = None
+        elif self.comparisons is None or not self.comparisons.fits(weight):
+            self.comparisons = Comparisons(weight)
+        return self.comparisons
 
     @torch.no_grad()
     def generate(

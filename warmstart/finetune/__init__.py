@@ -1,0 +1,11 @@
+"""Fine-tuning in phases: `Schedule` says what trains when, `Run` trains, `compare` sets runs beside each other.
+
+`warmstart.finetune.callback.PhaseCallback` runs the same schedule in the Hugging Face Trainer (extra ``hf``).
+"""
+
+from warmstart.finetune.batches import Batches
+from warmstart.finetune.log import Log
+from warmstart.finetune.loop import Run, Settings
+from warmstart.finetune.phases import Clock, Phase, Schedule, apply, named_schedule
+
+__all__ = ["Batches", "Clock", "Log", "Phase", "Run", "Schedule", "Settings", "apply", "named_schedule"]

@@ -1,0 +1,123 @@
+"""Batches: stretches of documents, short ones with short ones, in an order that one number decides.
+
+A document longer than a segment is cut at multiples of the segment length; each of its segments knows the tokens just
+before it (radial context) and how often every token occurred before it in the document (document context). So segments
+need no order, no two documents meet in a row, and a batch is found again from its epoch and its place.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from warmstart.corpus import Corpus
+from warmstart.errors import InputError
+from warmstart.language_model import Config
+from warmstart.layers.language_model import IGNORED, Segments
+
+SEGMENT = 256  # tokens of a row, at least a block
+POOL = 64  # batches whose rows are sorted by length together
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The segments of a corpus and the batches of every epoch.
+
+    Parameters
+    ----------
+    corpus : Corpus
+    config : Config
+    batch_tokens : int
+        Positions of a batch, padding included.
+    seed : int
+        Decides the order.
+
+    Raises
+    ------
+    InputError
+        A batch is smaller than one segment, or the corpus has another vocabulary than the model.
+    """
+
+    corpus: Corpus
+    config: Config
+    batch_tokens: int = 2048
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        corpus, config = self.corpus, self.config
+        if (corpus.vocab_size, corpus.separator) != (config.vocab_size, config.separator):
+            raise InputError(
+                f"{corpus.folder}: expected text in the tokens of the model ({config.vocab_size} tokens, separator "
+                f"{config.separator}), got {corpus.vocab_size} and {corpus.separator}; encode it with its tokenizer"
+            )
+        if self.batch_tokens < self.length:
+            raise InputError(f"batch_tokens: expected at least a segment of {self.length}, got {self.batch_tokens}")
+
+    @property
+    def length(self) -> int:
+        """Tokens of a whole segment, a multiple of the block size."""
+        block = self.config.block_size
+        return max(1, SEGMENT // block) * block
+
+    @cached_property
+    def table(self) -> NDArray[np.int64]:
+        """Begin of the document, of the segment, and its length (3, n)."""
+        begin, sizes = self.corpus.documents[:-1], np.diff(self.corpus.documents)
+        pieces = -(-sizes // self.length)
+        document = np.repeat(begin, pieces)
+        nth = np.arange(document.size) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        start = document + nth * self.length
+        return np.stack([document, start, np.minimum(self.length, np.repeat(begin + sizes, pieces) - start)])
+
+    def order(self, epoch: int) -> list[NDArray[np.int64]]:
+        """Return the batches of an epoch, each the numbers of its segments."""
+        random = np.random.default_rng([self.seed, epoch])
+        lengths = self.table[2]
+        shuffled = random.permutation(lengths.size)
+        pool = np.cumsum(lengths[shuffled]) // (POOL * self.batch_tokens)
+        batches = list(self._packed(shuffled[np.lexsort((lengths[shuffled], pool))]))
+        return [batches[i] for i in random.permutation(len(batches))]
+
+    def in_order(self) -> list[NDArray[np.int64]]:
+        """Return batches of all segments for scoring, by length."""
+        return list(self._packed(np.argsort(self.table[2], kind="stable")))
+
+    def _packed(self, segments: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """Cut a sequence of segments into batches whose rows, padded to the longest, hold at most `batch_tokens`."""
+        lengths, first, longest = self.table[2][segments].tolist(), 0, 0
+        for i, length in enumerate(lengths):
+            longest = max(longest, length)
+            if (i + 1 - first) * longest > self.batch_tokens:
+                yield segments[first:i]
+                first, longest = i, length
+        yield segments[first:]
+
+    def padded_share(self, batches: list[NDArray[np.int64]]) -> float:
+        """Return the share of positions that hold no token of a document."""
+        lengths = [self.table[2][batch] for batch in batches]
+        filled: int = sum(int(x.sum()) for x in lengths)
+        positions: int = sum(x.size * int(x.max()) for x in lengths)
+        return 1.0 - filled / positions
+
+    def segments(self, batch: NDArray[np.int64]) -> Segments:
+        """Return the tensors of a batch."""
+        config, tokens = self.config, self.corpus.tokens
+        document, start, lengths = self.table[:, batch]
+        rows, longest, before = batch.size, int(lengths.max()), max(config.radius - 1, 0)
+        ids = np.full((rows, longest), config.separator, dtype=np.int64)
+        targets = np.full((rows, longest), IGNORED, dtype=np.int64)
+        history = np.full((rows, before), config.separator, dtype=np.int64)
+        counts = np.zeros((rows, config.vocab_size), dtype=np.float32)
+        for row, (d, s, n) in enumerate(zip(document.tolist(), start.tolist(), lengths.tolist(), strict=True)):
+            ids[row, :n] = tokens[s : s + n]
+            targets[row, :n] = tokens[s + 1 : s + n + 1]
+            if known := min(before, s - d):
+                history[row, before - known :] = tokens[s - known : s]
+            if s > d and "document" in config.contexts:
+                counts[row] = np.bincount(tokens[d:s], minlength=config.vocab_size)
+        return Segments(
+            *(torch.from_numpy(array) for array in (ids, targets, history, start - document, counts)),
+        )

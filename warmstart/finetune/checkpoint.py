@@ -1,0 +1,71 @@
+"""The checkpoint of a run: one file, whole or absent, from which it goes on to the same bits."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from warmstart.errors import InputError
+from warmstart.weights import load_arrays, save_arrays
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+def save(
+    path: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    best: dict[str, Tensor],
+    facts: dict[str, Any],
+) -> None:
+    """Write weights, best weights of the phase, the state of the optimizer, and JSON facts."""
+    tensors = {f"weights/{name}": tensor for name, tensor in module.state_dict().items()}
+    tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
+    for name, parameter in module.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer/{key}/{name}"] = value
+    save_arrays(path, {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}, {"run": facts})
+
+
+def load(
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, expected: dict[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Set weights and optimizer to those of a checkpoint.
+
+    Parameters
+    ----------
+    expected : dict
+        What has to be the same in the checkpoint's facts, such as the architecture and the text.
+
+    Returns
+    -------
+    best : dict of str to Tensor
+    facts : dict
+
+    Raises
+    ------
+    InputError
+        No whole checkpoint, or one of another run: the message names every difference.
+    """
+    arrays, content = load_arrays(path)
+    facts = content.get("run")
+    if not isinstance(facts, dict):
+        raise InputError(f"{path}: expected the checkpoint of a run, got a safetensors file of another kind")
+    differences = [f"{k}: {facts.get(k)!r} there, {v!r} here" for k, v in expected.items() if facts.get(k) != v]
+    if differences:
+        raise InputError(
+            f"{path}: expected the checkpoint of this run, got one with another {'; '.join(differences)}; "
+            "resume with the settings it began with, or begin a new run in another folder"
+        )
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    module.load_state_dict(_under("weights/", tensors))
+    parameters = dict(module.named_parameters())
+    for name, tensor in _under("optimizer/", tensors).items():
+        key, parameter = name.split("/", 1)
+        optimizer.state[parameters[parameter]][key] = tensor
+    return _under("best/", tensors), facts
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,129 @@
+"""From a model folder and text to a fine-tuned model folder: what ``warmstart finetune`` does."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from warmstart.corpus import Corpus, Progress
+from warmstart.documents import Sources
+from warmstart.errors import InputError
+from warmstart.estimators import WarmStartLM
+from warmstart.finetune.batches import Batches
+from warmstart.finetune.checkpoint import CHECKPOINT
+from warmstart.finetune.log import LOG, Log
+from warmstart.finetune.loop import Run, Settings
+from warmstart.finetune.phases import Schedule, named_schedule
+from warmstart.folder import WEIGHTS, check_target
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train: the options of ``warmstart finetune`` of the same names."""
+
+    phases: str = "warm,frozen,thaw"
+    rate: float = 1.0
+    max_tokens: int | None = None
+    validate_every: int | None = None
+    valid_tokens: int | None = None
+    batch_tokens: int = 2048
+    seed: int = 0
+    bf16: bool = False
+
+    def settings(self, epoch: int) -> Settings:
+        """Return the settings for a corpus of so many tokens: by default one pass, scored at every twentieth of it."""
+        most = epoch if self.max_tokens is None else self.max_tokens
+        every = max(1, most // 20) if self.validate_every is None else self.validate_every
+        return Settings(most, every, self.valid_tokens, self.bf16)
+
+    def schedule(self, max_tokens: int) -> Schedule:
+        """Return the schedule: names of phases, JSON, or the path of a JSON file.
+
+        Raises
+        ------
+        InputError
+            It is none of these.
+        """
+        if not 0 < self.rate < float("inf"):
+            raise InputError(f"rate: expected a positive number, got {self.rate}")
+        text = self.phases.strip()
+        if text.endswith(".json"):
+            try:
+                text = Path(text).read_text(encoding="utf-8").strip()
+            except (OSError, ValueError) as error:
+                raise InputError(f"phases: expected a JSON file at {text}, got: {error}") from error
+        if text[:1] not in ("[", "{"):
+            return named_schedule([name.strip() for name in text.split(",")], max_tokens, self.rate)
+        if self.rate != 1.0:
+            raise InputError("rate: expected the rates of the JSON schedule to stand, got a factor too; leave it out")
+        try:
+            return Schedule.from_json(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise InputError(f"phases: expected JSON or names of phases, got: {error}") from error
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fine-tuning of a model folder.
+
+    Parameters
+    ----------
+    model : WarmStartLM
+        The start; it is not changed.
+    folder : Path
+        Of the run: the model (the start until the end), ``log.jsonl`` and ``checkpoint.safetensors``.
+    plan : Plan
+    """
+
+    model: WarmStartLM
+    folder: Path
+    plan: Plan
+
+    def run(
+        self,
+        text: Sources,
+        valid: Sources,
+        *,
+        split_documents: str | None = None,
+        resume: bool = False,
+        log: Path | None = None,
+        tensorboard: Path | None = None,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Train, save the model, and return what was done.
+
+        Raises
+        ------
+        InputError
+            The folder holds another run, a text does not suit the model, or the loss is not finite any more.
+        KeyboardInterrupt
+            Stopped; the checkpoint is whole.
+        """
+        if (self.folder / CHECKPOINT).exists() and not resume:
+            raise InputError(
+                f"{self.folder}: expected no run there, got a checkpoint; --resume it or choose another folder"
+            )
+        train, held = (
+            Corpus.encode(source, self.model.tokenizer_, split_documents=split_documents, progress=progress)
+            for source in (text, valid)
+        )
+        module = self.model.to_torch()
+        batches = Batches(train, module.config, self.plan.batch_tokens, self.plan.seed)
+        settings = self.plan.settings(train.n_tokens)
+        schedule = self.plan.schedule(settings.max_tokens)
+        check_target(self.folder)
+        run = Run(module, batches, held, schedule, settings, self.folder, resume)
+        if not run.resumed:
+            self.model.save_pretrained(self.folder)
+        record = run.run(Log(log or self.folder / LOG, run.step if run.resumed else -1, tensorboard), progress)
+        module.save_pretrained(self.folder)
+        weights = (self.folder / WEIGHTS).read_bytes()
+        return {
+            "model": str(self.folder),
+            **record,
+            "tokens_per_second": round(run.tokens / max(run.seconds, 1e-9)),
+            "padded_share": batches.padded_share(batches.order(0)),
+            "resumed": run.resumed,
+            "sha256": hashlib.sha256(weights).hexdigest(),
+        }

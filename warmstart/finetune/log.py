@@ -1,0 +1,74 @@
+"""The log of a run: a line of JSON per validation, and curves for TensorBoard where it is asked for."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from warmstart.errors import InputError
+from warmstart.weights import replacing
+
+KEYS = ("step", "tokens", "seconds", "phase", "nats", "bits_per_byte")
+LOG = "log.jsonl"
+
+
+class Log:
+    """Append records to a JSONL file; a resumed run first drops what was written after its checkpoint.
+
+    Parameters
+    ----------
+    path : Path
+    step : int
+        Records of later steps are dropped; -1 begins a new log.
+    tensorboard : Path, optional
+        Folder for TensorBoard's event files (extra ``tensorboard``).
+    """
+
+    def __init__(self, path: Path, step: int = -1, tensorboard: Path | None = None) -> None:
+        self.path = path
+        kept = [record for record in read(path) if record["step"] <= step] if step >= 0 and path.exists() else []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        self.writer: Any = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise InputError("expected tensorboard, found none; pip install 'warmstart[tensorboard]'") from error
+            self.writer = SummaryWriter(str(tensorboard), purge_step=step + 1)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one record, on disk when this returns."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        if self.writer:
+            for name in ("nats", "bits_per_byte"):
+                self.writer.add_scalar(f"valid/{name}", record[name], record["step"])
+            self.writer.flush()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a log, by steps; a last line that was cut off is left out.
+
+    Raises
+    ------
+    InputError
+        There is no such file, or a line is no record.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected the log of a run, got: {error}; give a folder of `finetune`") from error
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            if set(KEYS) - record.keys() or not math.isfinite(record["nats"]):
+                raise ValueError(f"expected {', '.join(KEYS)}")
+        except (ValueError, AttributeError, TypeError) as error:
+            if number == len(lines) and not line.endswith("\n"):
+                break  # the process was killed while it wrote
+            raise InputError(f"{path}, line {number}: expected a record of a run, got: {error}") from error
+        records.append(record)
+    return records

@@ -1,0 +1,315 @@
+"""Phases of training: which parameters train, how fast, and for how long.
+
+All parameters are in the optimizer from the first step; `requires_grad` and the learning rates are what a phase
+changes. So nothing of the optimizer is lost at a border, and a run can be resumed in any phase.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from warmstart.errors import InputError
+
+GROUPS = {"embedding": ("embedding.*",), "middle": ("contexts.*",), "output": ("output.*",)}
+RATE = 0.03  # of middle and output, tuned with the two below on validation text: see docs/benchmarks.md
+EMBEDDING_RATE = 0.2  # of RATE: a vector meets all outputs at once
+FROZEN = 0.02  # of the run
+DECAYS = ("cosine", "linear", "constant")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training.
+
+    Parameters
+    ----------
+    name : str
+    rates : dict of str to float
+        Learning rate of every group that trains; the other groups are frozen. Empty: nothing trains and the phase
+        takes no tokens, it only scores the start.
+    tokens : int, optional
+        Length in tokens.
+    epochs : float, optional
+        Length in passes over the corpus, instead of tokens. With neither, the phase lasts to the end of the run.
+    warmup : float
+        Share of the phase in which the rates rise from 0.
+    decay : {"cosine", "linear", "constant"}
+        How they fall after it, down to ``floor`` times their value.
+    floor : float
+    patience : int, optional
+        End the phase after so many validations in a row without a new best, and go back to the best weights.
+
+    Examples
+    --------
+    >>> phase = Phase("thaw", {"output": 0.02}, warmup=0.1, decay="linear", floor=0.0)
+    >>> [round(phase.scale(share), 3) for share in (0.05, 0.1, 0.55, 1.0)]
+    [0.5, 1.0, 0.5, 0.0]
+    """
+
+    name: str
+    rates: Mapping[str, float] = field(default_factory=dict)
+    tokens: int | None = None
+    epochs: float | None = None
+    warmup: float = 0.02
+    decay: str = "cosine"
+    floor: float = 0.05
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        wrong = [group for group, rate in self.rates.items() if not _number(rate) or rate <= 0]
+        if wrong:
+            raise InputError(f"phase {self.name!r}: expected positive learning rates, got {dict(self.rates)}")
+        for name, low, high in (("warmup", 0.0, 1.0), ("floor", 0.0, 1.0)):
+            value = getattr(self, name)
+            if not _number(value) or not low <= value <= high:
+                raise InputError(f"phase {self.name!r}: {name}: expected a share from 0 to 1, got {value!r}")
+        if self.decay not in DECAYS:
+            raise InputError(f"phase {self.name!r}: decay: expected one of {', '.join(DECAYS)}, got {self.decay!r}")
+        if self.tokens is not None and self.epochs is not None:
+            raise InputError(f"phase {self.name!r}: expected tokens or epochs, got both")
+        for name in ("tokens", "epochs", "patience"):
+            value = getattr(self, name)
+            if value is not None and (not _number(value) or value <= 0):
+                raise InputError(f"phase {self.name!r}: {name}: expected a positive number, got {value!r}")
+        if not self.rates and (self.tokens or self.epochs):
+            raise InputError(
+                f"phase {self.name!r}: expected no length where nothing trains; leave tokens and epochs out"
+            )
+
+    def scale(self, share: float) -> float:
+        """Return the factor of the learning rates after a share of the phase."""
+        if share < self.warmup:
+            return share / self.warmup
+        left = 1.0 - (share - self.warmup) / max(1.0 - self.warmup, 1e-12)
+        left = min(max(left, 0.0), 1.0)
+        if self.decay == "cosine":
+            left = 0.5 - 0.5 * math.cos(math.pi * left)
+        return self.floor + (1.0 - self.floor) * left if self.decay != "constant" else 1.0
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A list of phases and the groups of parameters they name.
+
+    Parameters
+    ----------
+    phases : sequence of Phase
+    groups : dict of str to sequence of str
+        Patterns (as of a shell) of parameter names; a parameter belongs to the first group that has a match.
+
+    Examples
+    --------
+    >>> schedule = Schedule([Phase("frozen", {"output": 0.01}, tokens=1000), Phase("thaw", {"embedding": 0.001})])
+    >>> schedule.lengths(total=5000, epoch=2000)
+    [1000, 4000]
+    >>> Schedule.from_json(schedule.to_json()) == schedule
+    True
+    """
+
+    phases: tuple[Phase, ...]
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(GROUPS))
+
+    def __post_init__(self) -> None:
+        """Take any sequences; refuse groups that no pattern is given for."""
+        object.__setattr__(self, "phases", tuple(self.phases))
+        object.__setattr__(self, "groups", {name: tuple(patterns) for name, patterns in self.groups.items()})
+        if not any(phase.rates for phase in self.phases):
+            raise InputError("expected a schedule with a phase that trains something, got none")
+        unknown = sorted({group for phase in self.phases for group in phase.rates} - self.groups.keys())
+        if unknown:
+            raise InputError(f"expected rates for the groups {', '.join(self.groups)}, got {', '.join(unknown)}")
+
+    def lengths(self, total: float, epoch: float) -> list[float]:
+        """Return how long every phase lasts, in the unit of ``total``, of which an epoch has ``epoch``."""
+        out: list[float] = []
+        for phase in self.phases:
+            left = total - sum(out)
+            length = phase.tokens if phase.epochs is None else phase.epochs * epoch
+            out.append(0 if not phase.rates else left if length is None else min(left, round(length)))
+        return out
+
+    def parameters(self, module: nn.Module) -> dict[str, list[nn.Parameter]]:
+        """Return the parameters of every group.
+
+        Raises
+        ------
+        InputError
+            A parameter belongs to no group, or a group that trains has no parameter.
+        """
+        found: dict[str, list[nn.Parameter]] = {group: [] for group in self.groups}
+        for name, parameter in module.named_parameters():
+            group = self.group(name)
+            if group is None:
+                raise InputError(f"groups: expected a pattern that matches the parameter {name}, found none; add one")
+            found[group].append(parameter)
+        needed = {group for phase in self.phases for group in phase.rates}
+        if empty := sorted(group for group in needed if not found[group]):
+            raise InputError(f"groups: expected parameters in {', '.join(empty)}, found none; mend the patterns")
+        return found
+
+    def group(self, parameter: str) -> str | None:
+        """Return the group of a parameter by its name."""
+        matches = (g for g, patterns in self.groups.items() if any(fnmatchcase(parameter, p) for p in patterns))
+        return next(matches, None)
+
+    def optimizer(self, module: nn.Module, weight_decay: float = 0.0) -> torch.optim.AdamW:
+        """Return an AdamW that holds every group, each named, from the first step."""
+        groups = [{"params": p, "name": g} for g, p in self.parameters(module).items() if p]
+        return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads."""
+        return {"phases": [asdict(phase) for phase in self.phases], "groups": dict(self.groups)}
+
+    @classmethod
+    def from_json(cls, content: Any) -> Self:
+        """Read a list of phases, or an object of ``phases`` and ``groups``.
+
+        Raises
+        ------
+        InputError
+            An unknown or missing field, or a value of another type.
+        """
+        content = {"phases": content} if isinstance(content, list) else content
+        try:
+            phases = [Phase(**phase) for phase in content["phases"]]
+            return cls(tuple(phases), content.get("groups", GROUPS))
+        except InputError:
+            raise
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise InputError(f"expected phases as a list of objects with the fields of Phase, got: {error}") from error
+
+
+def named_schedule(names: Iterable[str], max_tokens: int, rate: float = 1.0) -> Schedule:
+    """Return a schedule of the phases "warm", "frozen", "thaw", "all", the last of which lasts to the end.
+
+    Parameters
+    ----------
+    names : iterable of str
+        - "warm": nothing trains, the start is scored;
+        - "frozen": middle and output train;
+        - "thaw": all train, the embedding at a smaller rate;
+        - "all": all train at one rate, for a cold start.
+    max_tokens : int
+        Length of the run.
+    rate : float
+        Factor of all learning rates.
+
+    Raises
+    ------
+    InputError
+        Another name, or no phase that trains.
+
+    Examples
+    --------
+    >>> named_schedule(["warm", "frozen", "thaw"], 1_000_000).lengths(total=1_000_000, epoch=1)
+    [0, 20000, 980000]
+    """
+    upper = {"middle": RATE * rate, "output": RATE * rate}
+    known = {
+        "warm": Phase("warm"),
+        "frozen": Phase("frozen", upper, tokens=max(1, round(FROZEN * max_tokens)), decay="constant", warmup=0.5),
+        "thaw": Phase("thaw", {"embedding": EMBEDDING_RATE * RATE * rate, **upper}),
+        "all": Phase("all", dict.fromkeys(GROUPS, RATE * rate)),
+    }
+    names = list(names)
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"phases: expected some of {', '.join(known)}, got {', '.join(unknown)}")
+    phases = [known[name] for name in names]
+    return Schedule((*phases[:-1], replace(phases[-1], tokens=None)) if phases else ())
+
+
+def apply(phase: Phase, optimizer: torch.optim.Optimizer, share: float) -> None:
+    """Set `requires_grad` and the learning rates of the named groups of an optimizer for a share of a phase."""
+    for group in optimizer.param_groups:
+        trains = group["name"] in phase.rates
+        group["lr"] = phase.rates[group["name"]] * phase.scale(share) if trains else 0.0
+        for parameter in group["params"]:
+            parameter.requires_grad_(trains)
+            if not trains:
+                parameter.grad = None
+
+
+@dataclass
+class Clock:
+    """Where a run stands in its schedule; positions and lengths in tokens, or in epochs for the Hugging Face Trainer.
+
+    Attributes
+    ----------
+    phase : int
+        Number of the present phase.
+    began : float
+        Position at which it began.
+    best : float or None
+        Lowest score in it; None before the first.
+    waited : int
+        Validations in a row without a new best.
+
+    Examples
+    --------
+    >>> clock = Clock(Schedule([Phase("warm"), Phase("thaw", {"output": 1.0})]), total=100, epoch=100)
+    >>> clock.move(0), clock.present.name, clock.share(50), clock.move(100), clock.present
+    (True, 'thaw', 0.5, True, None)
+    """
+
+    schedule: Schedule
+    total: float
+    epoch: float
+    phase: int = 0
+    began: float = 0
+    best: float | None = None
+    waited: int = 0
+
+    @property
+    def present(self) -> Phase | None:
+        """The present phase, None after the last."""
+        return self.schedule.phases[self.phase] if self.phase < len(self.schedule.phases) else None
+
+    @property
+    def end(self) -> float:
+        """Position at which the present phase ends."""
+        phase = self.schedule.phases[self.phase]
+        length = phase.tokens if phase.epochs is None else phase.epochs * self.epoch
+        return self.began if not phase.rates else self.total if length is None else min(self.total, self.began + length)
+
+    def share(self, position: float) -> float:
+        """Return how much of the present phase is done at a position."""
+        return (position - self.began) / max(self.end - self.began, 1e-9)
+
+    def move(self, position: float, stop: bool = False) -> bool:
+        """Leave every phase that is over at a position, or the present one if it has to ``stop``; return if any was."""
+        first = self.phase
+        while self.phase < len(self.schedule.phases) and (stop or position >= self.end):
+            self.phase, self.began, self.best, self.waited, stop = self.phase + 1, position, None, 0, False
+        return self.phase > first
+
+    def scored(self, nats: float) -> bool:
+        """Take note of a validation; return whether it is the best of the phase."""
+        better = self.best is None or nats < self.best
+        self.best, self.waited = (nats, 0) if better else (self.best, self.waited + 1)
+        return better
+
+    @property
+    def impatient(self) -> bool:
+        """Whether the present phase has waited long enough for a new best."""
+        phase = self.present
+        return phase is not None and phase.patience is not None and self.waited >= phase.patience
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"phase": self.phase, "began": self.began, "best": self.best, "waited": self.waited}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        for name in ("phase", "began", "best", "waited"):
+            setattr(self, name, state[name])
