@@ -212,16 +212,20 @@ def finetune(
         raise InputError("expected --valid FILE with a corpus of your own, got none; hold out some of the text")
     plan = Plan(phases, rate, max_tokens, validate_every, valid_tokens, batch_tokens, seed, bf16)
     job = Job(WarmStartLM.from_pretrained(model), output or model.with_name(f"{model.name}-finetuned"), plan)
-    with Reporter(quiet) as progress:
-        result = job.run(
-            _paths(corpus) or default_corpus("train"),
-            _paths([valid] if valid else None) or default_corpus("test"),
-            split_documents=split_documents,
-            resume=resume,
-            log=log,
-            tensorboard=tensorboard,
-            progress=progress,
-        )
+    try:
+        with Reporter(quiet) as progress:
+            result = job.run(
+                _paths(corpus) or default_corpus("train"),
+                _paths([valid] if valid else None) or default_corpus("test"),
+                split_documents=split_documents,
+                resume=resume,
+                log=log,
+                tensorboard=tensorboard,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        sys.stderr.write(f"stopped; what was trained is in {job.folder}, go on with the same command and --resume\n")
+        raise
     _print(result, as_json, quiet)
 
 

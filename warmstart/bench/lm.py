@@ -5,7 +5,6 @@ and contexts are compared on the validation books; the test books are read for p
 kept in ``docs/results/lm.json`` and not run again by the same code.
 """
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -51,7 +50,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     books = data / "classics"
     kept = docs / "results" / "lm.json"
     kept.parent.mkdir(parents=True, exist_ok=True)
-    code = _code()
+    code = report.code_digest("bitcipher", "warmstart")
     done = json.loads(kept.read_text()) if kept.exists() and not quick else {}
     todo = arms(quick)
     rows = []
@@ -155,11 +154,3 @@ def _draw(path: Path, rows: list[dict[str, Any]]) -> None:
     axis[0].grid(alpha=0.3)
     axis[0].legend()
     figures.save_figure(figure, path)
-
-
-def _code() -> str:
-    """Digest of the source of both packages: a result stands for the code that made it."""
-    root = Path(__file__).parents[2]
-    files = sorted(p for name in ("bitcipher", "warmstart") for p in (root / name).rglob("*.py"))
-    files = [p for p in files if p.parent.name != "bench"]
-    return hashlib.sha256(b"".join(p.read_bytes() for p in files)).hexdigest()[:16]

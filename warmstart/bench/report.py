@@ -1,6 +1,7 @@
 """What the benches share: where the data is, how results become JSON, a table, a section of docs/benchmarks.md."""
 
 import datetime
+import hashlib
 import os
 import platform
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 from warmstart.errors import InputError
 from warmstart.weights import replacing, save_json
 
-BENCHES = ("classifier", "attention", "throughput", "lm")
+BENCHES = ("classifier", "attention", "throughput", "lm", "finetune")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -54,6 +55,14 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.3f}"
     return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")
+
+
+def code_digest(*parts: str) -> str:
+    """Return a digest of the source of packages and modules, benches left out: a result stands for its code."""
+    paths = [ROOT / part for part in parts]
+    files = sorted(file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path]))
+    files = [file for file in files if file.parent.name != "bench"]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def stamp(command: str) -> str:

@@ -20,7 +20,7 @@ class PhaseCallback(TrainerCallback, ExportableState):
 
     Parameters
     ----------
-    schedule : Schedule
+    schedule : Schedule, or what its `to_json` returns
         Its groups match the parameters of the model. Lengths in epochs, or in tokens: then the training arguments need
         ``include_num_input_tokens_seen=True``. A phase with a patience needs an ``eval_loss``; it ends without going
         back to the best weights, which is what ``load_best_model_at_end`` is for.
@@ -42,23 +42,19 @@ class PhaseCallback(TrainerCallback, ExportableState):
     Then ``Trainer(model, ..., optimizers=(schedule.optimizer(model), None), callbacks=[callback])``.
     """
 
-    def __init__(self, schedule: Schedule, max_tokens: int | None = None) -> None:
-        self.schedule = schedule
+    def __init__(self, schedule: Schedule | dict[str, Any], max_tokens: int | None = None) -> None:
+        self.schedule = schedule if isinstance(schedule, Schedule) else Schedule.from_json(schedule)
         self.max_tokens = max_tokens
-        self.clock = Clock(schedule, total=max_tokens or 0, epoch=1.0)
-        if (max_tokens is None) != all(phase.tokens is None for phase in schedule.phases):
+        self.clock = Clock(self.schedule, total=max_tokens or 0, epoch=1.0)
+        if (max_tokens is None) != all(phase.tokens is None for phase in self.schedule.phases):
             raise InputError("expected max_tokens with lengths in tokens, and lengths in epochs without it")
-        if max_tokens is not None and any(phase.epochs is not None for phase in schedule.phases):
+        if max_tokens is not None and any(phase.epochs is not None for phase in self.schedule.phases):
             raise InputError("expected all lengths in tokens with max_tokens, got one in epochs")
 
     def state(self) -> dict[str, Any]:
         """Return what `trainer_state.json` keeps."""
-        return {"args": {}, "attributes": {"place": self.clock.state()}}
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> "PhaseCallback":
-        """Refuse: a schedule is given again by the script that resumes, the trainer then restores the place."""
-        raise InputError("expected callbacks=[PhaseCallback(schedule)] in the trainer that resumes, got none")
+        arguments = {"schedule": self.schedule.to_json(), "max_tokens": self.max_tokens}
+        return {"args": arguments, "attributes": {"place": self.place}}
 
     @property
     def place(self) -> dict[str, Any]:
@@ -77,7 +73,7 @@ class PhaseCallback(TrainerCallback, ExportableState):
         optimizer: torch.optim.Optimizer | None = None,
         **_: Any,
     ) -> None:
-        """Check the optimizer and how tokens are counted."""
+        """Check the optimizer and how tokens are counted; go on where the trainer's state says."""
         names = {group.get("name") for group in optimizer.param_groups} if optimizer else set()
         needed = {name for phase in self.schedule.phases for name in phase.rates}
         if not needed <= names:
@@ -89,6 +85,10 @@ class PhaseCallback(TrainerCallback, ExportableState):
             raise InputError("expected include_num_input_tokens_seen=True for phases in tokens, got False")
         if self.max_tokens is None:
             self.clock.total = float(args.num_train_epochs)
+        callbacks = state.stateful_callbacks  # by name, whatever its annotation says
+        kept = callbacks.get(type(self).__name__) if isinstance(callbacks, dict) else None
+        if isinstance(kept, dict):
+            self.place = kept["attributes"]["place"]
 
     def _position(self, state: TrainerState) -> float:
         return float(state.num_input_tokens_seen if self.max_tokens is not None else state.epoch or 0.0)

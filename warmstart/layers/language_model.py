@@ -171,10 +171,10 @@ class NearShallowLM(nn.Module):
         radial = sum(width for name, width in self.config.groups if name == "radial")
         return self.output.nats(x, segments.targets[there], fixed=0 if self.embedding.weight.requires_grad else radial)
 
-    def _segment_features(self, segments: Segments) -> Tensor:
+    def _segment_features(self, segments: Segments, cached: bool = True) -> Tensor:
         """Return the inputs of the output layer (n, L, D)."""
         config, length, before = self.config, segments.ids.shape[1], segments.history.shape[1]
-        compare = self._cached_comparisons()
+        compare = self._cached_comparisons() if cached else None
         ids = torch.cat([segments.history, segments.ids], dim=1)
         X = self.embedding(ids)  # (n, h + L, b)
         position = segments.position[:, None] + torch.arange(length, device=ids.device)

@@ -1,0 +1,312 @@
+"""Fine-tuning: warm against cold starts at equal tokens, phases left out, and what cached comparisons save.
+
+Every run is the command line in a process and on a core of its own. Learning rates are chosen for each start by short
+runs on the validation text; the test text is read once, by the finished models. Finished runs are kept in
+``docs/results/finetune.json`` and not run again by the same code.
+"""
+
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from warmstart import figures
+from warmstart.bench import report
+from warmstart.corpus import Corpus, Progress
+from warmstart.finetune.batches import Batches
+from warmstart.finetune.compare import Curve, crossing, reached
+from warmstart.finetune.log import LOG, read
+from warmstart.language_model import Config, cipher_vectors
+from warmstart.layers import NearShallowLM
+from warmstart.layers.language_model import Segments
+from warmstart.weights import save_json
+
+TEXTS = {  # folder of the data, training file, expression between documents
+    "wikitext-2": ("train.txt", r"\n(?= = [^=])"),
+    "classics": ("train.txt.xz", r"\n\n"),
+}
+PRESETS = ("micro", "small")
+VOCAB_SIZE = 4096
+TOKENS, SWEEP_TOKENS, ABLATION_TOKENS, EVERY, SCORED = 5_000_000, 1_000_000, 2_000_000, 250_000, 30_000
+RATES = (0.5, 1.0, 2.0)
+SEEDS = (0, 1, 2)
+WARM, COLD = "warm,frozen,thaw", "all"
+ABLATIONS = {
+    "warm, frozen, thaw (default)": "warm,frozen,thaw",
+    "no warm: not scored at the start": "frozen,thaw",
+    "no frozen": "warm,thaw",
+    "no thaw: the embedding stays frozen": "warm,frozen",
+    "one phase, one rate": "all",
+}
+BLOCKS = (256, 512)
+CODE = ("bitcipher", *(f"warmstart/{part}" for part in ("finetune", "layers", "language_model.py", "solution.py")))
+
+
+def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+    """Run everything, write tables and plots; ``quick``: one small case on little text, nothing is written.
+
+    Raises
+    ------
+    RuntimeError
+        A run failed; its own message is shown.
+    """
+    kept = docs / "results" / "finetune.json"
+    book = Book(kept if not quick else None, report.code_digest(*CODE))
+    cases = [(text, preset) for preset in PRESETS for text in TEXTS]
+    less = 100 if quick else 1
+    results: dict[str, Any] = {"cases": {}}
+    with tempfile.TemporaryDirectory(prefix="warmstart-bench-") as folder:
+        for i, (text, preset) in enumerate(cases[:1] if quick else cases):
+            if progress:
+                progress(f"{text}, {preset}", i, len(cases))
+            case = Case(data / text, preset, Path(folder), book, less)
+            results["cases"][f"{text} {preset}"] = case.compare()
+            if preset == "micro":
+                results.setdefault("ablation", {})[text] = case.ablate()
+        if progress:
+            progress("cached comparisons", 0, None)
+        results["speed"] = book.do("speed", lambda: speed(data / "classics", less))
+    if not quick:
+        _write(results, docs)
+    return results
+
+
+class Book:
+    """Results by name, kept on disk after each; those of other code are made again."""
+
+    def __init__(self, path: Path | None, code: str) -> None:
+        self.path, self.code = path, code
+        self.done: dict[str, Any] = json.loads(path.read_text()) if path and path.exists() else {}
+
+    def has(self, name: str) -> bool:
+        """Whether a result of this code is kept."""
+        return bool(self.done.get(name, {}).get("code") == self.code)
+
+    def do(self, name: str, work: Callable[[], Any]) -> Any:
+        """Return the kept result of ``work()``, or work."""
+        if not self.has(name):
+            self.done[name] = {"code": self.code, "result": work()}
+            if self.path:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                save_json(self.path, self.done)
+        return self.done[name]["result"]
+
+
+class Case:
+    """One text and preset: its starts, and the runs from them."""
+
+    def __init__(self, text: Path, preset: str, folder: Path, book: Book, less: int) -> None:
+        self.text, self.preset, self.folder, self.book, self.less = text, preset, folder, book, less
+        self.train, self.split = TEXTS[text.name]
+        self.name = f"{text.name} {preset}"
+
+    def compare(self) -> dict[str, Any]:
+        """Choose rates, then run every arm to the end."""
+        sweep = {
+            name: dict(zip(RATES, self._all([(start, phases, rate, SWEEP_TOKENS) for rate in RATES]), strict=True))
+            for name, start, phases in (("warm", "warm", WARM), ("cold", "cold 0", COLD))
+        }
+        best = {name: min(runs, key=lambda rate: runs[rate]["nats"][-1]) for name, runs in sweep.items()}
+        jobs = [("warm", WARM, best["warm"], TOKENS), *((f"cold {s}", COLD, best["cold"], TOKENS) for s in SEEDS)]
+        warm, *cold = self._all(jobs, test=True)
+        rates = {name: {str(rate): run["nats"][-1] for rate, run in runs.items()} for name, runs in sweep.items()}
+        return {"sweep": rates, "best": best, "warm": warm, "cold": cold}
+
+    def ablate(self) -> dict[str, Any]:
+        """Leave out one phase after the other, at the default rates."""
+        runs = self._all([("warm", phases, 1.0, ABLATION_TOKENS) for phases in ABLATIONS.values()])
+        return dict(zip(ABLATIONS, runs, strict=True))
+
+    def _all(self, jobs: Sequence[tuple[str, str, float, int]], test: bool = False) -> list[Any]:
+        """Run jobs (start, phases, rate, tokens), as many at once as there are cores."""
+        for start in sorted({job[0] for job in jobs if not self.book.has(self._name(*job))}):
+            self._start(start)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(lambda job: self.book.do(self._name(*job), lambda: self._run(*job, test=test)), jobs))
+
+    def _name(self, start: str, phases: str, rate: float, tokens: int) -> str:
+        return f"{self.name}: {start}, {phases}, rate {rate}, {tokens} tokens"
+
+    def _start(self, start: str) -> Path:
+        """Fit the start of an arm once: "warm", or "cold" and a seed."""
+        path = self.folder / f"{self.name} {start}".replace(" ", "-")
+        if not path.exists():
+            options = ["--cold", "--seed", start.split()[1]] if start != "warm" else []
+            corpus = self.text / ("valid.txt" if self.less > 1 else self.train)
+            size = ["--preset", self.preset, "--vocab-size", str(VOCAB_SIZE)]
+            _warmstart("fit", str(corpus), "-o", str(path), "--split-documents", self.split, *size, *options)
+        return path
+
+    def _run(self, start: str, phases: str, rate: float, tokens: int, *, test: bool) -> dict[str, Any]:
+        out = self.folder / hashlib.sha256(self._name(start, phases, rate, tokens).encode()).hexdigest()[:16]
+        corpus = self.text / ("valid.txt" if self.less > 1 else self.train)
+        done = _warmstart(
+            *(
+                "finetune",
+                str(self._start(start)),
+                str(corpus),
+                "--valid",
+                str(self.text / "valid.txt"),
+                "-o",
+                str(out),
+            ),
+            *("--split-documents", self.split, "--phases", phases, "--rate", str(rate), "--bf16"),
+            *("--max-tokens", str(tokens // self.less), "--validate-every", str(EVERY // self.less)),
+            *("--valid-tokens", str(SCORED)),
+        )
+        log = read(out / LOG)
+        result = {key: [record[key] for record in log] for key in ("tokens", "seconds", "nats")}
+        result |= {"padded_share": done["padded_share"]}
+        if test:
+            scored = _warmstart("eval", str(out), str(self.text / "test.txt"), "--split-documents", self.split)
+            result |= {"test_perplexity": scored["perplexity"], "test_bits_per_byte": scored["bits_per_byte"]}
+        return result
+
+
+def _warmstart(*arguments: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "warmstart.cli", *arguments, "--json", "--quiet"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # two that share cores wait in turns
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)  # noqa: S603 - ours
+    if result.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {result.stderr.strip()}")
+    return dict(json.loads(result.stdout))
+
+
+def speed(books: Path, less: int) -> list[dict[str, Any]]:
+    """Time a step of the frozen phase with long blocks, on the classics: windows, block products, cache."""
+    corpus = Corpus.build(books / ("valid.txt" if less > 1 else "train.txt.xz"), split_documents=TEXTS["classics"][1])
+    rows = []
+    for size in BLOCKS:
+        config = Config(corpus.vocab_size, corpus.separator, 128, 32, 2, size, ("radial", "block", "document"))
+        module = NearShallowLM(config)
+        with torch.no_grad():
+            module.embedding.weight.copy_(torch.from_numpy(cipher_vectors(corpus.vocab_size, 128).toarray()))
+        module.embedding.weight.requires_grad_(False)
+        batches = Batches(corpus, config, batch_tokens=4 * max(BLOCKS))
+        order = batches.order(0)
+        batch = next(batches.segments(b) for b in order if b.size * int(batches.table[2][b].min()) == 4 * max(BLOCKS))
+        for arm, step in (("windows", _windows), ("products", _products), ("cached", NearShallowLM.nats)):
+            times = []
+            for _ in range(2 if less > 1 else 6):
+                began = time.perf_counter()
+                nats = step(module, batch)
+                (nats.sum() / nats.numel()).backward()  # type: ignore[no-untyped-call]
+                times.append((time.perf_counter() - began) / nats.numel())
+            rows.append({"block": size, "arm": arm, "microseconds": 1e6 * float(np.median(times[1:]))})
+    return rows
+
+
+def _windows(module: NearShallowLM, batch: Segments) -> torch.Tensor:
+    """Score a batch as `forward` does: the window of every position by itself."""
+    position = batch.position[:, None] + torch.arange(batch.ids.shape[1])
+    X, first = module.embedding(batch.ids), module.config.window - 1
+    padded = functional.pad(X, (0, 0, first, 0))
+    ages = [padded[:, first - age : first - age + X.shape[1]] for age in range(first + 1)]
+    features = module._features(ages, position, module._document_sums(X, position - batch.position[:, None]))
+    fixed = module.config.radius * module.config.bits
+    return module.output.nats(features.flatten(0, 1), batch.targets.flatten(), fixed)
+
+
+def _products(module: NearShallowLM, batch: Segments) -> torch.Tensor:
+    """Score a batch as in the thaw phase, whole blocks without a cache, though the embedding is frozen."""
+    features = module._segment_features(batch, cached=False)
+    return module.output.nats(
+        features.flatten(0, 1), batch.targets.flatten(), module.config.radius * module.config.bits
+    )
+
+
+def _curve(run: dict[str, Any]) -> Curve:
+    return np.array(run["tokens"], float), np.array(run["nats"])
+
+
+def _row(name: str, case: dict[str, Any]) -> list[Any]:
+    warm, cold = case["warm"], case["cold"]
+    ends = [run["nats"][-1] for run in cold]
+    below = min(c - w for run in cold for w, c in zip(warm["nats"], run["nats"], strict=True))
+    goal, end = statistics.mean(ends), warm["tokens"][-1]
+    tokens = reached(_curve(warm), goal)
+    crossings = [x for run in cold if (x := crossing(_curve(warm), _curve(run))) is not None]
+    return [
+        name,
+        case["best"]["warm"],
+        case["best"]["cold"],
+        warm["nats"][0],
+        warm["nats"][-1],
+        f"{goal:.3f} ± {statistics.stdev(ends):.3f}",
+        goal - warm["nats"][-1],
+        below,
+        "never" if tokens is None else f"{tokens / end:.2f}",
+        "none" if not crossings else f"{min(crossings) / 1e6:.2f} M",
+        warm["test_perplexity"],
+        statistics.mean(run["test_perplexity"] for run in cold),
+    ]
+
+
+def _write(results: dict[str, Any], docs: Path) -> None:
+    headers = [
+        *("text, preset", "rate, warm", "rate, cold", "start", "end, warm", "end, cold", "gap at the end"),
+        *("least gap", "share of tokens to cold's end", "crossing", "test ppl, warm", "test ppl, cold"),
+    ]
+    cases = report.table(headers, [_row(name, case) for name, case in results["cases"].items()])
+    ablations = [[name, *(results["ablation"][text][name]["nats"][-1] for text in TEXTS)] for name in ABLATIONS]
+    by_block = {size: {r["arm"]: r["microseconds"] for r in results["speed"] if r["block"] == size} for size in BLOCKS}
+    labels = {"windows": "windows one by one", "products": "block products", "cached": "cached (default)"}
+    speeds = [
+        [
+            label,
+            *(by_block[s][arm] for s in BLOCKS),
+            by_block[512][arm] / by_block[256][arm],
+            by_block[512]["windows"] / by_block[512][arm],
+        ]
+        for arm, label in labels.items()
+    ]
+    _draw(docs / "images" / "finetune.png", results["cases"])
+    shares = ", ".join(f"{name} {case['warm']['padded_share']:.1%}" for name, case in results["cases"].items())
+    body = f"""## Fine-tuning: warm and cold starts
+
+{TOKENS:,} tokens in steps of 2,048, V = {VOCAB_SIZE:,}, AdamW, products in bfloat16. Warm: `fit`, phases
+`{WARM}`. Cold: `fit --cold`, phase `{COLD}`, {len(SEEDS)} seeds. The factor of the learning rates is the best of
+{", ".join(map(str, RATES))} for each start after {SWEEP_TOKENS:,} tokens. Nats a token on the validation text (about
+{SCORED:,} tokens of it), every {EVERY:,} tokens; perplexity of the finished models on the test text, read once.
+
+{cases}
+"Least gap" is the smallest lead of the warm start over any cold seed at any logged point, negative where it is behind.
+Padded positions: {shares}.
+
+![Nats over tokens](images/finetune.png)
+
+Phases left out, preset micro, {ABLATION_TOKENS:,} tokens, nats on the validation text at the end:
+
+{report.table(["phases", *TEXTS], ablations)}
+One step of the frozen phase, microseconds a token, V = 8,192, 128 bits, one segment of 512 a row:
+
+{report.table(["block context", "block 256", "block 512", "512 / 256", "times as fast at 512"], speeds)}
+"""
+    report.write_section(docs, "finetune", f"{body.rstrip()}\n\n{report.stamp('warmstart bench finetune')}")
+
+
+def _draw(path: Path, cases: dict[str, Any]) -> None:
+    figure, axes = figures.figure(len(cases))
+    for axis, (name, case) in zip(axes, cases.items(), strict=True):
+        for run in case["cold"]:
+            axis.plot(np.array(run["tokens"]) / 1e6, run["nats"], "--", color="tab:blue", linewidth=1)
+        axis.plot(np.array(case["warm"]["tokens"]) / 1e6, case["warm"]["nats"], color="tab:red")
+        axis.plot([], [], "--", color="tab:blue", label=f"cold, {len(case['cold'])} seeds")
+        axis.plot([], [], color="tab:red", label="warm")
+        axis.set(title=name, xlabel="million tokens", ylim=(None, case["warm"]["nats"][0] + 1.5))
+        axis.grid(alpha=0.3)
+        axis.legend()
+    axes[0].set_ylabel("nats a token, validation")
+    figures.save_figure(figure, path)
