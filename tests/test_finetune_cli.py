@@ -42,7 +42,7 @@ def words(place, out, *more):
 
 
 def run(*arguments):
-    return CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+    return CliRunner(env={"COLUMNS": "400"}).invoke(app, list(map(str, arguments)), catch_exceptions=False)
 
 
 def result(*arguments):

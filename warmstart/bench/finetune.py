@@ -39,8 +39,8 @@ TEXTS = {  # folder of the data, training file, expression between documents
 }
 PRESETS = ("micro", "small")
 VOCAB_SIZE = 4096
-TOKENS, SWEEP_TOKENS, ABLATION_TOKENS, EVERY, SCORED = 5_000_000, 1_000_000, 2_000_000, 250_000, 30_000
-RATES = (0.5, 1.0, 2.0)
+TOKENS, SWEEP_TOKENS, ABLATION_TOKENS, EVERY, SCORED = 5_000_000, 300_000, 1_000_000, 250_000, 30_000
+RATES = (0.3, 0.6, 1.2, 2.4)
 SEEDS = (0, 1, 2)
 WARM, COLD = "warm,frozen,thaw", "all"
 ABLATIONS = {
@@ -120,7 +120,7 @@ class Case:
         }
         best = {name: min(runs, key=lambda rate: runs[rate]["nats"][-1]) for name, runs in sweep.items()}
         jobs = [("warm", WARM, best["warm"], TOKENS), *((f"cold {s}", COLD, best["cold"], TOKENS) for s in SEEDS)]
-        warm, *cold = self._all(jobs, test=True)
+        warm, *cold = self._all(jobs)
         rates = {name: {str(rate): run["nats"][-1] for rate, run in runs.items()} for name, runs in sweep.items()}
         return {"sweep": rates, "best": best, "warm": warm, "cold": cold}
 
@@ -129,12 +129,12 @@ class Case:
         runs = self._all([("warm", phases, 1.0, ABLATION_TOKENS) for phases in ABLATIONS.values()])
         return dict(zip(ABLATIONS, runs, strict=True))
 
-    def _all(self, jobs: Sequence[tuple[str, str, float, int]], test: bool = False) -> list[Any]:
+    def _all(self, jobs: Sequence[tuple[str, str, float, int]]) -> list[Any]:
         """Run jobs (start, phases, rate, tokens), as many at once as there are cores."""
         for start in sorted({job[0] for job in jobs if not self.book.has(self._name(*job))}):
             self._start(start)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return list(pool.map(lambda job: self.book.do(self._name(*job), lambda: self._run(*job, test=test)), jobs))
+            return list(pool.map(lambda job: self.book.do(self._name(*job), lambda: self._run(*job)), jobs))
 
     def _name(self, start: str, phases: str, rate: float, tokens: int) -> str:
         return f"{self.name}: {start}, {phases}, rate {rate}, {tokens} tokens"
@@ -149,7 +149,7 @@ class Case:
             _warmstart("fit", str(corpus), "-o", str(path), "--split-documents", self.split, *size, *options)
         return path
 
-    def _run(self, start: str, phases: str, rate: float, tokens: int, *, test: bool) -> dict[str, Any]:
+    def _run(self, start: str, phases: str, rate: float, tokens: int) -> dict[str, Any]:
         out = self.folder / hashlib.sha256(self._name(start, phases, rate, tokens).encode()).hexdigest()[:16]
         corpus = self.text / ("valid.txt" if self.less > 1 else self.train)
         done = _warmstart(
@@ -169,7 +169,7 @@ class Case:
         log = read(out / LOG)
         result = {key: [record[key] for record in log] for key in ("tokens", "seconds", "nats")}
         result |= {"padded_share": done["padded_share"]}
-        if test:
+        if tokens == TOKENS and start in ("warm", "cold 0"):
             scored = _warmstart("eval", str(out), str(self.text / "test.txt"), "--split-documents", self.split)
             result |= {"test_perplexity": scored["perplexity"], "test_bits_per_byte": scored["bits_per_byte"]}
         return result
@@ -250,7 +250,7 @@ def _row(name: str, case: dict[str, Any]) -> list[Any]:
         "never" if tokens is None else f"{tokens / end:.2f}",
         "none" if not crossings else f"{min(crossings) / 1e6:.2f} M",
         warm["test_perplexity"],
-        statistics.mean(run["test_perplexity"] for run in cold),
+        cold[0]["test_perplexity"],
     ]
 
 
@@ -279,7 +279,8 @@ def _write(results: dict[str, Any], docs: Path) -> None:
 {TOKENS:,} tokens in steps of 2,048, V = {VOCAB_SIZE:,}, AdamW, products in bfloat16. Warm: `fit`, phases
 `{WARM}`. Cold: `fit --cold`, phase `{COLD}`, {len(SEEDS)} seeds. The factor of the learning rates is the best of
 {", ".join(map(str, RATES))} for each start after {SWEEP_TOKENS:,} tokens. Nats a token on the validation text (about
-{SCORED:,} tokens of it), every {EVERY:,} tokens; perplexity of the finished models on the test text, read once.
+{SCORED:,} tokens of it), every {EVERY:,} tokens; perplexity of finished models (cold: the first seed) on the whole test
+text, read once.
 
 {cases}
 "Least gap" is the smallest lead of the warm start over any cold seed at any logged point, negative where it is behind.

@@ -16,8 +16,9 @@ from torch import nn
 from warmstart.errors import InputError
 
 GROUPS = {"embedding": ("embedding.*",), "middle": ("contexts.*",), "output": ("output.*",)}
-RATE = 0.03  # of middle and output, tuned with the two below on validation text: see docs/benchmarks.md
-EMBEDDING_RATE = 0.2  # of RATE: a vector meets all outputs at once
+RATE = 0.03  # of the output layer; this and the two below were chosen on validation text
+EMBEDDING_RATE = 0.15 * RATE  # a vector meets all outputs at once
+MIDDLE_RATE = 10 * RATE  # its softmaxes give the output layer small features
 FROZEN = 0.02  # of the run
 DECAYS = ("cosine", "linear", "constant")
 
@@ -215,11 +216,11 @@ def named_schedule(names: Iterable[str], max_tokens: int, rate: float = 1.0) -> 
     >>> named_schedule(["warm", "frozen", "thaw"], 1_000_000).lengths(total=1_000_000, epoch=1)
     [0, 20000, 980000]
     """
-    upper = {"middle": RATE * rate, "output": RATE * rate}
+    upper = {"middle": MIDDLE_RATE * rate, "output": RATE * rate}
     known = {
         "warm": Phase("warm"),
         "frozen": Phase("frozen", upper, tokens=max(1, round(FROZEN * max_tokens)), decay="constant", warmup=0.5),
-        "thaw": Phase("thaw", {"embedding": EMBEDDING_RATE * RATE * rate, **upper}),
+        "thaw": Phase("thaw", {"embedding": EMBEDDING_RATE * rate, **upper}),
         "all": Phase("all", dict.fromkeys(GROUPS, RATE * rate)),
     }
     names = list(names)
