@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from warmstart import Corpus, WarmStartLM
 from warmstart.cli import app
 from warmstart.errors import InputError
+from warmstart.finetune.job import Job, Plan
 from warmstart.finetune.log import read
 from warmstart.weights import load_arrays
 
@@ -140,6 +141,7 @@ def test_schedules_from_json(place, tmp_path):
             "rate: expected the rates of the JSON",
         ),
         (["--rate", "-1"], "rate: expected a positive number, got -1.0"),
+        (["--device", "abacus"], "device: expected one that torch has here, got 'abacus'"),
         (["--rate", "1e38"], r"step \d+: expected a finite"),
         (["--batch-tokens", "10"], "batch_tokens: expected at least a segment of 256, got 10"),
         (["--valid", "none.txt"], "none.txt"),
@@ -175,3 +177,14 @@ def test_curves_for_tensorboard(place, tmp_path):
     events = accumulator.EventAccumulator(str(tmp_path / "curves")).Reload()
     nats = [event.value for event in events.Scalars("valid/nats")]
     assert nats == pytest.approx([record["nats"] for record in read(tmp_path / "run" / "log.jsonl")])
+
+
+def test_a_corpus_in_other_tokens_is_refused(place, tmp_path):
+    model = WarmStartLM.from_pretrained(place / "model")
+    other = Corpus.build(place / "valid.txt", vocab_size=300, cache_dir=tmp_path)
+    same = Corpus.encode(place / "valid.txt", model.tokenizer_, cache_dir=tmp_path)
+    job = Job(model, tmp_path / "run", Plan(max_tokens=300, batch_tokens=512))
+    with pytest.raises(InputError, match="expected a corpus in the tokens of the model, got another tokenizer"):
+        job.run(other, same)
+    assert not (tmp_path / "run").exists()
+    assert job.run(same, same)["tokens"] == 300

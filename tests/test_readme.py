@@ -27,9 +27,11 @@ def test_commands_and_options_exist(line):
         assert {word for word in words if word.startswith("-")} <= known | {"--help"}
 
 
-def test_python_example_compiles():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    compile(code, "README.md", "exec")
+def test_python_examples_compile():
+    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert blocks
+    for code in blocks:
+        compile(code, "README.md", "exec")
 
 
 def test_tree_is_the_tree():

@@ -192,6 +192,7 @@ def finetune(
     bf16: Annotated[
         bool, typer.Option("--bf16", help="Matrix products in bfloat16: faster where the CPU has it.")
     ] = False,
+    device: Annotated[str, typer.Option(help="Where to train, as PyTorch names it: cpu, cuda, mps.")] = "cpu",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint in RUN, if there is one.")
     ] = False,
@@ -210,7 +211,7 @@ def finetune(
 
     if corpus and not valid:
         raise InputError("expected --valid FILE with a corpus of your own, got none; hold out some of the text")
-    plan = Plan(phases, rate, max_tokens, validate_every, valid_tokens, batch_tokens, seed, bf16)
+    plan = Plan(phases, rate, max_tokens, validate_every, valid_tokens, batch_tokens, seed, bf16, device)
     job = Job(WarmStartLM.from_pretrained(model), output or model.with_name(f"{model.name}-finetuned"), plan)
     try:
         with Reporter(quiet) as progress:

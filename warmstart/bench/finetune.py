@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -87,7 +88,7 @@ class Book:
     """Results by name, kept on disk after each; those of other code are made again."""
 
     def __init__(self, path: Path | None, code: str) -> None:
-        self.path, self.code = path, code
+        self.path, self.code, self.lock = path, code, threading.Lock()
         self.done: dict[str, Any] = json.loads(path.read_text()) if path and path.exists() else {}
 
     def has(self, name: str) -> bool:
@@ -97,10 +98,12 @@ class Book:
     def do(self, name: str, work: Callable[[], Any]) -> Any:
         """Return the kept result of ``work()``, or work."""
         if not self.has(name):
-            self.done[name] = {"code": self.code, "result": work()}
-            if self.path:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                save_json(self.path, self.done)
+            result = work()
+            with self.lock:
+                self.done[name] = {"code": self.code, "result": result}
+                if self.path:
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
+                    save_json(self.path, self.done)
         return self.done[name]["result"]
 
 

@@ -63,7 +63,7 @@ def load(
     parameters = dict(module.named_parameters())
     for name, tensor in _under("optimizer/", tensors).items():
         key, parameter = name.split("/", 1)
-        optimizer.state[parameters[parameter]][key] = tensor
+        optimizer.state[parameters[parameter]][key] = tensor.to(parameters[parameter].device)
     return _under("best/", tensors), facts
 
 

@@ -30,12 +30,13 @@ class Plan:
     batch_tokens: int = 2048
     seed: int = 0
     bf16: bool = False
+    device: str = "cpu"
 
     def settings(self, epoch: int) -> Settings:
         """Return the settings for a corpus of so many tokens: by default one pass, scored at every twentieth of it."""
         most = epoch if self.max_tokens is None else self.max_tokens
         every = max(1, most // 20) if self.validate_every is None else self.validate_every
-        return Settings(most, every, self.valid_tokens, self.bf16)
+        return Settings(most, every, self.valid_tokens, self.bf16, self.device)
 
     def schedule(self, max_tokens: int) -> Schedule:
         """Return the schedule: names of phases, JSON, or the path of a JSON file.
@@ -82,8 +83,8 @@ class Job:
 
     def run(
         self,
-        text: Sources,
-        valid: Sources,
+        text: Corpus | Sources,
+        valid: Corpus | Sources,
         *,
         split_documents: str | None = None,
         resume: bool = False,
@@ -104,10 +105,7 @@ class Job:
             raise InputError(
                 f"{self.folder}: expected no run there, got a checkpoint; --resume it or choose another folder"
             )
-        train, held = (
-            Corpus.encode(source, self.model.tokenizer_, split_documents=split_documents, progress=progress)
-            for source in (text, valid)
-        )
+        train, held = (self._encoded(source, split_documents, progress) for source in (text, valid))
         module = self.model.to_torch()
         batches = Batches(train, module.config, self.plan.batch_tokens, self.plan.seed)
         settings = self.plan.settings(train.n_tokens)
@@ -127,3 +125,15 @@ class Job:
             "resumed": run.resumed,
             "sha256": hashlib.sha256(weights).hexdigest(),
         }
+
+    def _encoded(self, source: Corpus | Sources, split_documents: str | None, progress: Progress | None) -> Corpus:
+        """Return text in the tokens of the model; refuse a corpus in others."""
+        tokenizer = self.model.tokenizer_
+        if not isinstance(source, Corpus):
+            return Corpus.encode(source, tokenizer, split_documents=split_documents, progress=progress)
+        if source.tokenizer.to_str() != tokenizer.to_str():
+            raise InputError(
+                f"{source.folder}: expected a corpus in the tokens of the model, got another tokenizer; "
+                "give the text itself, or encode it with the model's tokenizer"
+            )
+        return source

@@ -29,7 +29,7 @@ from warmstart.finetune.batches import Batches
 from warmstart.finetune.log import Log
 from warmstart.finetune.phases import Clock, Phase, Schedule, apply
 from warmstart.layers import NearShallowLM
-from warmstart.layers.language_model import IGNORED
+from warmstart.layers.language_model import IGNORED, Segments
 from warmstart.weights import load_arrays
 
 CHECKPOINT_EVERY = 120.0  # seconds, and at every validation
@@ -48,12 +48,15 @@ class Settings:
         Score about so many tokens, evenly from the validation text; all by default.
     bf16 : bool
         Matrix products in bfloat16, everything else in float32.
+    device : str
+        Where to train, as PyTorch names it: "cpu", "cuda", "mps".
     """
 
     max_tokens: int
     validate_every: int
     valid_tokens: int | None = None
     bf16: bool = False
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         """Refuse lengths below one token."""
@@ -101,7 +104,11 @@ class Run:
                 f"validation text: expected at least one block of {module.config.block_size} tokens, got "
                 f"{valid.n_tokens}; give a longer file"
             )
-        self.module, self.batches, self.settings = module, batches, settings
+        try:
+            self.module = module.to(settings.device)
+        except (RuntimeError, AssertionError) as error:  # an assertion: this torch was built without it
+            raise InputError(f"device: expected one that torch has here, got {settings.device!r}: {error}") from error
+        self.batches, self.settings = batches, settings
         self.valid = Batches(valid, module.config, batches.batch_tokens)
         self.scored = self._scored_batches()
         self.clock = Clock(schedule, settings.max_tokens, batches.corpus.n_tokens)
@@ -183,11 +190,14 @@ class Run:
         if self.offset == int((place.targets != IGNORED).sum()):
             self.batch, self.offset = self.batch + 1, 0
 
-    def _batch(self) -> Any:
+    def _batch(self) -> Segments:
         """Return the segments of the present batch; begin a new epoch after the last."""
         if self.batch == len(self._order(self.epoch)):
             self.epoch, self.batch = self.epoch + 1, 0
-        return self.batches.segments(self._order(self.epoch)[self.batch])
+        return self._segments(self.batches, self._order(self.epoch)[self.batch])
+
+    def _segments(self, batches: Batches, batch: NDArray[np.int64]) -> Segments:
+        return Segments(*(tensor.to(self.settings.device) for tensor in batches.segments(batch)))
 
     def _order(self, epoch: int) -> list[NDArray[np.int64]]:
         if getattr(self, "_ordered", (None,))[0] != epoch:
@@ -198,7 +208,7 @@ class Run:
     def _validate(self, log: Log) -> None:
         total = count = 0.0
         for batch in self.scored:
-            nats = self.module.nats(self.valid.segments(batch))
+            nats = self.module.nats(self._segments(self.valid, batch))
             total, count = total + nats.sum(dtype=torch.float64).item(), count + len(nats)
         corpus, phase = self.valid.corpus, self.clock.present
         nats_a_token = total / count
@@ -223,6 +233,8 @@ class Run:
         if not self.clock.impatient:
             return False
         self.module.load_state_dict(self.best)
+        again = self.clock.best / self.record["nats"] if self.clock.best is not None else 1.0
+        self.record = {**self.record, **{name: self.record[name] * again for name in ("nats", "bits_per_byte")}}
         return True
 
     def _save(self) -> None:
