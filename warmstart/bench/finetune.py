@@ -7,6 +7,7 @@ runs on the validation text; the test text is read once, by the finished models.
 
 import hashlib
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -52,6 +53,7 @@ ABLATIONS = {
     "one phase, one rate": "all",
 }
 BLOCKS = (256, 512)
+LEADS = (1_000_000, 2_000_000, 4_000_000)  # tokens
 CODE = ("bitcipher", *(f"warmstart/{part}" for part in ("finetune", "layers", "language_model.py", "solution.py")))
 
 
@@ -234,35 +236,68 @@ def _curve(run: dict[str, Any]) -> Curve:
     return np.array(run["tokens"], float), np.array(run["nats"])
 
 
-def _row(name: str, case: dict[str, Any]) -> list[Any]:
-    warm, cold = case["warm"], case["cold"]
-    ends = [run["nats"][-1] for run in cold]
-    below = min(c - w for run in cold for w, c in zip(warm["nats"], run["nats"], strict=True))
-    goal, end = statistics.mean(ends), warm["tokens"][-1]
-    tokens = reached(_curve(warm), goal)
-    crossings = [x for run in cold if (x := crossing(_curve(warm), _curve(run))) is not None]
+def _ends(name: str, case: dict[str, Any]) -> list[Any]:
+    warm, ends = case["warm"], [run["nats"][-1] for run in case["cold"]]
     return [
         name,
-        case["best"]["warm"],
-        case["best"]["cold"],
         warm["nats"][0],
         warm["nats"][-1],
-        f"{goal:.3f} ± {statistics.stdev(ends):.3f}",
-        goal - warm["nats"][-1],
-        below,
-        "never" if tokens is None else f"{tokens / end:.2f}",
-        "none" if not crossings else f"{min(crossings) / 1e6:.2f} M",
+        f"{statistics.mean(ends):.3f} ± {statistics.stdev(ends):.3f}",
+        statistics.mean(ends) - warm["nats"][-1],
         warm["test_perplexity"],
-        cold[0]["test_perplexity"],
+        case["cold"][0]["test_perplexity"],
+        case["best"]["warm"],
+        case["best"]["cold"],
+    ]
+
+
+def _lead(name: str, case: dict[str, Any]) -> list[Any]:
+    warm, colds = _curve(case["warm"]), [_curve(run) for run in case["cold"]]
+    least = min(float((cold[1] - warm[1]).min()) for cold in colds)
+    goal = statistics.mean(float(cold[1][-1]) for cold in colds)
+    caught = statistics.mean(reached(cold, float(warm[1][0])) or math.nan for cold in colds)
+    same, crossings = reached(warm, goal), [x for cold in colds if (x := crossing(warm, cold)) is not None]
+    short = {arm: min(case["sweep"][arm].values()) for arm in ("warm", "cold")}
+    return [
+        name,
+        short["cold"] - short["warm"],
+        *(float(statistics.mean(np.interp(at, *cold) for cold in colds) - np.interp(at, *warm)) for at in LEADS),
+        least,
+        f"{caught / 1e6:.2f} M",
+        "never" if same is None else f"{same / warm[0][-1]:.2f}",
+        f"{min(crossings) / 1e6:.2f} M" if crossings else "none",
     ]
 
 
 def _write(results: dict[str, Any], docs: Path) -> None:
-    headers = [
-        *("text, preset", "rate, warm", "rate, cold", "start", "end, warm", "end, cold", "gap at the end"),
-        *("least gap", "share of tokens to cold's end", "crossing", "test ppl, warm", "test ppl, cold"),
-    ]
-    cases = report.table(headers, [_row(name, case) for name, case in results["cases"].items()])
+    cases = results["cases"].items()
+    short = f"{SWEEP_TOKENS / 1e6:.1f} M"
+    ends = report.table(
+        [
+            "text, preset",
+            "start",
+            "end, warm",
+            "end, cold",
+            "gap",
+            "test ppl, warm",
+            "test ppl, cold",
+            "rate, warm",
+            "rate, cold",
+        ],
+        [_ends(name, case) for name, case in cases],
+    )
+    leads = report.table(
+        [
+            "text, preset",
+            f"gap, runs of {short}",
+            *(f"gap at {at / 1e6:.0f} M" for at in LEADS),
+            "least gap",
+            "cold is at warm's start after",
+            "share of tokens to cold's end",
+            "crossing",
+        ],
+        [_lead(name, case) for name, case in cases],
+    )
     ablations = [[name, *(results["ablation"][text][name]["nats"][-1] for text in TEXTS)] for name in ABLATIONS]
     by_block = {size: {r["arm"]: r["microseconds"] for r in results["speed"] if r["block"] == size} for size in BLOCKS}
     labels = {"windows": "windows one by one", "products": "block products", "cached": "cached (default)"}
@@ -285,8 +320,12 @@ def _write(results: dict[str, Any], docs: Path) -> None:
 {SCORED:,} tokens of it), every {EVERY:,} tokens; perplexity of finished models (cold: the first seed) on the whole test
 text, read once.
 
-{cases}
-"Least gap" is the smallest lead of the warm start over any cold seed at any logged point, negative where it is behind.
+{ends}
+The lead over tokens. "Runs of {short}" are the best of the short runs, annealed to their own end; the other columns
+read the curves of the long ones. "Least gap" is the smallest lead over any cold seed at any logged point, negative where
+the warm start is behind.
+
+{leads}
 Padded positions: {shares}.
 
 ![Nats over tokens](images/finetune.png)
