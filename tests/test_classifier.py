@@ -17,7 +17,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.naive_bayes import MultinomialNB
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from warmstart import solution
+from warmstart import figures, solution
 from warmstart.accumulators import empty, update
 from warmstart.bench import classifier, report
 from warmstart.errors import InputError
@@ -406,7 +406,7 @@ def test_data_folder_is_the_one_of_the_environment(tmp_path, monkeypatch):
 def test_missing_matplotlib_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(InputError, match=r"warmstart\[plot\]"):
-        report.figure(1)
+        figures.figure(1)
 
 
 def test_a_section_that_does_not_end_is_an_error_and_stays(tmp_path):

@@ -322,8 +322,8 @@ text, read once.
 
 {ends}
 The lead over tokens. "Runs of {short}" are the best of the short runs, annealed to their own end; the other columns
-read the curves of the long ones. "Least gap" is the smallest lead over any cold seed at any logged point, negative where
-the warm start is behind.
+read the curves of the long ones. "Least gap" is the smallest lead over any cold seed at any logged point, negative
+where the warm start is behind.
 
 {leads}
 Padded positions: {shares}.

@@ -1,0 +1,45 @@
+"""The arithmetic of the fine-tuning bench; the runs themselves are too long for a test."""
+
+import pytest
+
+from warmstart.bench.finetune import Book, _ends, _lead
+
+
+def run(*nats):
+    return {"tokens": [0, 1_000_000, 5_000_000], "nats": list(nats), "test_perplexity": 50.0}
+
+
+CASE = {
+    "warm": run(5.0, 4.5, 4.0),
+    "cold": [run(8.0, 4.9, 4.1), run(9.0, 4.7, 4.3), run(8.0, 4.8, 4.2)],
+    "best": {"warm": 0.6, "cold": 1.2},
+    "sweep": {"warm": {"0.6": 4.6, "1.2": 4.7}, "cold": {"0.6": 5.3, "1.2": 5.1}},
+}
+
+
+def test_ends_by_hand():
+    name, start, warm, cold, gap, *_ = _ends("case", CASE)
+    assert (name, start, warm, cold) == ("case", 5.0, 4.0, "4.200 ± 0.100")
+    assert gap == pytest.approx(0.2)
+
+
+def test_lead_by_hand():
+    _, short, at_1, at_2, at_4, least, caught, share, crossing = _lead("case", CASE)
+    assert short == pytest.approx(0.5)
+    assert (at_1, at_2, at_4) == pytest.approx((0.3, 0.275, 0.225))
+    assert least == pytest.approx(0.1)
+    mean = (3.0 / 3.1 + 4.0 / 4.3 + 3.0 / 3.2) / 3  # million tokens at which each seed is at 5.0
+    assert caught == f"{mean:.2f} M"
+    assert share == f"{(1 + 4 * 0.3 / 0.5) / 5:.2f}"
+    assert crossing == "none"
+
+
+def test_finished_runs_are_kept_until_the_code_changes(tmp_path):
+    path, done = tmp_path / "results.json", []
+
+    def work():
+        done.append(1)
+        return len(done)
+
+    assert [Book(path, "a").do("run", work) for _ in range(2)] == [1, 1]
+    assert Book(path, "b").do("run", work) == 2
