@@ -18,8 +18,8 @@ CASE = {
 
 
 def test_ends_by_hand():
-    name, start, warm, cold, gap, *_ = _ends("case", CASE)
-    assert (name, start, warm, cold) == ("case", 5.0, 4.0, "4.200 ± 0.100")
+    name, start, warm, cold, seeds, gap, *_ = _ends("case", CASE)
+    assert (name, start, warm, cold, seeds) == ("case", 5.0, 4.0, "4.200 ± 0.100", 3)
     assert gap == pytest.approx(0.2)
 
 

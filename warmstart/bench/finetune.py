@@ -69,20 +69,22 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     book = Book(kept if not quick else None, report.code_digest(*CODE))
     cases = [(text, preset) for preset in PRESETS for text in TEXTS]
     less = 100 if quick else 1
-    results: dict[str, Any] = {"cases": {}}
     with tempfile.TemporaryDirectory(prefix="warmstart-bench-") as folder:
-        for i, (text, preset) in enumerate(cases[:1] if quick else cases):
+        made = [Case(data / text, preset, Path(folder), book, less) for text, preset in (cases[:1] if quick else cases)]
+        for seeds in (1, len(SEEDS)):  # one of each first, so that there is a table early
+            results: dict[str, Any] = {"cases": {}, "ablation": {}}
+            for i, case in enumerate(made):
+                if progress:
+                    progress(f"{case.name}, {seeds} cold seeds", i, len(made))
+                results["cases"][case.name] = case.compare(seeds)
+            for case in made:
+                if case.preset == "micro":
+                    results["ablation"][case.text.name] = case.ablate()
             if progress:
-                progress(f"{text}, {preset}", i, len(cases))
-            case = Case(data / text, preset, Path(folder), book, less)
-            results["cases"][f"{text} {preset}"] = case.compare()
-            if preset == "micro":
-                results.setdefault("ablation", {})[text] = case.ablate()
-        if progress:
-            progress("cached comparisons", 0, None)
-        results["speed"] = book.do("speed", lambda: speed(data / "classics", less))
-    if not quick:
-        _write(results, docs)
+                progress("cached comparisons", 0, None)
+            results["speed"] = book.do("speed", lambda: speed(data / "classics", less))
+            if not quick:
+                _write(results, docs)
     return results
 
 
@@ -117,15 +119,16 @@ class Case:
         self.train, self.split = TEXTS[text.name]
         self.name = f"{text.name} {preset}"
 
-    def compare(self) -> dict[str, Any]:
-        """Choose rates, then run every arm to the end."""
+    def compare(self, seeds: int) -> dict[str, Any]:
+        """Choose rates, then run every arm to the end; cold ones for so many seeds and all that are kept."""
         sweep = {
             name: dict(zip(RATES, self._all([(start, phases, rate, SWEEP_TOKENS) for rate in RATES]), strict=True))
             for name, start, phases in (("warm", "warm", WARM), ("cold", "cold 0", COLD))
         }
         best = {name: min(runs, key=lambda rate: runs[rate]["nats"][-1]) for name, runs in sweep.items()}
-        jobs = [("warm", WARM, best["warm"], TOKENS), *((f"cold {s}", COLD, best["cold"], TOKENS) for s in SEEDS)]
-        warm, *cold = self._all(jobs)
+        colds = [(f"cold {seed}", COLD, best["cold"], TOKENS) for seed in SEEDS]
+        chosen = [job for i, job in enumerate(colds) if i < seeds or self.book.has(self._name(*job))]
+        warm, *cold = self._all([("warm", WARM, best["warm"], TOKENS), *chosen])
         rates = {name: {str(rate): run["nats"][-1] for rate, run in runs.items()} for name, runs in sweep.items()}
         return {"sweep": rates, "best": best, "warm": warm, "cold": cold}
 
@@ -242,7 +245,8 @@ def _ends(name: str, case: dict[str, Any]) -> list[Any]:
         name,
         warm["nats"][0],
         warm["nats"][-1],
-        f"{statistics.mean(ends):.3f} ± {statistics.stdev(ends):.3f}",
+        f"{statistics.mean(ends):.3f} ± {statistics.stdev(ends):.3f}" if len(ends) > 1 else ends[0],
+        len(ends),
         statistics.mean(ends) - warm["nats"][-1],
         warm["test_perplexity"],
         case["cold"][0]["test_perplexity"],
@@ -278,6 +282,7 @@ def _write(results: dict[str, Any], docs: Path) -> None:
             "start",
             "end, warm",
             "end, cold",
+            "seeds",
             "gap",
             "test ppl, warm",
             "test ppl, cold",
@@ -315,7 +320,7 @@ def _write(results: dict[str, Any], docs: Path) -> None:
     body = f"""## Fine-tuning: warm and cold starts
 
 {TOKENS:,} tokens in steps of 2,048, V = {VOCAB_SIZE:,}, AdamW, products in bfloat16. Warm: `fit`, phases
-`{WARM}`. Cold: `fit --cold`, phase `{COLD}`, {len(SEEDS)} seeds. The factor of the learning rates is the best of
+`{WARM}`. Cold: `fit --cold`, phase `{COLD}`. The factor of the learning rates is the best of
 {", ".join(map(str, RATES))} for each start after {SWEEP_TOKENS:,} tokens. Nats a token on the validation text (about
 {SCORED:,} tokens of it), every {EVERY:,} tokens; perplexity of finished models (cold: the first seed) on the whole test
 text, read once.
@@ -346,7 +351,7 @@ def _draw(path: Path, cases: dict[str, Any]) -> None:
         for run in case["cold"]:
             axis.plot(np.array(run["tokens"]) / 1e6, run["nats"], "--", color="tab:blue", linewidth=1)
         axis.plot(np.array(case["warm"]["tokens"]) / 1e6, case["warm"]["nats"], color="tab:red")
-        axis.plot([], [], "--", color="tab:blue", label=f"cold, {len(case['cold'])} seeds")
+        axis.plot([], [], "--", color="tab:blue", label=f"cold, seeds: {len(case['cold'])}")
         axis.plot([], [], color="tab:red", label="warm")
         axis.set(title=name, xlabel="million tokens", ylim=(None, case["warm"]["nats"][0] + 1.5))
         axis.grid(alpha=0.3)
