@@ -66,3 +66,11 @@ def test_classifier_numbers_are_the_measured_ones():
     for name, accuracy, nats in rows:
         assert f"{measured[name]['accuracy']:.3f}" == accuracy
         assert nats == ("-" if measured[name]["cross_entropy"] is None else f"{measured[name]['cross_entropy']:.3f}")
+
+
+def test_fine_tuning_numbers_are_the_measured_ones():
+    measured = (ROOT / "docs" / "benchmarks.md").read_text().split("<!-- finetune -->")[1].split("<!-- /finetune -->")[0]
+    rows = re.findall(r"^\| ((?:wikitext-2|classics) (?:micro|small) \|.*)\|$", README, re.M)
+    assert len(rows) == 4
+    for row in rows:
+        assert f"| {row}|" in measured
