@@ -69,7 +69,9 @@ def test_classifier_numbers_are_the_measured_ones():
 
 
 def test_fine_tuning_numbers_are_the_measured_ones():
-    measured = (ROOT / "docs" / "benchmarks.md").read_text().split("<!-- finetune -->")[1].split("<!-- /finetune -->")[0]
+    measured = (
+        (ROOT / "docs" / "benchmarks.md").read_text().split("<!-- finetune -->")[1].split("<!-- /finetune -->")[0]
+    )
     rows = re.findall(r"^\| ((?:wikitext-2|classics) (?:micro|small) \|.*)\|$", README, re.M)
     assert len(rows) == 4
     for row in rows:

@@ -199,14 +199,14 @@ def compare_codes(pivots: Ints, windows: Ints, codes: Words, inverse_weights: Fl
     """
     one, two, four = np.uint64(0x5555555555555555), np.uint64(0x3333333333333333), np.uint64(0x0F0F0F0F0F0F0F0F)
     for n in range(pivots.size):
-        u = codes[pivots[n]]
+        u = pivots[n]
         for i in range(windows.shape[1]):
-            v = codes[windows[n, i]]
+            v = windows[n, i]
             shared = np.uint64(0)
             for word in range(codes.shape[1]):
-                x = u[word] & v[word]
+                x = codes[u, word] & codes[v, word]
                 x -= (x >> np.uint64(1)) & one  # bits of every pair, every four, every eight
                 x = (x & two) + ((x >> np.uint64(2)) & two)
                 x = (x + (x >> np.uint64(4))) & four
                 shared += (x * np.uint64(0x0101010101010101)) >> np.uint64(56)
-            q[n, i] = shared * inverse_weights[pivots[n]] * inverse_weights[windows[n, i]]
+            q[n, i] = shared * inverse_weights[u] * inverse_weights[v]
