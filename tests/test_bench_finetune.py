@@ -11,6 +11,7 @@ def run(*nats):
 
 CASE = {
     "warm": run(5.0, 4.5, 4.0),
+    "third": run(5.0, 4.4, 4.1),
     "cold": [run(8.0, 4.9, 4.1), run(9.0, 4.7, 4.3), run(8.0, 4.8, 4.2)],
     "best": {"warm": 0.6, "cold": 1.2},
     "sweep": {"warm": {"0.6": 4.6, "1.2": 4.7}, "cold": {"0.6": 5.3, "1.2": 5.1}},
@@ -24,10 +25,11 @@ def test_ends_by_hand():
 
 
 def test_lead_by_hand():
-    _, short, at_1, at_2, at_4, least, caught, share, crossing = _lead("case", CASE)
+    _, short, at_1, at_2, at_4, least, third, caught, share, crossing = _lead("case", CASE)
     assert short == pytest.approx(0.5)
     assert (at_1, at_2, at_4) == pytest.approx((0.3, 0.275, 0.225))
     assert least == pytest.approx(0.1)
+    assert third == pytest.approx(0.1)
     mean = (3.0 / 3.1 + 4.0 / 4.3 + 3.0 / 3.2) / 3  # million tokens at which each seed is at 5.0
     assert caught == f"{mean:.2f} M"
     assert share == f"{(1 + 4 * 0.3 / 0.5) / 5:.2f}"

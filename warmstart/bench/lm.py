@@ -22,6 +22,9 @@ BITS = (128, 256, 512, 1024, 2048, 4096)
 RADII = (1, 2, 4, 8)
 CONTEXTS = ("radial", "radial,attended", "radial,block", "radial,document", "radial,block,document", "block,document")
 SPLIT = r"\n\n"  # a blank line between books
+READING = ("documents", "tokenizer", "corpus", "counts", "contexts")
+SOLVING = ("accumulators", "_kernels", "solution", "attention", "language_model", "estimators/language_model")
+CODE = ("bitcipher", *(f"warmstart/{name}.py" for name in READING + SOLVING))
 
 Arm = tuple[str, list[str], str]  # table, arguments of fit, books it is scored on
 
@@ -50,7 +53,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     books = data / "classics"
     kept = docs / "results" / "lm.json"
     kept.parent.mkdir(parents=True, exist_ok=True)
-    code = report.code_digest("bitcipher", "warmstart")
+    code = report.code_digest(*CODE)
     done = json.loads(kept.read_text()) if kept.exists() and not quick else {}
     todo = arms(quick)
     rows = []

@@ -1,5 +1,6 @@
 """What the benches share: where the data is, how results become JSON, a table, a section of docs/benchmarks.md."""
 
+import ast
 import datetime
 import hashlib
 import os
@@ -58,11 +59,14 @@ def _cell(value: Any) -> str:
 
 
 def code_digest(*parts: str) -> str:
-    """Return a digest of the source of packages and modules, benches left out: a result stands for its code."""
+    """Return a digest of packages and modules without benches, comments, docstrings: a result stands for its code."""
     paths = [ROOT / part for part in parts]
     files = sorted(file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path]))
-    files = [file for file in files if file.parent.name != "bench"]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    trees = [ast.parse(file.read_bytes()) for file in files if file.parent.name != "bench"]
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
+            del node.body[0]
+    return hashlib.sha256("".join(map(ast.dump, trees)).encode()).hexdigest()[:16]
 
 
 def stamp(command: str) -> str:

@@ -112,8 +112,8 @@ class Schedule:
     Examples
     --------
     >>> schedule = Schedule([Phase("frozen", {"output": 0.01}, tokens=1000), Phase("thaw", {"embedding": 0.001})])
-    >>> schedule.lengths(total=5000, epoch=2000)
-    [1000, 4000]
+    >>> schedule.group("embedding.weight")
+    'embedding'
     >>> Schedule.from_json(schedule.to_json()) == schedule
     True
     """
@@ -130,15 +130,6 @@ class Schedule:
         unknown = sorted({group for phase in self.phases for group in phase.rates} - self.groups.keys())
         if unknown:
             raise InputError(f"expected rates for the groups {', '.join(self.groups)}, got {', '.join(unknown)}")
-
-    def lengths(self, total: float, epoch: float) -> list[float]:
-        """Return how long every phase lasts, in the unit of ``total``, of which an epoch has ``epoch``."""
-        out: list[float] = []
-        for phase in self.phases:
-            left = total - sum(out)
-            length = phase.tokens if phase.epochs is None else phase.epochs * epoch
-            out.append(0 if not phase.rates else left if length is None else min(left, round(length)))
-        return out
 
     def parameters(self, module: nn.Module) -> dict[str, list[nn.Parameter]]:
         """Return the parameters of every group.
@@ -214,8 +205,8 @@ def named_schedule(names: Iterable[str], max_tokens: int, rate: float = 1.0) -> 
 
     Examples
     --------
-    >>> named_schedule(["warm", "frozen", "thaw"], 1_000_000).lengths(total=1_000_000, epoch=1)
-    [0, 20000, 980000]
+    >>> [(phase.name, phase.tokens) for phase in named_schedule(["warm", "frozen", "thaw"], 1_000_000).phases]
+    [('warm', None), ('frozen', 20000), ('thaw', None)]
     """
     upper = {"middle": MIDDLE_RATE * rate, "output": RATE * rate}
     lower = {group: FROZEN_RATE * value for group, value in upper.items()}

@@ -55,7 +55,7 @@ class SoftmaxLayer(nn.Module):
         return x @ self.weight
 
     def nats(self, x: Tensor, targets: Tensor, fixed: int = 0) -> Tensor:
-        """Return ``-log softmax(x U)[target]`` (n,): cross-entropy in a quarter of the memory and time.
+        """Return ``-log softmax(x U)[target]`` (n,), the cross-entropy of every row.
 
         Logits and their gradient share one array (n, C). Under `torch.autocast` the three products run in its type;
         logarithms, sums and the gradient of U stay float32.
