@@ -1,5 +1,6 @@
 """Warm starts for models people already have: plain networks and Hugging Face models."""
 
+from warmstart.adapters.plain import warm_start
 from warmstart.adapters.report import LoadReport
 
-__all__ = ["LoadReport"]
+__all__ = ["LoadReport", "warm_start"]
