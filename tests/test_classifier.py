@@ -19,7 +19,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from warmstart import figures, solution
 from warmstart.accumulators import empty, update
-from warmstart.bench import classifier, report
+from warmstart.bench import classifier, networks, report
 from warmstart.errors import InputError
 from warmstart.estimators import ExplicitClassifier
 from warmstart.estimators.classifier import SAMPLE_SIZE
@@ -342,7 +342,9 @@ def test_idx_files_that_are_not_are_refused(tmp_path, content):
 
 
 @pytest.mark.slow
-def test_bench_writes_numbers_table_and_picture(tmp_path):
+def test_bench_writes_numbers_table_and_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr(networks, "STEPS", (20,))
+    monkeypatch.setattr(networks, "SHAPES", ((784, 10), (784, 64, 10)))
     small_mnist(tmp_path / "mnist")
     docs = tmp_path / "docs"
     seen = []
@@ -352,10 +354,13 @@ def test_bench_writes_numbers_table_and_picture(tmp_path):
     text = (docs / "benchmarks.md").read_text()
     assert "images/mnist_k.png" in text
     assert "warmstart bench classifier" in text
-    assert [report for report in seen if report[0] == report[1]] == [(7, 7), (25, 25)]
+    assert [report for report in seen if report[0] == report[1]] == [(7, 7), (25, 25), (5, 5)]
     arms = {row["name"]: row for row in result["arms"]}
     assert arms["explicit solution"]["accuracy"] > 0.8
     assert arms["explicit solution"]["cross_entropy"] < arms["explicit solution, temperature 1"]["cross_entropy"]
+    nets = {(row["shape"], row["start"], row["steps"]): row for row in result["networks"]}
+    assert nets["784-64-10", "warm_start", 0]["accuracy"] > nets["784-10", "warm_start", 0]["accuracy"] > 0.8
+    assert nets["784-10", "default", 0]["accuracy"] < 0.4
 
 
 @pytest.mark.data

@@ -163,7 +163,7 @@ class _Target:
 class _Data:
     """The loader as inputs of the layer to solve next, and what has been solved so far: weights (m, D), bias (m,)."""
 
-    def __init__(self, encoder: nn.Sequential, linear: nn.Linear, loader: Batches, n_classes: int) -> None:
+    def __init__(self, encoder: nn.Module, linear: nn.Linear, loader: Batches, n_classes: int) -> None:
         self.encoder, self.linear, self.loader = encoder, linear, loader
         self.counts = np.zeros(n_classes, np.int64)
         self.solved: list[tuple[Tensor, Tensor]] = []

@@ -1,6 +1,7 @@
 """MNIST: the explicit solution of a softmax layer beside naive Bayes, nearest mean and logistic regression.
 
 No setting was chosen by the test images: the temperature is fitted on training images, the peers have their defaults.
+Plain networks are in `warmstart.bench.networks`.
 """
 
 import gzip
@@ -18,7 +19,7 @@ from sklearn.naive_bayes import MultinomialNB
 from sklearn.neighbors import NearestCentroid
 
 from warmstart import figures
-from warmstart.bench import report
+from warmstart.bench import networks, report
 from warmstart.errors import InputError
 from warmstart.estimators import ExplicitClassifier
 
@@ -148,7 +149,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     Returns
     -------
     dict
-        ``arms`` and ``curve``, lists of rows, and ``k_rule``.
+        ``arms``, ``curve`` and ``networks``, lists of rows, and ``k_rule``.
     """
     show = progress or (lambda stage, done, total: None)
     X, y, X_test, y_test = mnist(data)
@@ -158,6 +159,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     rows = curve((X, y, X_test, y_test), 5 if quick else 25, show)
     rule = float(X.sum(dtype=np.float64) / len(X))
     results = {"arms": arms, "curve": rows, "k_rule": rule, "images": [len(X), len(X_test)]}
+    results["networks"] = networks.compare(X, y, X_test, y_test, quick, show)
     if not quick:
         draw(docs / "images" / "mnist_k.png", rows, rule)
         report.write(docs, "classifier", COMMAND, results, _section(results))
@@ -174,5 +176,6 @@ def _section(results: dict[str, Any]) -> str:
     return (
         f"## Classifier: MNIST\n\n{train:,} training images, {test:,} test images, pixels divided by 255. Nothing was "
         f"tuned on the test images.\n\n{table}\nThe counts are made once; every k below is only solved again.\n\n"
-        "![Accuracy and cross-entropy over k](images/mnist_k.png)"
+        "![Accuracy and cross-entropy over k](images/mnist_k.png)\n\n"
+        f"{networks.section(results['networks'])}"
     )
