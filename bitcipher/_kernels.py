@@ -1,4 +1,4 @@
-"""The two loops that need a compiler; their readable twins are in `_reference.py`.
+"""The loops that need a compiler; their readable twins are in `_reference.py`.
 
 No ``fastmath``: the logs of zero evidence are ``-inf`` and have to stay so.
 """
@@ -86,3 +86,41 @@ def best_ranks(
                 best[i] = score
                 found[i] = rank
     return found
+
+
+@njit(cache=True, nogil=True)
+def add_neighbours(
+    ids: NDArray[np.int32],
+    first: int,
+    last: int,
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    units: NDArray[np.int64],
+    distance_units: NDArray[np.int64],
+    rings: NDArray[np.int64],
+    sums: NDArray[np.int64],
+    part: int,
+    parts: int,
+) -> None:
+    """Add to ``sums[t, ring, side]`` the bits of every neighbour of t, for t at the positions ``first`` to ``last``.
+
+    ids (n,): rows, -1 between sentences, -2 for a token without a row; indptr, indices: bits of each row; units (V,):
+    what a row adds to each of its bits; distance_units, rings (widest radius + 1,): factor and ring of a distance;
+    sums (V, rings, 1 or 2, bits): the second side, if there is one, is what follows t. Only rows with
+    ``t % parts == part`` are written.
+    """
+    sides = sums.shape[2]
+    for n in range(first, last):
+        t = ids[n]
+        if t < 0 or t % parts != part:
+            continue
+        for side in range(2):
+            for distance in range(1, len(rings)):
+                at = n + distance if side else n - distance
+                if at < 0 or at >= len(ids) or ids[at] == -1:
+                    break
+                s = ids[at]
+                if s >= 0:
+                    value = units[s] * distance_units[distance]
+                    for j in range(indptr[s], indptr[s + 1]):
+                        sums[t, rings[distance], side % sides, indices[j]] += value

@@ -48,3 +48,29 @@ def decode(vectors: Sequence[Sequence[int]], codes: Sequence[Sequence[int]]) -> 
                 best, best_weight, best_mass = rank, weight, mass
         ranks.append(best)
     return ranks
+
+
+def neighbour_sums(
+    sentences: Sequence[Sequence[int | None]],
+    codes: Sequence[Sequence[int]],
+    bits: int,
+    radii: Sequence[int],
+    harmonic: bool = False,
+) -> list[list[list[list[Fraction]]]]:
+    """Return what surrounds every token, [token][radius][left, right][bit], in exact co-occurrences.
+
+    Here a code is the list of its bits, and None is a token without a row. Every radius is counted by itself.
+    """
+    sums = [[[[Fraction(0)] * bits for _ in range(2)] for _ in radii] for _ in codes]
+    for sentence in sentences:
+        for here, token in enumerate(sentence):
+            for there, neighbour in enumerate(sentence):
+                distance = abs(here - there)
+                if token is None or neighbour is None or here == there:
+                    continue
+                for i, radius in enumerate(radii):
+                    for bit in codes[neighbour]:
+                        if distance <= radius:
+                            share = Fraction(1, len(codes[neighbour])) / (distance if harmonic else 1)
+                            sums[token][i][int(there > here)][bit] += share
+    return sums
