@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from warmstart import counts
-from warmstart.counts import NGrams, bigram_counts
+from warmstart import counts, weights
+from warmstart.counts import NGrams, PairStatistics, bigram_counts, count_pairs
+from warmstart.errors import InputError
 
 
 def ngrams(tokens, vocab_size):
@@ -48,3 +49,47 @@ def test_chunks_do_not_matter(monkeypatch, chunk):
 
 def test_no_pairs():
     assert bigram_counts(np.array([3]), 5).nnz == 0
+
+
+def test_pairs_of_shards_add_up_and_a_part_is_held_out():
+    tokens = np.random.default_rng(0).zipf(1.3, 2 * counts.STRETCH * counts.HELD_OUT + 1) % 50
+    half = counts.STRETCH * counts.HELD_OUT
+    whole, first, second = (count_pairs(part, 50) for part in (tokens, tokens[: half + 1], tokens[half:]))
+    assert whole.held_out.sum() * (counts.HELD_OUT - 1) == whole.pairs.sum()
+    for added in (first + second, second + first):
+        assert (added.pairs != whole.pairs).nnz == (added.held_out != whole.held_out).nnz == 0
+    assert ((whole.pairs + whole.held_out) != bigram_counts(tokens, 50)).nnz == 0
+
+
+def test_chunks_do_not_show(monkeypatch):
+    tokens = np.random.default_rng(0).integers(0, 9, 10_000)
+    expected = count_pairs(tokens, 9)
+    monkeypatch.setattr(counts, "CHUNK", 777)
+    assert (count_pairs(tokens, 9).pairs != expected.pairs).nnz == 0
+
+
+def test_the_rarest_pairs_are_dropped_and_said():
+    tokens = np.array([0, 1, 0, 1, 0, 1, 2, 3])  # 0>1 three times, 1>0 twice, two others once
+    capped = count_pairs(tokens, 4, max_pairs=3)
+    assert capped.pairs.toarray()[0, 1] == 3
+    assert (capped.pairs.nnz, capped.dropped) == (2, 2)
+
+
+def test_pair_statistics_are_read_as_they_were_written(tmp_path):
+    written = count_pairs(np.array([0, 1, 0, 2]), 3, {"a": 0, "b": 1, "c": 2})
+    written.save(tmp_path / "pairs.safetensors")
+    read = PairStatistics.load(tmp_path / "pairs.safetensors")
+    assert (read.pairs != written.pairs).nnz == 0
+    assert (read.vocabulary, read.max_pairs, read.dropped) == (written.vocabulary, written.max_pairs, 0)
+    weights.save_arrays(tmp_path / "other.safetensors", {"x": np.arange(2)})
+    with pytest.raises(InputError, match="expected pair statistics"):
+        PairStatistics.load(tmp_path / "other.safetensors")
+
+
+def test_other_vocabularies_and_tokens_are_refused():
+    with pytest.raises(InputError, match="tokens from 0 to 2, got 0 to 3"):
+        count_pairs(np.array([0, 3]), 3)
+    with pytest.raises(InputError, match="at least two tokens"):
+        count_pairs(np.array([0]), 3)
+    with pytest.raises(InputError, match="one vocabulary"):
+        count_pairs(np.array([0, 1]), 2, {"a": 0}) + count_pairs(np.array([0, 1]), 2, {"b": 0})

@@ -165,3 +165,35 @@ def _attend(window: list[Array], W: Array) -> Array:
 def _softmax(z: Array) -> Array:
     weights = np.exp(z - z.max())
     return np.asarray(weights / weights.sum())
+
+
+def discounted_bigram(counts: Array, discount: float, prior: Array) -> Array:
+    """Twin of `spectral.Bigram`: P (V, V) of pair counts (V, V), rows without counts are the prior."""
+    P = np.zeros(counts.shape)
+    for x, row in enumerate(counts):
+        n = row.sum()
+        for y, c in enumerate(row):
+            P[x, y] = max(c - discount, 0) / n + discount * (row > 0).sum() / n * prior[y] if n else prior[y]
+    return P
+
+
+def refit_rows(P: Array, A: Array, B: Array, prior: Array, damping: float) -> Array:
+    """Twin of `spectral.refit_rows`: a damped Newton step of every row of A, ``H = B^T (diag p - p p^T) B``."""
+    H = B.T @ (np.diag(prior) - np.outer(prior, prior)) @ B
+    H = H + damping * np.mean(np.diag(H)) * np.eye(len(H))
+    out = A.copy()
+    for x in range(len(A)):
+        q = np.exp(B @ A[x]) * prior
+        out[x] = A[x] + np.linalg.inv(H) @ (B.T @ (P[x] - q / q.sum()))
+    return out
+
+
+def refit_columns(P: Array, A: Array, B: Array, prior: Array, share: Array, damping: float, step: float) -> Array:
+    """Twin of `spectral.refit_columns`: a damped Newton step of every row of B, ``H = sum_x share_x a_x a_x^T``."""
+    H = sum(s * np.outer(a, a) for s, a in zip(share, A, strict=True))
+    H = H + damping * np.mean(np.diag(H)) * np.eye(len(H))
+    gradient = np.zeros(B.shape)
+    for x in range(len(A)):
+        q = np.exp(B @ A[x]) * prior
+        gradient += share[x] * np.outer(P[x] - q / q.sum(), A[x])
+    return B + step * (gradient / (prior + 1e-5)[:, None]) @ np.linalg.inv(H)

@@ -1,4 +1,4 @@
-"""The command line: ``warmstart fit``, ``eval``, ``generate``, ``finetune``, ``compare``, ``bench``.
+"""The command line: ``warmstart fit``, ``eval``, ``generate``, ``finetune``, ``init``, ``compare``, ``bench``.
 
 Results go to stdout (a table, or one JSON object with ``--json``), progress and errors to stderr.
 """
@@ -228,6 +228,68 @@ def finetune(
         sys.stderr.write(f"stopped; what was trained is in {job.folder}, go on with the same command and --resume\n")
         raise
     _print(result, as_json, quiet)
+
+
+@app.command()
+def init(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="MODEL", help="New folder to write the model to.")],
+    corpus: Annotated[
+        list[str] | None, typer.Argument(metavar="[CORPUS]...", help="As for `warmstart fit`.", show_default=False)
+    ] = None,
+    arch: Annotated[str, typer.Option(help="gpt2 or llama.")] = "gpt2",
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="JSON", help="Fields of the architecture by its own names: an object or a file of one."),
+    ] = None,
+    tokenizer: Annotated[
+        str, typer.Option(help="bpe, words or characters (trained on the corpus), or the folder of an existing one.")
+    ] = "bpe",
+    vocab_size: Annotated[int, typer.Option(min=2, help="Largest vocabulary of a trained tokenizer.")] = 8192,
+    heads: Annotated[
+        int | None, typer.Option(min=0, help="Heads that start at the token before.  [default: half of them]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the weights that stay random.")] = 0,
+    split_documents: Split = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a Hugging Face model folder, tokenizer included, that starts as a bigram model of a corpus (extra hf)."""
+    from dataclasses import asdict
+
+    from warmstart.adapters.initialise import check_new, initialise, save_folder
+    from warmstart.corpus import Corpus
+    from warmstart.documents import default_corpus
+    from warmstart.tokenizer import KINDS
+
+    check_new(output)
+    fields = None if config is None else _json_object(config)
+    sources = _paths(corpus) or default_corpus("train")
+    began = time.perf_counter()
+    with Reporter(quiet) as progress:
+        if tokenizer in KINDS:
+            options: dict[str, Any] = {"tokenizer": tokenizer, "vocab_size": vocab_size}
+            built = Corpus.build(sources, split_documents=split_documents, progress=progress, **options)
+        else:
+            built = Corpus.encode(sources, tokenizer, split_documents=split_documents, progress=progress)
+        encoded = time.perf_counter() - began
+        model, own, report = initialise(built, arch, fields, seed=seed, heads=heads, progress=progress)
+        solved = time.perf_counter() - began - encoded
+        save_folder(output, model, own)
+    sizes = {"parameters": model.num_parameters(), "vocab_size": model.config.vocab_size, "tokens": built.n_tokens}
+    seconds = {"corpus": round(encoded, 3), "weights": round(solved, 3)}
+    shown = asdict(report) if as_json else {"notes": list(report.notes)}
+    _print({"model": str(output), **sizes, "seconds": seconds, **shown}, as_json, quiet)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    """Read a JSON object, inline or from a file."""
+    try:
+        content = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"config: expected a JSON object or a file of one, got: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"config: expected a JSON object, got {type(content).__name__}")
+    return content
 
 
 @app.command()

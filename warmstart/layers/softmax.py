@@ -55,20 +55,8 @@ class SoftmaxLayer(nn.Module):
         return x @ self.weight
 
     def nats(self, x: Tensor, targets: Tensor, fixed: int = 0) -> Tensor:
-        """Return ``-log softmax(x U)[target]`` (n,), the cross-entropy of every row.
-
-        Logits and their gradient share one array (n, C). Under `torch.autocast` the three products run in its type;
-        logarithms, sums and the gradient of U stay float32.
-
-        Parameters
-        ----------
-        x : (n, D)
-        targets : (n,) int64
-        fixed : int
-            The first so many features need no gradient.
-        """
-        nats: Tensor = _Nats.apply(x, self.weight, targets, fixed)  # type: ignore[no-untyped-call]
-        return nats
+        """Return ``-log softmax(x U)[target]`` (n,) of inputs (n, D): see `nats`."""
+        return nats(x, self.weight, targets, fixed)
 
     def probabilities(self, x: Tensor) -> Tensor:
         """Return probabilities (..., C) of inputs (..., D)."""
@@ -77,6 +65,29 @@ class SoftmaxLayer(nn.Module):
     def extra_repr(self) -> str:
         """Name the shape in the printed model."""
         return f"in_features={self.weight.shape[0]}, n_classes={self.weight.shape[1]}"
+
+
+def nats(x: Tensor, weight: Tensor, targets: Tensor, fixed: int = 0) -> Tensor:
+    """Return ``-log softmax(x U)[target]`` (n,), the cross-entropy of every row.
+
+    Logits and their gradient share one array (n, C). Under `torch.autocast` the three products run in its type;
+    logarithms, sums and the gradient of U stay float32.
+
+    Parameters
+    ----------
+    x : (n, D)
+    weight : (D, C)
+    targets : (n,) int64
+    fixed : int
+        The first so many features need no gradient.
+
+    Examples
+    --------
+    >>> nats(torch.eye(2), torch.zeros(2, 4), torch.tensor([0, 3])).exp()
+    tensor([4., 4.])
+    """
+    out: Tensor = _Nats.apply(x, weight, targets, fixed)  # type: ignore[no-untyped-call]
+    return out
 
 
 class _Nats(torch.autograd.Function):

@@ -1,0 +1,287 @@
+"""Decoders with a residual stream (GPT-2, Llama, GPT-NeoX, and others by the names of their parts) as bigram models.
+
+The embedding and the head hold a bigram model of low rank (`warmstart.spectral`), the output projections of the blocks
+are zero, so step 0 is that model; everything else keeps its own initialisation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from warmstart.adapters import heads as previous_token
+from warmstart.adapters.report import LoadReport
+from warmstart.counts import PairStatistics, vocabulary_digest
+from warmstart.errors import InputError
+from warmstart.spectral import Factors, Progress, Residual, factorise, residual
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SCALE = 0.1  # standard deviation of an embedding row; see `warmstart bench transformers`
+POSITIONS = 0.1  # standard deviation of learned positions, as a share of the scale
+PADDING = 1024  # rows that a vocabulary may be padded by, at most
+UNLIKELY = 30.0  # nats by which a padded row is below the rarest token
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Names of the modules of a decoder, as `torch.nn.Module.named_modules` spells them.
+
+    Attributes
+    ----------
+    embedding, norm, head : str
+        The embedding of tokens, the norm after the last block (LayerNorm or RMSNorm), the linear layer to logits.
+    outputs : tuple of str
+        Patterns (as of a shell) of the projections that blocks add to the residual stream with.
+    positions : str, optional
+        The embedding of positions, if they are learned.
+    """
+
+    embedding: str
+    norm: str
+    head: str
+    outputs: tuple[str, ...]
+    positions: str | None = None
+
+
+_LLAMA = Parts(
+    "model.embed_tokens", "model.norm", "lm_head", ("model.layers.*.self_attn.o_proj", "model.layers.*.mlp.down_proj")
+)
+FAMILIES = {
+    "gpt2": Parts(
+        "transformer.wte",
+        "transformer.ln_f",
+        "lm_head",
+        ("transformer.h.*.attn.c_proj", "transformer.h.*.mlp.c_proj"),
+        "transformer.wpe",
+    ),
+    "gpt_neox": Parts(
+        "gpt_neox.embed_in",
+        "gpt_neox.final_layer_norm",
+        "lm_head",
+        ("gpt_neox.layers.*.attention.dense", "gpt_neox.layers.*.mlp.dense_4h_to_h"),
+    ),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+}
+
+
+def load_into(
+    model: nn.Module,
+    statistics: PairStatistics | Factors,
+    *,
+    parts: Parts | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    scale: float = SCALE,
+    heads: int | None = None,
+    progress: Progress | None = None,
+) -> LoadReport:
+    """Make a decoder start as a bigram model of a text.
+
+    Parameters
+    ----------
+    model : nn.Module
+        GPT-2, GPT-NeoX, Llama, Mistral or Qwen2 of ``transformers``, or any with ``parts``. Changed at the end, in
+        place, or not at all. A tied head is untied: one table cannot hold who follows whom.
+    statistics : PairStatistics or Factors
+        See `warmstart.counts.count_pairs` and `warmstart.spectral.factorise`.
+    parts : Parts, optional
+        Where the parts are in another model.
+    tokenizer : PreTrainedTokenizerBase, optional
+        The model's tokenizer, to be compared with the one the statistics were made with.
+    scale : float
+        Standard deviation of the rows of the embedding. Smaller rows change faster under Adam.
+    heads : int, optional
+        Heads of the first layer that start by looking at the token before, in GPT-2 and models with rotary positions
+        in Llama's way; groups of them where keys are shared. Default: half of them. 0: none.
+    progress : callable, optional
+        ``progress(stage, done, total)``.
+
+    Returns
+    -------
+    LoadReport
+        The notes name rank, exponents, sweeps and the cross-entropy of held-out pairs.
+
+    Raises
+    ------
+    InputError
+        A model without these parts or with a bias in its head, another vocabulary, too small a width, tied weights
+        that cannot be untied. Nothing was changed.
+
+    References
+    ----------
+    Levy and Goldberg 2014 (NeurIPS); Williams and Zhao 2023, arXiv 2311.07498, for the softmax layer.
+    """
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    if parts is None and kind not in FAMILIES:
+        raise InputError(
+            f"expected a model of {', '.join(FAMILIES)}, got {kind or type(model).__name__}; give its parts"
+        )
+    found = _Found(model, parts or FAMILIES[str(kind)])
+    if not np.isfinite(scale) or scale <= 0:
+        raise InputError(f"scale: expected a finite number above 0, got {scale}")
+    if isinstance(statistics, PairStatistics) and tokenizer is not None:
+        _check_vocabulary(statistics, tokenizer)
+    start = None if parts else previous_token.plan(model, heads)
+    spare, share = (start.spare, start.share) if start else (0, 0.0)
+    width = found.embedding.embedding_dim
+    _check_rows(found, statistics)
+    if isinstance(statistics, PairStatistics):
+        rank = min(width - 2 - found.centred - spare, statistics.vocab_size - 1)
+        statistics = factorise(statistics, rank, progress=progress)
+    placed = residual(
+        statistics, width, scale=scale, centred=found.centred, eps=found.eps, spare=spare, spare_share=share
+    )
+    untied = found.untie()
+    loaded = found.write(placed, statistics)
+    if start:
+        loaded += start.write(placed, scale)
+    elif found.positions is not None:
+        loaded += [found.shrink_positions(POSITIONS * scale)]
+    names = [name for name, _ in model.named_parameters()]
+    return LoadReport(
+        loaded=tuple(name for name in names if name in loaded),
+        missing=tuple(name for name in names if name not in loaded),
+        untied=(found.parts.head + ".weight",) if untied else (),
+        notes=(*_notes(statistics), *([start.note] if start else []), *found.notes(len(statistics.A), untied)),
+    )
+
+
+def _notes(factors: Factors) -> list[str]:
+    a, b = factors.exponents
+    return [
+        f"bigram model of rank {factors.rank}, {factors.nats:.3f} nats on held-out pairs of frequent tokens",
+        f"exponents {a} and {b}, {factors.sweeps} refits",
+    ]
+
+
+def _check_vocabulary(statistics: PairStatistics, tokenizer: PreTrainedTokenizerBase) -> None:
+    own = vocabulary_digest(tokenizer.get_vocab())
+    if statistics.vocabulary and statistics.vocabulary != own:
+        raise InputError(
+            "expected statistics made with the tokenizer of the model, got those of another vocabulary; "
+            "encode the text with this tokenizer and count again"
+        )
+
+
+def _check_rows(found: _Found, statistics: PairStatistics | Factors) -> None:
+    size = statistics.vocab_size if isinstance(statistics, PairStatistics) else len(statistics.A)
+    rows = {found.embedding.num_embeddings, found.head.out_features}
+    if len(rows) > 1 or not size <= max(rows) <= size + PADDING:
+        raise InputError(
+            f"expected an embedding and a head of {size} rows, at most {PADDING} more, as the statistics have tokens; "
+            f"got {found.embedding.num_embeddings} and {found.head.out_features}: count with the model's tokenizer"
+        )
+
+
+class _Found:
+    """The parts of a model, checked."""
+
+    def __init__(self, model: nn.Module, parts: Parts) -> None:
+        self.model, self.parts = model, parts
+        self.embedding = self._module(parts.embedding, nn.Embedding)
+        self.head = self._module(parts.head, nn.Linear)
+        self.positions: Any = self._module(parts.positions, nn.Embedding) if parts.positions else None
+        self.norm = self._module(parts.norm, nn.Module)
+        self.centred = isinstance(self.norm, nn.LayerNorm)
+        if not self.centred and "RMSNorm" not in type(self.norm).__name__:
+            raise InputError(f"{parts.norm}: expected a LayerNorm or an RMSNorm, got {type(self.norm).__name__}")
+        eps = getattr(self.norm, "eps", getattr(self.norm, "variance_epsilon", None))
+        self.eps = float(eps if eps is not None else torch.finfo(torch.float32).eps)  # None: torch's RMSNorm
+        if self.head.bias is not None:
+            raise InputError(f"{parts.head}: expected a head without a bias, got one; the log prior has its own place")
+        if self.embedding.embedding_dim != self.head.in_features:
+            raise InputError(
+                f"expected an embedding and a head of one width, got {self.embedding.embedding_dim} and "
+                f"{self.head.in_features}"
+            )
+        self.outputs = [
+            (name, module)
+            for name, module in model.named_modules()
+            if any(fnmatchcase(name, pattern) for pattern in parts.outputs)
+        ]
+        if parts.outputs and not self.outputs:
+            raise InputError(f"expected output projections named {', '.join(parts.outputs)}, found none")
+
+    def _module(self, name: str, kind: type[Any]) -> Any:
+        try:
+            module = self.model.get_submodule(name)
+        except AttributeError as error:
+            raise InputError(f"expected a module {name} in {type(self.model).__name__}, found none") from error
+        if not isinstance(module, kind):
+            raise InputError(f"{name}: expected {kind.__name__}, got {type(module).__name__}")
+        return module
+
+    def untie(self) -> bool:
+        """Give the head a tensor of its own if it shares the embedding's, for good."""
+        if self.head.weight is not self.embedding.weight:
+            return False
+        shared, config = self.head.weight, getattr(self.model, "config", None)
+        self.head.weight = nn.Parameter(shared.detach().clone())
+        if config is None:
+            return True
+        before, config.tie_word_embeddings = getattr(config, "tie_word_embeddings", None), False
+        self._tie()
+        if self.head.weight is self.embedding.weight:
+            config.tie_word_embeddings = before
+            self._tie()
+            raise InputError(
+                f"expected a model whose head can be untied, got a {type(self.model).__name__} that ties it again; "
+                "take a model of another class"
+            )
+        return True
+
+    def _tie(self) -> None:
+        """Let the model tie what its configuration says."""
+        model: Any = self.model
+        if hasattr(model, "get_expanded_tied_weights_keys"):  # transformers keeps a list
+            model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
+        if hasattr(model, "tie_weights"):
+            model.tie_weights()
+
+    @torch.no_grad()
+    def write(self, placed: Residual, factors: Factors) -> list[str]:
+        """Write embedding, head, norm and zero outputs; return the names of the parameters."""
+        size, rows = len(placed.E), self.embedding.num_embeddings
+        empty = placed.E.mean(axis=0)
+        constant = placed.axes[factors.rank + 1]
+        floor = placed.W @ constant
+        unlikely = (floor.min() - UNLIKELY * np.ptp(floor) / np.ptp(factors.log_prior)) * constant
+        _fill(self.embedding.weight, placed.E, np.broadcast_to(empty, (rows - size, empty.size)))
+        _fill(self.head.weight, placed.W, np.broadcast_to(unlikely, (rows - size, empty.size)))
+        names = [f"{self.parts.embedding}.weight", f"{self.parts.head}.weight"]
+        for name, parameter in self.norm.named_parameters():
+            parameter.fill_(1.0 if name == "weight" else 0.0)
+            names.append(f"{self.parts.norm}.{name}")
+        for at, module in self.outputs:
+            for name, parameter in module.named_parameters():
+                parameter.zero_()
+                names.append(f"{at}.{name}")
+        return names
+
+    @torch.no_grad()
+    def shrink_positions(self, deviation: float) -> str:
+        """Scale learned positions to a standard deviation; return the name of the parameter."""
+        weight = self.positions.weight
+        weight.mul_(deviation / max(float(weight.std()), 1e-12))
+        return f"{self.parts.positions}.weight"
+
+    def notes(self, size: int, untied: bool) -> list[str]:
+        """Say what differs from the model's defaults."""
+        notes = ["output projections of all blocks start at zero"] if self.outputs else []
+        if untied:
+            notes.append("the head was tied to the embedding and has its own weights now: tie_word_embeddings=False")
+        if (padded := self.embedding.num_embeddings - size) > 0:
+            notes.append(f"{padded} padded rows of the vocabulary are {UNLIKELY:.0f} nats below the rarest token")
+        return notes
+
+
+def _fill(weight: Tensor, rows: Any, padding: Any) -> None:
+    weight.copy_(torch.from_numpy(np.concatenate([rows, padding]).astype(np.float32)))

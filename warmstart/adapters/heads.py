@@ -1,0 +1,149 @@
+"""Attention heads that look at the token before: what a bigram model lacks first.
+
+Queries and keys depend on positions alone, values carry the leading factors of the token; the output projection is
+zero, so nothing changes at step 0, and what the head sees is there to be used.
+
+- *Learned positions* (GPT-2): position i is ``[cos w_j i, sin w_j i]`` in coordinates of its own, all of one norm.
+  Keys read it as it is and queries turned back by one: the score is ``mean_j cos w_j (i - 1 - l)``.
+- *Rotary positions* (Llama): query and key are constant, the key turned by one: the score is
+  ``sum_j u_j^2 cos w_j (i - 1 - l)`` with the model's own frequencies, ``u_j^2`` in proportion to them.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from warmstart.errors import InputError
+from warmstart.spectral import Residual
+
+FREQUENCIES = 16  # of learned positions, at most
+SHARE = 0.3  # norm of a learned position in units of the norm of a token
+SHARPNESS = {"learned": 8.0, "rotary": 16.0}  # logit of the token before, where others have a mean of about 0
+GOLDEN = (np.sqrt(5) - 1) / 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to write into the first layer, and the coordinates it needs.
+
+    Attributes
+    ----------
+    model : nn.Module
+    count : int
+        Heads, or groups of them that share keys.
+    rotary : bool
+    frequencies : int
+        Of learned positions, two coordinates each.
+    """
+
+    model: nn.Module
+    count: int
+    rotary: bool
+    frequencies: int
+
+    @property
+    def spare(self) -> int:
+        """Coordinates for positions."""
+        return 0 if self.rotary else 2 * self.frequencies
+
+    @property
+    def share(self) -> float:
+        """Norm of a position in units of the norm of a token."""
+        return 0.0 if self.rotary else SHARE
+
+    @property
+    def note(self) -> str:
+        """Sentence for the report."""
+        return f"{self.count} {'groups of ' * self.rotary}heads of the first layer start at the token before"
+
+    def write(self, placed: Residual, scale: float) -> list[str]:
+        """Write positions, queries, keys and values; return the names of the parameters."""
+        with torch.no_grad():
+            return self._rotary(placed) if self.rotary else self._learned(placed, scale)
+
+    def _learned(self, placed: Residual, scale: float) -> list[str]:
+        transformer: Any = self.model.transformer
+        attention, wpe = transformer.h[0].attn, transformer.wpe.weight
+        width, size = wpe.shape[1], attention.head_dim
+        axes = placed.axes[-self.spare :]
+        w = np.pi * ((np.arange(1, self.frequencies + 1) * GOLDEN) % 1)  # no two positions alike
+        angle = np.outer(np.arange(wpe.shape[0]), w)
+        unit = np.concatenate([np.cos(angle), np.sin(angle)], axis=1) / np.sqrt(self.frequencies)  # (n, 2 m), norm 1
+        wpe.copy_(_tensor(SHARE * scale * np.sqrt(width) * unit @ axes))
+        seen = np.sqrt(width) * SHARE / np.sqrt(1 + SHARE**2)  # norm of a position behind the first norm
+        gain = np.sqrt(SHARPNESS["learned"] * np.sqrt(size)) / seen
+        c, s = np.diag(np.cos(w)), np.diag(np.sin(w))
+        back = np.block([[c, s], [-s, c]])  # position i to i - 1
+        weight, bias = attention.c_attn.weight, attention.c_attn.bias  # (d, 3 d), in to out
+        for h in range(self.count):
+            for part, rows in enumerate((back @ axes, axes, self._values(placed, h, size) / gain)):
+                columns = slice(part * width + h * size, part * width + (h + 1) * size)
+                weight[:, columns] = 0.0
+                weight[:, columns.start : columns.start + len(rows)] = _tensor(gain * rows.T)
+                bias[columns] = 0.0
+        return [f"transformer.{name}" for name in ("wpe.weight", "h.0.attn.c_attn.weight", "h.0.attn.c_attn.bias")]
+
+    def _rotary(self, placed: Residual) -> list[str]:
+        decoder: Any = self.model.model
+        attention = decoder.layers[0].self_attn
+        size, width = attention.head_dim, placed.axes.shape[1]
+        w = decoder.rotary_emb.inv_freq.double().cpu().numpy()
+        u = np.sqrt(w / w.sum())
+        zero = np.zeros_like(u)
+        query, key = np.concatenate([u, zero]), np.concatenate([u * np.cos(w), u * np.sin(w)])  # key turned by one
+        gain = np.sqrt(SHARPNESS["rotary"] * np.sqrt(size)) / np.sqrt(width / 2)  # the constant is sqrt(d / 2)
+        constant = placed.axes[self._rank(placed) + 1]
+        shared = attention.num_key_value_groups
+        weights = {name: getattr(attention, name).weight for name in ("q_proj", "k_proj", "v_proj")}
+        for h in range(self.count):
+            rows = slice(h * size, (h + 1) * size)
+            weights["q_proj"][h * shared * size : (h + 1) * shared * size] = _tensor(
+                np.tile(gain * np.outer(query, constant), (shared, 1))
+            )
+            weights["k_proj"][rows] = _tensor(gain * np.outer(key, constant))
+            weights["v_proj"][rows] = _tensor(self._values(placed, h, size))
+        names = []
+        for name, projection in ((name, getattr(attention, name)) for name in weights):
+            if projection.bias is not None:
+                projection.bias[: self.count * size * (shared if name == "q_proj" else 1)] = 0.0
+                names.append(f"model.layers.0.self_attn.{name}.bias")
+            names.append(f"model.layers.0.self_attn.{name}.weight")
+        return names
+
+    def _rank(self, placed: Residual) -> int:
+        return len(placed.axes) - 2 - self.spare
+
+    def _values(self, placed: Residual, head: int, size: int) -> NDArray[Any]:
+        """Return the factors (size, d) that a head carries: the leading ones first."""
+        rank = self._rank(placed)
+        return placed.axes[np.arange(head * size, (head + 1) * size) % rank]
+
+
+def plan(model: nn.Module, heads: int | None) -> Plan | None:
+    """Return what to write, None for no heads or a model of another make.
+
+    Raises
+    ------
+    InputError
+        More heads than there are, or heads asked for in a model that cannot have them.
+    """
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    if kind not in ("gpt2", "llama", "mistral", "qwen2"):
+        if heads:
+            raise InputError(f"heads: expected 0 for a model of type {kind}, got {heads}")
+        return None
+    config: Any = model.config
+    there = config.n_head if kind == "gpt2" else config.num_key_value_heads
+    count = max(1, there // 2) if heads is None else heads
+    if not 0 <= count <= there:
+        raise InputError(f"heads: expected 0 to {there}, got {heads}")
+    frequencies = 0 if kind != "gpt2" else min(FREQUENCIES, config.n_embd // config.n_head // 2)
+    return Plan(model, count, kind != "gpt2", frequencies) if count else None
+
+
+def _tensor(array: NDArray[Any]) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))

@@ -1,0 +1,148 @@
+"""A Hugging Face model folder from a corpus: configuration, tokenizer, and weights that start as a bigram model."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from warmstart.adapters.decoders import SCALE, load_into
+from warmstart.adapters.report import LoadReport
+from warmstart.corpus import Corpus
+from warmstart.counts import count_pairs
+from warmstart.errors import InputError
+from warmstart.spectral import Progress
+from warmstart.tokenizer import SEPARATOR
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SMALL: dict[str, dict[str, Any]] = {  # about 3 M parameters and two tables of the vocabulary
+    "gpt2": {"n_embd": 256, "n_layer": 4, "n_head": 4, "n_positions": 256},
+    "llama": {
+        "hidden_size": 256,
+        "intermediate_size": 704,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+    },
+}
+
+
+def initialise(
+    corpus: Corpus,
+    arch: str,
+    config: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+    scale: float = SCALE,
+    heads: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, LoadReport]:
+    """Return a model of ``transformers`` that starts as a bigram model of a corpus, and its tokenizer.
+
+    Parameters
+    ----------
+    corpus : Corpus
+    arch : {"gpt2", "llama"}
+    config : mapping, optional
+        Fields of the architecture's configuration, by its own names. ``vocab_size`` may be larger than the corpus's,
+        for padding. Default: a small model, see `SMALL`.
+    seed : int
+        Of the weights that stay random.
+    scale, heads, progress
+        See `warmstart.adapters.load_into`.
+
+    Returns
+    -------
+    model : PreTrainedModel
+    tokenizer : PreTrainedTokenizerFast
+    report : LoadReport
+
+    Raises
+    ------
+    InputError
+        An unknown architecture or field, a value that the architecture refuses, or see `load_into`.
+    """
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    if arch not in SMALL:
+        raise InputError(f"arch: expected one of {', '.join(SMALL)}, got {arch!r}")
+    settings = _settings(corpus, arch, dict(SMALL[arch] if config is None else config))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model: Any = AutoModelForCausalLM.from_config(settings)  # type: ignore[no-untyped-call]
+        except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+            raise InputError(f"config: {arch} cannot be built from it: {error}; change its fields") from error
+    ends = dict.fromkeys(("bos_token", "eos_token", "pad_token"), SEPARATOR)
+    longest = settings.max_position_embeddings
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=corpus.tokenizer, model_max_length=longest, **ends
+    )
+    statistics = count_pairs(corpus.tokens, corpus.vocab_size, corpus.tokenizer.get_vocab())
+    report = load_into(model, statistics, tokenizer=tokenizer, scale=scale, heads=heads, progress=progress)
+    return model, tokenizer, report
+
+
+def _settings(corpus: Corpus, arch: str, fields: dict[str, Any]) -> Any:
+    """Return the configuration of an architecture; refuse fields that it does not have."""
+    from transformers import AutoConfig
+
+    default = AutoConfig.for_model(arch)
+    known = {*default.to_dict(), *default.attribute_map}
+    if unknown := sorted(fields.keys() - known):
+        raise InputError(f"config: expected fields of {type(default).__name__}, got {', '.join(unknown)}")
+    if fields.get("model_type", arch) != arch:
+        raise InputError(f"config: expected model_type {arch!r}, got {fields['model_type']!r}")
+    size = fields.setdefault("vocab_size", corpus.vocab_size)
+    if not isinstance(size, int) or size < corpus.vocab_size:
+        raise InputError(f"config: expected a vocab_size of at least {corpus.vocab_size}, the corpus's, got {size!r}")
+    ends = dict.fromkeys(("bos_token_id", "eos_token_id"), corpus.separator)
+    fields = {"tie_word_embeddings": False} | fields | ends
+    fields.pop("model_type", None)
+    try:
+        return AutoConfig.for_model(arch, **fields)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"config: {arch} refuses it: {error}; change its fields") from error
+
+
+def save_folder(folder: str | os.PathLike[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write a folder for ``AutoModelForCausalLM.from_pretrained`` whole or not at all.
+
+    Raises
+    ------
+    InputError
+        See `check_new`.
+    """
+    path = check_new(folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as work:
+        new = Path(work, "new")
+        model.save_pretrained(new)
+        tokenizer.save_pretrained(str(new))
+        if path.exists():
+            path.rmdir()
+        new.rename(path)
+
+
+def check_new(folder: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of a folder to make; ask before a long computation.
+
+    Raises
+    ------
+    InputError
+        It is there and not empty, or cannot be made.
+    """
+    path = Path(folder).resolve()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path}: expected a new or an empty folder, got one with files; choose another name")
+    above = next(parent for parent in path.parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: expected {above} to be a folder that can be written to; choose another place")
+    return path
