@@ -9,18 +9,27 @@ from typing import TYPE_CHECKING
 from warmstart.errors import InputError
 
 if TYPE_CHECKING:
-    from warmstart.adapters import warm_start
+    from warmstart.adapters import replace_embeddings, warm_start
     from warmstart.corpus import Corpus
     from warmstart.estimators import ExplicitClassifier, WarmStartLM
     from warmstart.layers import NearShallowLM
 
-__all__ = ["Corpus", "ExplicitClassifier", "InputError", "NearShallowLM", "WarmStartLM", "warm_start"]
+__all__ = [
+    "Corpus",
+    "ExplicitClassifier",
+    "InputError",
+    "NearShallowLM",
+    "WarmStartLM",
+    "replace_embeddings",
+    "warm_start",
+]
 
 _HOMES = {
     "Corpus": "corpus",
     "ExplicitClassifier": "estimators",
     "NearShallowLM": "layers",
     "WarmStartLM": "estimators",
+    "replace_embeddings": "adapters",
     "warm_start": "adapters",
 }
 

@@ -1,6 +1,7 @@
 """Warm starts for models people already have: plain networks and Hugging Face models."""
 
+from warmstart.adapters.embeddings import replace_embeddings
 from warmstart.adapters.plain import warm_start
 from warmstart.adapters.report import LoadReport
 
-__all__ = ["LoadReport", "warm_start"]
+__all__ = ["LoadReport", "replace_embeddings", "warm_start"]
