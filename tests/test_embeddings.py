@@ -120,6 +120,14 @@ def test_rows_are_square_roots_of_the_shares_of_the_neighbours():
     np.testing.assert_allclose(model.get_input_embeddings().weight.detach()[5:], rows, atol=1e-5)
 
 
+def test_without_any_special_token_to_keep():
+    new = tokenizer(WORDS, {"unk_token": "<unk>"})
+    model = fresh(lambda: opt(pad_token_id=None))
+    report = replace_embeddings(model, new, TEXTS, old_tokenizer=tokenizer(["x"], {"unk_token": "[unk]"}))
+    assert report.notes[0] == "rows of special tokens kept: 0"
+    assert model.config.eos_token_id is None
+
+
 def test_the_bias_of_the_head_goes_with_its_tokens():
     model = fresh(roberta)
     report = replace_embeddings(model, NEW, TEXTS, old_tokenizer=OLD)
@@ -150,17 +158,22 @@ def test_special_tokens_move_with_the_tokenizer():
 def test_refused_before_anything_is_written():
     moved = tokenizer(WORDS, {"pad_token": "<pad>", "bos_token": "<s>", "unk_token": "<unk>"})
     unpadded = tokenizer(WORDS, {"unk_token": "<unk>", "eos_token": "</s>"})
-    for build, new, corpus, message in [
+    other = tokenizer([f"w{i}" for i in range(20)], dict(zip(SPECIAL, [f"[{i}]" for i in range(5)], strict=True)))
+    other.add_special_tokens({"mask_token": "<mask>"})  # at id 25
+    for build, new, corpus, message, *rest in [
         (roberta, moved, TEXTS, "pad token at id 1"),
         (t5, unpadded, TEXTS, "with a pad token"),
         (lambda: t5(decoder_start_token_id=5), NEW, TEXTS, "decoder_start_token_id"),
         (roberta, NEW, "a text", "put it in a list"),
         (roberta, NEW, [], "16 dimensions"),
         (opt, tokenizer([f"w{i}" for i in range(20)]), [" ".join(f"w{i}" for i in range(20))], "codes of 4 bits"),
+        (t5, NEW, TEXTS, "within the 12 rows", {"old_tokenizer": other}),
+        (t5, NEW, TEXTS, "finite number above 0", {"std": 0.0}),
     ]:
+        options = rest[0] if rest else {}
         model = fresh(build)
         before, config = copy.deepcopy(model.state_dict()), model.config.to_dict()
         with pytest.raises(InputError, match=message):
-            replace_embeddings(model, new, corpus)
+            replace_embeddings(model, new, corpus, **options)
         assert model.config.to_dict() == config
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

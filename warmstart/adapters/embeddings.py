@@ -66,8 +66,9 @@ def replace_embeddings(
     Raises
     ------
     InputError
-        Not such a model; no text; a width too small or too large for codes of the vocabulary; a tokenizer without a
-        token that the model needs; RoBERTa with another id for padding, from which it counts positions.
+        Not such a model; an old tokenizer that is not the model's; no text; a width too small or too large for codes of
+        the vocabulary; a tokenizer without a token that the model needs; RoBERTa with another id for padding, from
+        which it counts positions.
 
     Notes
     -----
@@ -82,8 +83,15 @@ def replace_embeddings(
     embedding = model.get_input_embeddings()
     if not isinstance(embedding, torch.nn.Embedding):
         raise InputError(f"expected a model with an nn.Embedding of tokens, got {type(embedding).__name__}")
+    if std is not None and not 0 < std < float("inf"):
+        raise InputError(f"expected std to be a finite number above 0, got {std!r}")
     ids = _special_ids(model, tokenizer)
     kept = _kept(model, tokenizer, old_tokenizer)
+    if kept and max(kept.values()) >= embedding.num_embeddings:
+        raise InputError(
+            f"expected special tokens within the {embedding.num_embeddings} rows of the model, got id "
+            f"{max(kept.values())}; give the tokenizer it was trained with as old_tokenizer"
+        )
     size = max(tokenizer.get_vocab().values()) + 1
     seen, vectors = contextual_vectors(_sentences(tokenizer, corpus), embedding.embedding_dim)
     rows = np.zeros((size, embedding.embedding_dim), np.float32)
