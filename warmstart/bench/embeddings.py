@@ -140,7 +140,7 @@ def ways(old: Any, new: Any, corpus: list[str]) -> dict[str, Callable[[Any], Any
         return made
 
     def spread(model: Any) -> float:
-        return float(model.get_input_embeddings().weight[len(SPECIAL) :].std())
+        return float(model.get_input_embeddings().weight.detach()[len(SPECIAL) :].std())
 
     return {
         "random, initializer_range": lambda m: _with_rows(m, torch.randn(VOCAB, 128) * m.config.init_std),
@@ -252,7 +252,7 @@ def _section(results: dict[str, Any]) -> str:
     return (
         f"## New tokenizer: embeddings\n\nA causal model (OPT, 2 layers, d = 128, tied, {VOCAB:,} tokens) after "
         f"{TRAINED:,} steps of {BATCH * LENGTH:,} tokens of WikiText-2 gets a tokenizer trained on classic books "
-        f"({results['shared']:,} tokens in both) and trains on {tokens['new']:,} tokens of them. Nats a token on "
+        f"({results['shared']:,} tokens in both) and trains on {tokens['new']:,} tokens of them, {BATCH * LENGTH} a step. Nats a token on "
         f"{tokens['test']:,} tokens of other books; mean of {len(SEEDS)} seeds, deviation at the end. Rates are chosen "
         f"for each way on a third set of books.\n\n{table}"
     )
