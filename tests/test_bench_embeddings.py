@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("transformers")
 from warmstart.bench import embeddings
 
-V = 300
+V = 420  # 256 bytes, and room for whole words
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def data(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
 
     def text(first, n):
-        words = [first + a + b for a in "abcdefghij" for b in "klmnopqrst"]
+        words = [first + a + b for a in "abcdefghijklm" for b in "nopqrstuvwxyz"]
         return "".join(" ".join(rng.choice(words, 12)) + " <unk> end.\n" for _ in range(n))
 
     (tmp_path / "classics").mkdir()

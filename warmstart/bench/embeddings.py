@@ -252,7 +252,8 @@ def _section(results: dict[str, Any]) -> str:
     return (
         f"## New tokenizer: embeddings\n\nA causal model (OPT, 2 layers, d = 128, tied, {VOCAB:,} tokens) after "
         f"{TRAINED:,} steps of {BATCH * LENGTH:,} tokens of WikiText-2 gets a tokenizer trained on classic books "
-        f"({results['shared']:,} tokens in both) and trains on {tokens['new']:,} tokens of them, {BATCH * LENGTH} a step. Nats a token on "
+        f"({results['shared']:,} tokens in both) and trains on {tokens['new']:,} tokens of them, {BATCH * LENGTH} a "
+        "step. Nats a token on "
         f"{tokens['test']:,} tokens of other books; mean of {len(SEEDS)} seeds, deviation at the end. Rates are chosen "
         f"for each way on a third set of books.\n\n{table}"
     )
