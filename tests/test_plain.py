@@ -167,6 +167,7 @@ REFUSED = [
     (network(5, 3), [], "at least one example"),
     (network(5, 3), iter(batches(X, Y)), "300 examples, then 0"),
     (network(5, 3, bias=False), batches(X, Y), "give it a bias"),
+    (network(5, 3, bias=False), batches(X * 0, Y), "not all zero"),
     (network(5, 400, 3), batches(X, Y), "make it narrower"),
     (network(5, 1, 3), batches(X, Y), "1 units for 3 classes"),
 ]

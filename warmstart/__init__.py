@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING
 from warmstart.errors import InputError
 
 if TYPE_CHECKING:
-    from warmstart.adapters import load_into, warm_start
+    from warmstart.adapters import load_into, replace_embeddings, warm_start
     from warmstart.corpus import Corpus
     from warmstart.estimators import ExplicitClassifier, WarmStartLM
     from warmstart.layers import NearShallowLM
 
-__all__ = ["Corpus", "ExplicitClassifier", "InputError", "NearShallowLM", "WarmStartLM", "load_into", "warm_start"]
+__all__ = [
+    "Corpus",
+    "ExplicitClassifier",
+    "InputError",
+    "NearShallowLM",
+    "WarmStartLM",
+    "load_into",
+    "replace_embeddings",
+    "warm_start",
+]
 
 _HOMES = {
     "Corpus": "corpus",
@@ -22,6 +31,7 @@ _HOMES = {
     "NearShallowLM": "layers",
     "WarmStartLM": "estimators",
     "load_into": "adapters",
+    "replace_embeddings": "adapters",
     "warm_start": "adapters",
 }
 

@@ -1,7 +1,8 @@
 """Warm starts for models people already have: plain networks and Hugging Face models."""
 
 from warmstart.adapters.decoders import Parts, load_into
+from warmstart.adapters.embeddings import replace_embeddings
 from warmstart.adapters.plain import warm_start
 from warmstart.adapters.report import LoadReport
 
-__all__ = ["LoadReport", "Parts", "load_into", "warm_start"]
+__all__ = ["LoadReport", "Parts", "load_into", "replace_embeddings", "warm_start"]

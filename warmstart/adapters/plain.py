@@ -116,7 +116,7 @@ def warm_start(model: nn.Sequential, loader: Batches) -> LoadReport:
 
 def _layers(model: nn.Sequential) -> tuple[int, list[tuple[str, nn.Linear]]]:
     """Return the place of the first `Linear` and the `Linear` modules by name; refuse other architectures."""
-    wanted = "expected a Sequential of Linear and Softmax layers in turn, a Linear or LogSoftmax at the end"
+    wanted = "expected a Sequential of Linear and Softmax layers in turn, with or without the last softmax"
     if not isinstance(model, nn.Sequential):
         raise InputError(f"{wanted}; got {type(model).__name__}")
     children = list(model.named_children())
@@ -133,7 +133,7 @@ def _layers(model: nn.Sequential) -> tuple[int, list[tuple[str, nn.Linear]]]:
     )
     if not fits:
         kinds = ", ".join(type(module).__name__ for _, module in children)
-        raise InputError(f"{wanted}; got {kinds}. Other activations have no explicit solution: warm_start the rest")
+        raise InputError(f"{wanted}; got {kinds}; other activations have no explicit solution")
     return first, layers
 
 
@@ -184,6 +184,8 @@ class _Data:
         width = np.max(high, axis=0) - self.low
         self.per_width = np.divide(1.0, width, out=np.zeros_like(width), where=width > 0)
         self.ranged = self.linear.bias is not None
+        if not self.ranged and not np.any(high):
+            raise InputError("expected inputs that are not all zero for a first Linear without a bias, got zeros")
         if not self.ranged and self.low.min() < 0:
             raise InputError(
                 f"expected inputs >= 0 for a first Linear without a bias, got {self.low.min():g}; give it a bias, "

@@ -391,7 +391,7 @@ def _write(results: dict[str, Any], docs: Path) -> None:
 3 layers, d = {WIDTH}, 4 heads, windows of {CONTEXT} tokens, V = {VOCAB_SIZE:,}, classics; {STEPS} steps of
 {ROWS * CONTEXT:,} tokens, AdamW, cosine after {WARMUP} steps, products in bfloat16. Nats a token on validation books
 ({SCORED} windows). The rate is the best of {", ".join(f"{rate:g}" for rate in RATES)} after {SWEEP_STEPS} steps.
-What knows the text counted all of it (14.2 M tokens), of which a run reads {STEPS * ROWS * CONTEXT / 1e6:.1f} M. Seconds are of
+What knows the text counted all of it (14.2 M tokens); a run reads {STEPS * ROWS * CONTEXT / 1e6:.1f} M. Seconds are of
 one core, and of weights alone: counting the pairs took {results["counting"]:.1f} s.
 
 {tables}
