@@ -10,12 +10,13 @@ from warmstart.errors import InputError
 
 if TYPE_CHECKING:
     from warmstart.corpus import Corpus
-    from warmstart.estimators import ExplicitClassifier, WarmStartLM
+    from warmstart.estimators import BitCipherVectorizer, ExplicitClassifier, WarmStartLM
     from warmstart.layers import NearShallowLM
 
-__all__ = ["Corpus", "ExplicitClassifier", "InputError", "NearShallowLM", "WarmStartLM"]
+__all__ = ["BitCipherVectorizer", "Corpus", "ExplicitClassifier", "InputError", "NearShallowLM", "WarmStartLM"]
 
 _HOMES = {
+    "BitCipherVectorizer": "estimators",
     "Corpus": "corpus",
     "ExplicitClassifier": "estimators",
     "NearShallowLM": "layers",
