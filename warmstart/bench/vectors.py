@@ -38,6 +38,10 @@ Sentences = list[list[str]]
 Train = Callable[[Sentences, int], WordVectors]
 
 
+class AbsentError(InputError):
+    """A peer is not installed."""
+
+
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
     """Train, probe and write; ``quick``: two peers at d = 50 on one small text, nothing is written.
 
@@ -57,11 +61,11 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
         try:
             job = functools.partial(_arm, ARMS[name], data, share, size, less)
             found = book.do(f"{name}, {share:.0%}, d = {size}", job)
-        except (ImportError, InputError) as error:
+            results["arms"].append({"name": name, "share": share, **found})
+        except AbsentError as error:
+            if name not in results["left_out"]:
+                sys.stderr.write(f"{name} is left out: {error}\n")
             results["left_out"][name] = str(error)
-            sys.stderr.write(f"{name} is left out: {error}\n")
-            continue
-        results["arms"].append({"name": name, "share": share, **found})
         if not quick:
             _write(results, docs)
     return results
@@ -118,7 +122,7 @@ def _gensim(name: str, sg: int) -> Train:
         try:
             from gensim import models
         except ImportError as error:
-            raise InputError("expected gensim, found none; pip install 'warmstart[bench]'") from error
+            raise AbsentError("expected gensim, found none; pip install 'warmstart[bench]'") from error
         settings = {"vector_size": size, "window": WINDOW, "min_count": MIN_COUNT, "epochs": EPOCHS, "seed": 1}
         made = getattr(models, name)(sentences, sg=sg, workers=os.cpu_count() or 1, **settings).wv
         return WordVectors(made.key_to_index, made.vectors)
@@ -154,7 +158,7 @@ def _ppmi_svd(sentences: Sentences, size: int) -> WordVectors:
 def _glove(sentences: Sentences, size: int) -> WordVectors:
     """Run the binaries of stanfordnlp/GloVe in the folder WARMSTART_GLOVE."""
     if not (folder := os.environ.get("WARMSTART_GLOVE")):
-        raise InputError("expected the binaries of GloVe, found none; set WARMSTART_GLOVE to their folder")
+        raise AbsentError("expected the binaries of GloVe, found none; set WARMSTART_GLOVE to their folder")
     threads = ["-threads", str(os.cpu_count()), "-seed", "1"]
     with tempfile.TemporaryDirectory() as work:
         text = "\n".join(map(" ".join, sentences)).encode()
@@ -208,7 +212,8 @@ def _write(results: dict[str, Any], docs: Path) -> None:
     body = f"""## Word vectors
 
 Classics, cased words and signs, {whole["tokens"] if whole else 0:,} tokens; words that occur {MIN_COUNT} times or more.
-Peers: window {WINDOW}, {EPOCHS} epochs, {os.cpu_count()} threads as all arms. Seconds from lists of tokens to vectors;
+Peers (gensim {_version()}): window {WINDOW}, {EPOCHS} epochs; {os.cpu_count()} threads for all arms.
+Seconds from lists of tokens to vectors;
 CPU seconds are of all threads together. Part of speech: accuracy on UD English EWT test (17 tags); entities: F1 of
 WNUT17 test; both by logistic regression on the frozen vectors of a token and its two neighbours. Word similarity:
 Spearman's correlation with cosines. Pairs covered, {covered}.
