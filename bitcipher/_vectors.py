@@ -6,7 +6,7 @@ code      symbol       meaning
 blocks    (n, B, b)    co-occurrences of n tokens with the bits of B blocks
 expected  q, (B, b)    the shares of each block over all tokens
 wide      M, (V, D)    transformed shares of all blocks, ``D = B b``
-counts    (V,)         how often a token occurs
+counts    (V,)         how often a token occurs, non-increasing
 ========= ============ ===================================================================
 """
 
@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-ROWS = 1 << 12  # rows of a chunk: fixed, for the order of float sums
+ROWS = 1 << 8  # rows of a chunk that is transformed: it stays in the cache
+PRODUCTS = 1 << 12  # rows of a chunk of products; fixed, for the order of float sums
+FREQUENT = 10_000  # tokens that decide the directions of compression
 SMOOTHING = 1.0  # co-occurrences of the expected distribution added to a token's own
 _NOISE = 1e-6  # eigenvalues below this share of the largest are rounding: their products are float32
 
@@ -34,9 +36,10 @@ def transformed(blocks: Floats, transform: str | None, expected: Floats) -> Floa
     array([[[0.25, 0.75]]])
     """
     if transform == "log_ratio":
-        total = blocks.sum(axis=-1, keepdims=True) + SMOOTHING
         inverse = np.divide(1.0, expected, out=np.zeros_like(expected), where=expected > 0)
-        ratio = (blocks + SMOOTHING * expected) * inverse / total
+        ratio = blocks + SMOOTHING * expected
+        ratio *= inverse
+        ratio /= blocks.sum(axis=-1, keepdims=True) + SMOOTHING
         positive: Floats = np.log(np.maximum(ratio, 1.0, dtype=np.float32))
         return positive
     return np.sqrt(unit(blocks)) if transform == "sqrt" else unit(blocks)
@@ -59,15 +62,16 @@ def unit(x: Floats) -> Floats:
 def compress(wide: NDArray[np.float32], counts: NDArray[np.int64], size: int, workers: int) -> NDArray[np.float32]:
     """Return the best ``size`` directions of the rows: ``U sqrt(S)`` of a truncated singular value decomposition.
 
-    Rows enter with weight ``counts ** 0.25``, between all tokens alike, where the rare ones, which are noise, prevail,
-    and all occurrences alike, where a handful of words is all. The directions Q are eigenvectors of ``M' D M``,
-    D the squared weights; rows are ``M Q / S ** 0.5``, S the square roots of the eigenvalues. The sign of a direction
-    makes its largest entry positive.
+    The 10,000 most frequent tokens decide the directions, with weights ``counts ** 0.25``: between all tokens alike,
+    where the rare ones, which are noise, prevail, and all occurrences alike, where a handful of words is all. The
+    directions Q are eigenvectors of ``M' D M``, D the squared weights; rows are ``M Q / S ** 0.5``, S the square roots
+    of the eigenvalues. The sign of a direction makes its largest entry positive.
 
     Parameters
     ----------
     wide : (V, D) float32
     counts : (V,) int64
+        Non-increasing.
     size : int
         At most D.
     workers : int
@@ -94,7 +98,7 @@ def compress(wide: NDArray[np.float32], counts: NDArray[np.int64], size: int, wo
 
     columns = wide.shape[1]
     gram = np.zeros((columns, columns))
-    for part in in_chunks(product, len(wide), workers):
+    for part in in_chunks(product, min(len(wide), FREQUENT), PRODUCTS, workers):
         gram += part
     with threadpool_limits(1):
         values, vectors = eigh(gram, subset_by_index=[columns - size, columns - 1])
@@ -103,12 +107,12 @@ def compress(wide: NDArray[np.float32], counts: NDArray[np.int64], size: int, wo
     largest = np.abs(vectors).argmax(axis=0)
     scale = np.sign(vectors[largest, np.arange(size)]) * np.where(real, values, np.inf) ** -0.25
     directions = (vectors * scale).astype(np.float32)
-    return np.concatenate([*in_chunks(lambda rows: wide[rows] @ directions, len(wide), workers)])
+    return np.concatenate([*in_chunks(lambda rows: wide[rows] @ directions, len(wide), PRODUCTS, workers)])
 
 
-def in_chunks(work: Callable[[slice], Any], n_rows: int, workers: int) -> Iterable[Any]:
-    """Yield ``work(rows)`` of fixed chunks of rows in their order; BLAS keeps to one thread, as its threads round."""
-    chunks = [slice(start, start + ROWS) for start in range(0, n_rows, ROWS)]
+def in_chunks(work: Callable[[slice], Any], n_rows: int, size: int, workers: int) -> Iterable[Any]:
+    """Yield ``work(rows)`` of chunks of rows in their order; BLAS keeps to one thread, as its threads round."""
+    chunks = [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
     with threadpool_limits(1), ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(chunks), workers):  # few results wait at a time
             yield from pool.map(work, chunks[start : start + workers])

@@ -36,7 +36,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from bitcipher import codes
 from bitcipher._stream import Stream
-from bitcipher._vectors import compress, in_chunks, transformed, unit
+from bitcipher._vectors import ROWS, compress, in_chunks, transformed, unit
 
 TRANSFORMS = (None, "sqrt", "log_ratio")
 _PARAMETERS = ("bits", "radii", "sides", "distance_weights")  # those that decide the sums
@@ -71,8 +71,8 @@ class CooccurrenceEmbedding(BaseEstimator):  # type: ignore[misc]
     min_count : int, default=1
         Rarer tokens have no row. They keep their place: windows do not close over them.
     components : int, optional
-        Dimension to which the transformed blocks of all tokens are compressed, at most bits x blocks: the directions
-        that keep most of them, tokens weighted by ``count ** 0.25``. Rows are then dense, signed and of any norm.
+        Dimension to which the transformed blocks are compressed, at most bits x blocks: the directions that keep most
+        of the 10,000 most frequent tokens, weighted by ``count ** 0.25``. Rows are then dense, signed, of any norm.
 
     Attributes
     ----------
@@ -395,7 +395,7 @@ class CooccurrenceEmbedding(BaseEstimator):  # type: ignore[misc]
             joined = shares.reshape(len(shares), -1)
             vectors[rows] = unit(joined) if self.components is None else joined
 
-        list(in_chunks(make, n_tokens, self._workers))
+        list(in_chunks(make, n_tokens, ROWS, self._workers))
         return vectors if self.components is None else compress(vectors, self.counts_, self.components, self._workers)
 
     def _blocks(self, sums: NDArray[np.int64]) -> NDArray[np.float64]:

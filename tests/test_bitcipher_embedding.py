@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from bitcipher import CapacityError, CooccurrenceEmbedding, _reference, _stream, _vectors, codes
+from bitcipher import CapacityError, CooccurrenceEmbedding, _reference, _stream, _vectors, codes, embedding
 
 SENTENCES = [["the", "cat", "sat"], ["the", "dog", "sat", "the"], [], ["a"]]
 
@@ -331,10 +331,10 @@ def compressed(wide, counts, size):
 
 @pytest.mark.parametrize(("n", "d", "size"), [(1, 1, 1), (63, 5, 5), (64, 9, 3), (65, 64, 10), (200, 65, 65)])
 def test_compression_is_the_singular_value_decomposition(n, d, size, monkeypatch):
-    monkeypatch.setattr(_vectors, "ROWS", 16)
+    monkeypatch.setattr(_vectors, "PRODUCTS", 16)
     rng = np.random.default_rng(n)
     wide = (rng.random((n, d)) * 0.8 ** np.arange(d)).astype(np.float32)
-    counts = rng.integers(1, 100, n)
+    counts = -np.sort(-rng.integers(1, 100, n))
     found = [_vectors.compress(wide, counts, size, workers) for workers in (1, 2, 3)]
     assert len({x.tobytes() for x in found}) == 1
     sure = min(n, size, 6)  # the directions of the smallest values are those of rounding
@@ -349,6 +349,13 @@ def test_compression_to_full_size_keeps_products():
     np.testing.assert_allclose((vectors @ vectors.T) @ (vectors @ vectors.T), wide @ wide.T, atol=1e-3)
 
 
+def test_the_most_frequent_tokens_decide_the_directions(monkeypatch):
+    monkeypatch.setattr(_vectors, "FREQUENT", 2)
+    wide = np.float32([[2, 0, 0], [0, 1, 0], [0, 0, 9]])
+    vectors = _vectors.compress(wide, np.array([1, 1, 1]), 2, 1)
+    np.testing.assert_allclose(vectors, [[np.sqrt(2), 0], [0, 1], [0, 0]], atol=1e-6)
+
+
 def test_columns_beyond_the_rank_are_zero():
     wide = np.outer(np.arange(1, 6), [1, 2, 3]).astype(np.float32)
     vectors = _vectors.compress(wide, np.arange(5, 0, -1), 3, 1)
@@ -357,7 +364,8 @@ def test_columns_beyond_the_rank_are_zero():
 
 
 def test_components_in_any_threads(monkeypatch):
-    monkeypatch.setattr(_vectors, "ROWS", 32)
+    monkeypatch.setattr(_vectors, "PRODUCTS", 32)
+    monkeypatch.setattr(embedding, "ROWS", 32)
     sentences = text(np.random.default_rng(2), 5000, 150)
     settings = {"bits": 20, "sides": "separate", "transform": "log_ratio", "components": 12}
     one, two = (CooccurrenceEmbedding(**settings).fit(sentences, workers=w).vectors_ for w in (1, 2))
