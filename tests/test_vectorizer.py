@@ -8,7 +8,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_no_attributes_set_in_init, check_parameters_default_constructible
 
 from bitcipher import CooccurrenceEmbedding
-from warmstart import BitCipherVectorizer, InputError
+from warmstart import BitCipherVectorizer, Corpus, InputError
 
 DOCUMENTS = ["The lamp is on", "the lamp is off", "it is cold", "it is on"]
 
@@ -76,3 +76,11 @@ def test_unfitted_and_too_little_text():
         vectorizer().transform(DOCUMENTS)
     with pytest.raises(ValueError, match="expected bits <= 7, the number of tokens, got 100"):
         BitCipherVectorizer().fit(DOCUMENTS)
+
+
+def test_the_embedding_reads_the_corpus_of_the_main_job(tmp_path):
+    corpus = Corpus.build(["b a b", "b", "c a"], tokenizer="words", cache_dir=tmp_path)
+    lists = [["b", "a", "b"], ["b"], ["c", "a"]]
+    by_corpus, by_lists = (CooccurrenceEmbedding(bits=2).fit(x) for x in (corpus, lists))
+    assert by_corpus.vocabulary_ == by_lists.vocabulary_ == {"b": 0, "a": 1, "c": 2}
+    assert by_corpus.sums_.tobytes() == by_lists.sums_.tobytes()
