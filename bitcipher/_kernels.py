@@ -107,13 +107,10 @@ def add_neighbours(
     ids (n,): rows, -1 between sentences, -2 for a token without a row; indptr, indices: bits of each row; units (V,):
     what a row adds to each of its bits; distance_units, rings (widest radius + 1,): factor and ring of a distance;
     sums (V, rings, 1 or 2, bits): the second side, if there is one, is what follows t. Only rows with
-    ``t % parts == part`` are written.
+    ``t % parts == part`` are written, one after the other: the sums of a token are wide and stay in the cache.
     """
-    sides = sums.shape[2]
-    for n in range(first, last):
+    for n in _by_row(ids, first, last, len(sums), part, parts):
         t = ids[n]
-        if t < 0 or t % parts != part:
-            continue
         for side in range(2):
             for distance in range(1, len(rings)):
                 at = n + distance if side else n - distance
@@ -123,4 +120,20 @@ def add_neighbours(
                 if s >= 0:
                     value = units[s] * distance_units[distance]
                     for j in range(indptr[s], indptr[s + 1]):
-                        sums[t, rings[distance], side % sides, indices[j]] += value
+                        sums[t, rings[distance], side % sums.shape[2], indices[j]] += value
+
+
+@njit(cache=True, nogil=True)
+def _by_row(ids: NDArray[np.int32], first: int, last: int, n_rows: int, part: int, parts: int) -> NDArray[np.int64]:
+    """Return the positions of the rows of one part, row by row."""
+    starts = np.zeros(n_rows + 1, np.int64)
+    for n in range(first, last):
+        if ids[n] >= 0 and ids[n] % parts == part:
+            starts[ids[n] + 1] += 1
+    starts = np.cumsum(starts)
+    positions = np.empty(starts[-1], np.int64)
+    for n in range(first, last):
+        if ids[n] >= 0 and ids[n] % parts == part:
+            positions[starts[ids[n]]] = n
+            starts[ids[n]] += 1
+    return positions

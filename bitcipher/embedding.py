@@ -36,10 +36,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from bitcipher import codes
 from bitcipher._stream import Stream
+from bitcipher._vectors import ROWS, compress, in_chunks, transformed, unit
 
 TRANSFORMS = (None, "sqrt", "log_ratio")
-SMOOTHING = 1.0  # co-occurrences of the expected distribution added to a token's own by "log_ratio"
-_ROWS = 1 << 12  # vectors made at once
 _PARAMETERS = ("bits", "radii", "sides", "distance_weights")  # those that decide the sums
 
 
@@ -71,6 +70,9 @@ class CooccurrenceEmbedding(BaseEstimator):  # type: ignore[misc]
         "harmonic": a neighbour at distance d counts ``1 / d``.
     min_count : int, default=1
         Rarer tokens have no row. They keep their place: windows do not close over them.
+    components : int, optional
+        Dimension to which the transformed blocks are compressed, at most bits x blocks: the directions that keep most
+        of the 10,000 most frequent tokens, weighted by ``count ** 0.25``. Rows are then dense, signed, of any norm.
 
     Attributes
     ----------
@@ -109,7 +111,7 @@ class CooccurrenceEmbedding(BaseEstimator):  # type: ignore[misc]
 
     sums_: NDArray[np.int64]
     _n_tokens: int
-    _vectors: tuple[tuple[str, str | None], NDArray[np.float32]] | None
+    _vectors: tuple[tuple[Any, ...], NDArray[np.float32]] | None
 
     def __init__(
         self,
@@ -120,6 +122,7 @@ class CooccurrenceEmbedding(BaseEstimator):  # type: ignore[misc]
         transform: str | None = None,
         distance_weights: str | None = None,
         min_count: int = 1,
+        components: int | None = None,
     ) -> None:
         self.bits = bits
         self.radii = radii
@@ -128,6 +131,7 @@ class CooccurrenceEmbedding(BaseEstimator):  # type: ignore[misc]
         self.transform = transform
         self.distance_weights = distance_weights
         self.min_count = min_count
+        self.components = components
 
     def fit(self, sentences: Any, y: None = None, *, counts: Mapping[str, int] | None = None, workers: int = 1) -> Self:
         """Forget what was counted, fix vocabulary and codes, count.
@@ -232,12 +236,14 @@ class CooccurrenceEmbedding(BaseEstimator):  # type: ignore[misc]
     def vectors_(self) -> NDArray[np.float32]:
         """Vectors, (V, bits x blocks) float32, non-negative, rows of unit L1 norm; zero for a token without neighbours.
 
+        With ``components``, (V, components), signed, of any norm; in as many threads as were last asked for.
+
         Blocks are in the order of ``radii``, in each the left side before the right one. Made from ``sums_`` when they
-        are asked for; ``mode`` and ``transform`` may be changed without counting again.
+        are asked for; ``mode``, ``transform`` and ``components`` may be changed without counting again.
         """
         check_is_fitted(self)
         self._check()
-        key = (self.mode, self.transform)
+        key = (self.mode, self.transform, self.components)
         if self._vectors is None or self._vectors[0] != key:
             self._vectors = (key, self._made())
         return self._vectors[1]
@@ -306,6 +312,8 @@ class CooccurrenceEmbedding(BaseEstimator):  # type: ignore[misc]
         radii = list(self.radii) if isinstance(self.radii, Iterable) else []
         if not radii or not all(_is_count(r) for r in radii) or sorted(set(radii)) != radii:
             raise ValueError(f"expected radii to be integers >= 1 in ascending order, got {self.radii!r}")
+        if self.components is not None and not _is_count(self.components):
+            raise ValueError(f"expected components to be None or an integer >= 1, got {self.components!r}")
         if not _is_count(self.min_count):
             raise ValueError(f"expected min_count to be an integer >= 1, got {self.min_count!r}")
         choices = {
@@ -353,6 +361,7 @@ class CooccurrenceEmbedding(BaseEstimator):  # type: ignore[misc]
         rings = np.searchsorted(np.array(self.radii), np.arange(distances.stop))
         self._place = (np.array([0, *nearness], np.int64), rings)
         self._n_tokens = 0
+        self._workers = 1
         self._fixed = self._deciding()
         self._vectors = None
 
@@ -363,6 +372,7 @@ class CooccurrenceEmbedding(BaseEstimator):  # type: ignore[misc]
         rows = stream.rows(self.vocabulary_)
         self._vectors = None
         self._n_tokens += stream.n_tokens
+        self._workers = workers
         with ThreadPoolExecutor(workers) as pool:
             for block in stream.blocks(rows, max(self.radii)):
                 work = partial(add_neighbours, *block, *self._code, *self._place, self.sums_)
@@ -374,45 +384,27 @@ class CooccurrenceEmbedding(BaseEstimator):  # type: ignore[misc]
         """Vectors from the sums, some rows at a time."""
         n_tokens, n_radii, n_sides, bits = self.sums_.shape
         n_blocks = 1 if self.mode == "sum" else n_radii * n_sides
-        expected = np.zeros((n_blocks, bits))
-        if self.transform == "log_ratio":
-            for start in range(0, n_tokens, _ROWS):
-                expected += self._blocks(start).sum(axis=0)
-            expected /= np.maximum(expected.sum(axis=1, keepdims=True), 1)
+        if self.components is not None and self.components > n_blocks * bits:
+            raise ValueError(f"expected components <= {n_blocks * bits}, bits x blocks, got {self.components}")
+        totals = self.sums_.sum(axis=0, keepdims=True)  # integers: exact
+        expected = unit(self._blocks(totals))[0]
         vectors = np.empty((n_tokens, n_blocks * bits), np.float32)
-        for start in range(0, n_tokens, _ROWS):
-            blocks = _transformed(self._blocks(start), self.transform, expected)
-            rows = blocks.reshape(len(blocks), -1)
-            vectors[start : start + _ROWS] = _unit(rows)
-        return vectors
 
-    def _blocks(self, start: int) -> NDArray[np.float64]:
-        """Return the blocks (rows, blocks, bits) of some tokens, in co-occurrences."""
-        blocks: NDArray[np.float64] = np.cumsum(self.sums_[start : start + _ROWS], axis=1) / self.unit_
+        def make(rows: slice) -> None:
+            shares = transformed(self._blocks(self.sums_[rows]), self.transform, expected)
+            joined = shares.reshape(len(shares), -1)
+            vectors[rows] = unit(joined) if self.components is None else joined
+
+        list(in_chunks(make, n_tokens, ROWS, self._workers))
+        return vectors if self.components is None else compress(vectors, self.counts_, self.components, self._workers)
+
+    def _blocks(self, sums: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return blocks (rows, blocks, bits) in co-occurrences from sums by rings."""
+        blocks: NDArray[np.float64] = np.cumsum(sums, axis=1) / self.unit_
         if self.mode == "sum":
             blocks = blocks.sum(axis=(1, 2), keepdims=True)
         joined: NDArray[np.float64] = blocks.reshape(len(blocks), -1, blocks.shape[3])
         return joined
-
-
-def _transformed(
-    blocks: NDArray[np.float64], transform: str | None, expected: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return transformed shares (rows, blocks, bits); ``expected``: the shares (blocks, bits) of all tokens."""
-    if transform == "log_ratio":
-        smooth = blocks + SMOOTHING * expected
-        with np.errstate(divide="ignore", invalid="ignore"):  # a bit that never occurs: 0 / 0
-            ratio = np.log(_unit(smooth) / expected)
-        positive: NDArray[np.float64] = np.maximum(np.nan_to_num(ratio, nan=0.0, neginf=0.0), 0.0)
-        return positive
-    shares: NDArray[np.float64] = np.sqrt(_unit(blocks)) if transform == "sqrt" else _unit(blocks)
-    return shares
-
-
-def _unit(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Divide by the L1 norm over the last axis; zero stays zero. ``x`` is non-negative."""
-    norm = x.sum(axis=-1, keepdims=True)
-    return np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)  # type: ignore[no-any-return]
 
 
 def _ranked(counts: Mapping[str, int], min_count: int) -> list[tuple[str, int]]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from bitcipher import CapacityError, CooccurrenceEmbedding, _reference, _stream, codes
+from bitcipher import CapacityError, CooccurrenceEmbedding, _reference, _stream, _vectors, codes, embedding
 
 SENTENCES = [["the", "cat", "sat"], ["the", "dog", "sat", "the"], [], ["a"]]
 
@@ -258,6 +258,7 @@ def test_word2vec_refuses_tokens_and_leaves_nothing(tmp_path, token):
         ({"bits": 0}, "bits"),
         ({"bits": 6}, "expected bits <= 5, the number of tokens, got 6"),
         ({"min_count": 0}, "min_count"),
+        ({"components": 0}, "components"),
         ({"min_count": 9}, "expected tokens that occur 9 times or more, got none among 5 tokens"),
         ({"mode": "mean"}, "mode"),
         ({"sides": "left"}, "sides"),
@@ -317,3 +318,58 @@ def test_refuses_what_does_not_fit_together():
 def test_import_is_lazy():
     code = "import sys, bitcipher; assert not {'sklearn', 'numba'} & set(sys.modules); bitcipher.CooccurrenceEmbedding"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def compressed(wide, counts, size):
+    """The same by a singular value decomposition in float64."""
+    weights = (counts / counts.max())[:, None] ** 0.25
+    _, values, directions = np.linalg.svd(weights * wide.astype(np.float64), full_matrices=False)
+    directions = directions[:size].T
+    signs = np.sign(directions[np.abs(directions).argmax(axis=0), np.arange(size)])
+    return wide @ (directions * signs / np.sqrt(values[:size]))
+
+
+@pytest.mark.parametrize(("n", "d", "size"), [(1, 1, 1), (63, 5, 5), (64, 9, 3), (65, 64, 10), (200, 65, 65)])
+def test_compression_is_the_singular_value_decomposition(n, d, size, monkeypatch):
+    monkeypatch.setattr(_vectors, "PRODUCTS", 16)
+    rng = np.random.default_rng(n)
+    wide = (rng.random((n, d)) * 0.8 ** np.arange(d)).astype(np.float32)
+    counts = -np.sort(-rng.integers(1, 100, n))
+    found = [_vectors.compress(wide, counts, size, workers) for workers in (1, 2, 3)]
+    assert len({x.tobytes() for x in found}) == 1
+    sure = min(n, size, 6)  # the directions of the smallest values are those of rounding
+    np.testing.assert_allclose(found[0][:, :sure], compressed(wide, counts, size)[:, :sure], atol=2e-3)
+
+
+def test_compression_to_full_size_keeps_products():
+    # With equal counts, S ** 0.5 twice: rows x rows is M Q / S Q' M', the root of M M'.
+    rng = np.random.default_rng(0)
+    wide = rng.random((30, 8)).astype(np.float32)
+    vectors = _vectors.compress(wide, np.ones(30, np.int64), 8, 1).astype(np.float64)
+    np.testing.assert_allclose((vectors @ vectors.T) @ (vectors @ vectors.T), wide @ wide.T, atol=1e-3)
+
+
+def test_the_most_frequent_tokens_decide_the_directions(monkeypatch):
+    monkeypatch.setattr(_vectors, "FREQUENT", 2)
+    wide = np.float32([[2, 0, 0], [0, 1, 0], [0, 0, 9]])
+    vectors = _vectors.compress(wide, np.array([1, 1, 1]), 2, 1)
+    np.testing.assert_allclose(vectors, [[np.sqrt(2), 0], [0, 1], [0, 0]], atol=1e-6)
+
+
+def test_columns_beyond_the_rank_are_zero():
+    wide = np.outer(np.arange(1, 6), [1, 2, 3]).astype(np.float32)
+    vectors = _vectors.compress(wide, np.arange(5, 0, -1), 3, 1)
+    assert vectors[:, 0].all()
+    assert not vectors[:, 1:].any()
+
+
+def test_components_in_any_threads(monkeypatch):
+    monkeypatch.setattr(_vectors, "PRODUCTS", 32)
+    monkeypatch.setattr(embedding, "ROWS", 32)
+    sentences = text(np.random.default_rng(2), 5000, 150)
+    settings = {"bits": 20, "sides": "separate", "transform": "log_ratio", "components": 12}
+    one, two = (CooccurrenceEmbedding(**settings).fit(sentences, workers=w).vectors_ for w in (1, 2))
+    assert one.shape[1] == 12
+    assert one.tobytes() == two.tobytes()
+    with pytest.raises(ValueError, match="expected components <= 80, bits x blocks, got 81"):
+        _ = CooccurrenceEmbedding(bits=20, sides="separate", components=81).fit(sentences).vectors_

@@ -11,10 +11,11 @@ from warmstart.errors import InputError
 if TYPE_CHECKING:
     from warmstart.adapters import load_into, replace_embeddings, warm_start
     from warmstart.corpus import Corpus
-    from warmstart.estimators import ExplicitClassifier, WarmStartLM
+    from warmstart.estimators import BitCipherVectorizer, ExplicitClassifier, WarmStartLM
     from warmstart.layers import NearShallowLM
 
 __all__ = [
+    "BitCipherVectorizer",
     "Corpus",
     "ExplicitClassifier",
     "InputError",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BitCipherVectorizer": "estimators",
     "Corpus": "corpus",
     "ExplicitClassifier": "estimators",
     "NearShallowLM": "layers",

@@ -317,7 +317,10 @@ def compare(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="classifier, attention, throughput, lm, finetune or embeddings.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="classifier, attention, throughput, lm, finetune, transformers, embeddings or vectors."),
+    ],
     docs: Annotated[Path, typer.Option(help="Folder for benchmarks.md, results/ and images/.")] = Path("docs"),
     quick: Annotated[bool, typer.Option(help="A small part of the data, to see that it runs.")] = False,
     as_json: Json = False,

@@ -54,7 +54,8 @@ ABLATIONS = {
 }
 BLOCKS = (256, 512)
 LEADS = (1_000_000, 2_000_000, 4_000_000)  # tokens
-CODE = ("bitcipher", *(f"warmstart/{part}" for part in ("finetune", "layers", "language_model.py", "solution.py")))
+PARTS = ("finetune", "layers", "language_model.py", "solution.py")
+CODE = ("bitcipher/codes.py", *(f"warmstart/{part}" for part in PARTS))
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:

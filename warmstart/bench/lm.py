@@ -24,7 +24,7 @@ CONTEXTS = ("radial", "radial,attended", "radial,block", "radial,document", "rad
 SPLIT = r"\n\n"  # a blank line between books
 READING = ("documents", "tokenizer", "corpus", "counts", "contexts")
 SOLVING = ("accumulators", "_kernels", "solution", "attention", "language_model", "estimators/language_model")
-CODE = ("bitcipher", *(f"warmstart/{name}.py" for name in READING + SOLVING))
+CODE = ("bitcipher/codes.py", *(f"warmstart/{name}.py" for name in READING + SOLVING))
 
 Arm = tuple[str, list[str], str]  # table, arguments of fit, books it is scored on
 

@@ -14,7 +14,7 @@ from typing import Any
 from warmstart.errors import InputError
 from warmstart.weights import replacing, save_json
 
-BENCHES = ("classifier", "attention", "throughput", "lm", "finetune", "transformers", "embeddings")
+BENCHES = ("classifier", "attention", "throughput", "lm", "finetune", "transformers", "embeddings", "vectors")
 ROOT = Path(__file__).resolve().parents[2]
 
 

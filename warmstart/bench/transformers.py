@@ -331,7 +331,7 @@ def _final(arm: dict[str, Any]) -> float:
 
 
 def _mean(arm: dict[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Steps and nats, mean of the seeds."""
+    """Return steps, and nats as the mean of the seeds."""
     return np.array(arm["runs"][0]["steps"], float), np.mean([run["nats"] for run in arm["runs"]], axis=0)
 
 
@@ -381,10 +381,10 @@ def _write(results: dict[str, Any], docs: Path) -> None:
     long = {arm: np.interp(at, run["steps"], run["nats"]) for arm, run in results["long"].items()}
     lead = long[LONG_ARMS[0]] - np.min([long[arm] for arm in OURS], axis=0)
     longer = [[name, *map(float, values)] for name, values in (*long.items(), ("lead", lead))]
-    tables = "\n".join(
-        f"{title}:\n\n{report.table(headers, [_row(name, arm) for name, arm in results['architectures'][arch].items()])}"
-        for arch, title in ARCHITECTURES.items()
-    )
+    tables = ""
+    for arch, title in ARCHITECTURES.items():
+        rows_of = [_row(name, arm) for name, arm in results["architectures"][arch].items()]
+        tables += f"{title}:\n\n{report.table(headers, rows_of)}\n"
     _draw(docs / "images" / "transformers.png", results)
     body = f"""## Transformers: spectral warm starts
 
@@ -394,8 +394,7 @@ def _write(results: dict[str, Any], docs: Path) -> None:
 What knows the text counted all of it (14.2 M tokens); a run reads {STEPS * ROWS * CONTEXT / 1e6:.1f} M. Seconds are of
 one core, and of weights alone: counting the pairs took {results["counting"]:.1f} s.
 
-{tables}
-The marks. "A run in float32" has the model's own loss, as the Trainer takes it: {results["stock"]:.3f} s a step.
+{tables}The marks. "A run in float32" has the model's own loss, as the Trainer takes it: {results["stock"]:.3f} s a step.
 
 {report.table(["", *ARCHITECTURES.values()], rows)}
 ![Nats over steps](images/transformers.png)
