@@ -1,0 +1,128 @@
+"""`warmstart init`: a folder for from_pretrained and the Trainer, whole or not at all."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+from typer.testing import CliRunner
+
+from warmstart.cli import app
+from warmstart.errors import InputError
+
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+ROOT = Path(__file__).parents[1]
+TINY = {
+    "gpt2": {"n_embd": 64, "n_layer": 1, "n_head": 2, "n_positions": 32},
+    "llama": {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "max_position_embeddings": 32,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """A chain of words, long enough to hold pairs out."""
+    random, words = np.random.default_rng(0), [f"w{i}" for i in range(60)]
+    ids = (random.zipf(1.5, 150_000) + np.arange(150_000) % 3 * 7).cumsum() % 60
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("\n".join(" ".join(words[i] for i in row) for row in ids.reshape(-1, 50)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def init(text, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+
+    def run(folder, *options):
+        arguments = ["init", str(text), "-o", str(folder), "--tokenizer", "words", "--json", "--quiet", *options]
+        return CliRunner(env={"WARMSTART_CACHE": str(cache)}).invoke(app, arguments)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def models(init, tmp_path_factory):
+    """A folder and what the command printed, for each architecture."""
+    found, folder = {}, tmp_path_factory.mktemp("models")
+    for arch, config in TINY.items():
+        result = init(folder / arch, "--arch", arch, "--config", json.dumps(config))
+        assert result.exit_code == 0, result.output
+        found[arch] = (folder / arch, json.loads(result.stdout))
+    return found
+
+
+@pytest.mark.parametrize("arch", TINY)
+def test_the_folder_opens_and_beats_unigrams_before_training(models, arch, text):
+    folder, printed = models[arch]
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    assert model.num_parameters() == printed["parameters"]
+    ids = torch.tensor(tokenizer(text.read_text()[:40_000])["input_ids"])[: 32 * 100].view(-1, 32)
+    counts = np.bincount(ids.flatten().numpy(), minlength=tokenizer.vocab_size)
+    p = counts[counts > 0] / counts.sum()
+    with torch.no_grad():
+        loss = float(model(ids, labels=ids).loss)
+    assert loss < -(p * np.log(p)).sum() - 0.2
+    assert tokenizer.eos_token_id == model.config.eos_token_id == tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    assert tokenizer.model_max_length == 32
+
+
+def test_the_same_seed_gives_the_same_weights(init, models, tmp_path):
+    again = init(tmp_path / "again", "--config", json.dumps(TINY["gpt2"]))
+    assert again.exit_code == 0, again.output
+    one, two = ((folder / "model.safetensors").read_bytes() for folder in (models["gpt2"][0], tmp_path / "again"))
+    assert one == two
+
+
+def test_an_existing_tokenizer_keeps_its_ids(init, models, tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(TINY["llama"]))
+    folder = models["gpt2"][0]
+    result = init(tmp_path / "model", "--arch", "llama", "--config", str(config), "--tokenizer", str(folder))
+    assert result.exit_code == 0, result.output
+    one, two = (AutoTokenizer.from_pretrained(path) for path in (folder, tmp_path / "model"))
+    assert one.get_vocab() == two.get_vocab()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--arch", "bert"], "arch: expected one of gpt2, llama"),
+        (["--config", '{"n_embed": 64}'], "expected fields of GPT2Config, got n_embed"),
+        (["--config", '{"n_embd": 64, "n_head": 3}'], "gpt2 cannot be built"),
+        (["--config", '{"vocab_size": 10}'], "a vocab_size of at least"),
+        (["--config", '{"model_type": "llama"}'], "expected model_type 'gpt2'"),
+        (["--config", "none.json"], "expected a JSON object or a file of one"),
+        (["--config", "[1]"], "expected a JSON object or a file of one"),
+        (["--config", '{"n_embd": 16, "n_head": 2}'], "rank: expected 8 to"),
+        (["--heads", "5", "--config", json.dumps(TINY["gpt2"])], "heads: expected 0 to 2"),
+    ],
+)
+def test_bad_input_writes_nothing(init, tmp_path, options, message):
+    result = init(tmp_path / "model", *options)
+    assert isinstance(result.exception, InputError)
+    assert message in str(result.exception)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_with_files_stays(init, tmp_path):
+    (tmp_path / "note.txt").write_text("mine")
+    result = init(tmp_path)
+    assert "expected a new or an empty folder" in str(result.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_the_example_trains_it(models, text, tmp_path):
+    command = [sys.executable, str(ROOT / "examples" / "train_with_trainer.py"), str(models["gpt2"][0]), str(text)]
+    done = subprocess.run(
+        [*command, "-o", str(tmp_path / "trained"), "--steps", "3"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "trained" / "model.safetensors").exists()
