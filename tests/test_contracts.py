@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1]
 # The data flow; a module imports only from modules to its left (or of its own name).
 ORDER = [
     "errors", "weights", "documents", "tokenizer", "corpus", "_kernels", "_reference", "accumulators", "solution",
-    "counts", "contexts", "attention", "language_model", "folder", "layers", "progress", "figures", "estimators",
-    "finetune", "bench", "cli",
+    "counts", "contexts", "attention", "language_model", "folder", "layers", "memory", "progress", "figures",
+    "estimators", "finetune", "bench", "cli",
 ]  # fmt: skip
 
 
