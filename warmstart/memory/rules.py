@@ -22,6 +22,7 @@ Sources: Katharopoulos et al. 2020, arXiv 2006.16236 (sum); Schlag, Irie and Sch
 Yang et al. 2024, arXiv 2406.06484 (delta in chunks). `warmstart._reference` has both as plain recurrences.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -239,34 +240,43 @@ def _read(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor | None, S: Tensor | None, chunk_size: int
 ) -> tuple[Tensor, Tensor]:
     """Write and read in chunks; without ``beta`` by the sum rule."""
-    length, d_phi = k.shape[-2:]
+    batch, heads, length, d_phi = k.shape
     size = min(chunk_size, length)
+    S = v.new_zeros(batch, heads, v.shape[-1], d_phi) if S is None else S
     with torch.autocast(q.device.type, enabled=False):  # sums over a whole text need their digits
-        q, k, U = (_chunks(x, size) for x in (q, k, v))  # (N, batch, heads, C, .)
-        scores = (q @ k.mT).tril()
-        W = None
+        S = S.flatten(0, 1)
+        q, k, U = (_chunks(x, size) for x in (q, k, v))  # (G, N, C, .), G = batch x heads
+        readers = q
         if beta is not None:
-            strength = _chunks(beta[..., None], size)
-            strong = strength * k
-            # Only what is below the diagonal of the first argument is read.
-            both = torch.linalg.solve_triangular(
-                strong @ k.mT, torch.cat([strong, strength * U], dim=-1), upper=False, unitriangular=True
-            )
-            W, U = both[..., :d_phi], both[..., d_phi:]
-        if S is None:
-            S = v.new_zeros(*v.shape[:-2], v.shape[-1], d_phi)
-        outputs = []
-        for n in range(len(k)):
-            u = U[n] if W is None else U[n] - W[n] @ S.mT
-            outputs.append(q[n] @ S.mT + scores[n] @ u)
-            S = S + u.mT @ k[n]
-    return torch.cat(outputs, dim=-2)[..., :length, :], S
+            W, U = _independent_writes(k, U, _chunks(beta[..., None], size))
+            readers = torch.cat([q, W], dim=-2)
+        reads, writes = [], []
+        for n in range(k.shape[1]):
+            read = readers[:, n] @ S.mT
+            writes.append(U[:, n] if beta is None else U[:, n] - read[:, size:])
+            reads.append(read[:, :size])
+            S = torch.baddbmm(S, writes[-1].mT, k[:, n])
+        within = (q @ k.mT) * q.new_ones(size, size).tril()
+        output = torch.stack(reads, dim=1) + within @ torch.stack(writes, dim=1)
+    return output.view(batch, heads, -1, v.shape[-1])[:, :, :length], S.unflatten(0, (batch, heads))
+
+
+def _independent_writes(k: Tensor, v: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    """Return W (G, N, C, d_phi) and U (G, N, C, d_v): the writes of a chunk are ``U - W S^T`` of the S before it."""
+    strong = beta * k
+    # (I + L) [W, U] = [strong, beta v], transposed: rows are the columns that LAPACK wants. Only L is read.
+    both = torch.linalg.solve_triangular(
+        (strong @ k.mT).mT, torch.cat([strong, beta * v], dim=-1).mT, upper=True, left=False, unitriangular=True
+    ).mT
+    return both[..., : k.shape[-1]], both[..., k.shape[-1] :]
 
 
 def _chunks(x: Tensor, size: int) -> Tensor:
-    """Cut (batch, heads, length, d) into (N, batch, heads, size, d), zeros behind the end."""
-    x = functional.pad(x, (0, 0, 0, -x.shape[-2] % size))
-    return torch.stack(torch.split(x, size, dim=-2))
+    """Cut (batch, heads, length, d) into (batch x heads, N, size, d), zeros behind the end."""
+    x = x.flatten(0, 1)
+    if rest := -x.shape[1] % size:
+        x = functional.pad(x, (0, 0, 0, rest))
+    return x.reshape(len(x), -1, size, x.shape[-1])
 
 
 def _checked(
@@ -297,7 +307,8 @@ def _check_like(name: str, x: Tensor, k: Tensor, shape: Sequence[int]) -> None:
         raise InputError(f"{name}: expected the shape {tuple(shape)} after k, got {tuple(x.shape)}")
     if x.dtype != k.dtype:
         raise InputError(f"{name}: expected {k.dtype} as k, got {x.dtype}; convert one of them")
-    if not torch.isfinite(x).all():
+    # One pass in the usual case; a sum of finite numbers can overflow, so a bad one is only a reason to look.
+    if not math.isfinite(x.detach().sum()) and not torch.isfinite(x).all():
         raise InputError(f"{name}: expected finite numbers, got NaN or infinity; mask positions that are not to count")
 
 
