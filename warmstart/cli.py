@@ -255,7 +255,7 @@ def compare(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="classifier, attention, throughput, lm or finetune.")],
+    name: Annotated[str, typer.Argument(help="classifier, attention, throughput, lm, finetune, memory or retrieval.")],
     docs: Annotated[Path, typer.Option(help="Folder for benchmarks.md, results/ and images/.")] = Path("docs"),
     quick: Annotated[bool, typer.Option(help="A small part of the data, to see that it runs.")] = False,
     as_json: Json = False,

@@ -258,7 +258,8 @@ def _read(
             S = torch.baddbmm(S, writes[-1].mT, k[:, n])
         within = (q @ k.mT) * q.new_ones(size, size).tril()
         output = torch.stack(reads, dim=1) + within @ torch.stack(writes, dim=1)
-    return output.view(batch, heads, -1, v.shape[-1])[:, :, :length], S.unflatten(0, (batch, heads))
+    output = output.view(batch, heads, -1, v.shape[-1])[:, :, :length]
+    return output, S.view(batch, heads, *S.shape[1:])
 
 
 def _independent_writes(k: Tensor, v: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
