@@ -1,4 +1,4 @@
-"""The retrieval bench: its texts, its loss by hand, its reads against the update rules, the bound of the closed form."""
+"""The retrieval bench: its texts, its loss by hand, its reads against the rules, the bound of the closed form."""
 
 import pytest
 import torch

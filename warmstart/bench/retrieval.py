@@ -16,6 +16,7 @@ Runs are kept in ``docs/results/retrieval.json``, those that tell most first, an
 it and start it again at will.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -94,15 +95,15 @@ def write_weights(q: Tensor, k: Tensor, beta: Tensor, rule: str) -> Tensor:
     ``a_t = beta_t k_t . (q - sum_(s>t) a_s k_s)``, a triangular system.
     """
     if rule == "softmax":
-        return torch.softmax(q @ k.mT / k.shape[-1] ** 0.5, dim=-1)
+        return torch.softmax(q @ k.mT / math.sqrt(k.shape[-1]), dim=-1)
     if rule == "sum":
         weights = q @ k.mT
         total = weights.sum(-1, keepdim=True)
         return weights / torch.where(total == 0, 1.0, total)
     q, k = sum_normalise(q), sum_normalise(k)
     strong = beta * k
-    weights = torch.linalg.solve_triangular(strong @ k.mT, strong @ q.mT, upper=True, unitriangular=True)
-    return weights.mT
+    columns: Tensor = torch.linalg.solve_triangular(strong @ k.mT, strong @ q.mT, upper=True, unitriangular=True)
+    return columns.mT
 
 
 def draw(setting: int, size: int, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -197,9 +198,8 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
             "trained": [_row((1, "ELU+1", "sum", 10), train(1, "ELU+1", "sum", 10, 300))],
             "fixed": _fixed((32, 96)),
         }
-    code = report.code_digest("warmstart/memory/feature_maps.py", "warmstart/memory/rules.py")
-    book = report.Book(docs / "results" / "retrieval.json", code)
-    results: dict[str, Any] = {"trained": [], "fixed": book.do("fixed", lambda: _fixed(FIXED_SIZES))}
+    book = report.Book(docs / "results" / "retrieval.json", report.code_digest("warmstart/memory/feature_maps.py"))
+    results: dict[str, Any] = {"trained": [], "fixed": _fixed(FIXED_SIZES)}
 
     def measure(job: Run) -> dict[str, Any]:
         if progress:
@@ -273,8 +273,8 @@ Setting 2, two writes a key on average, drawn with replacement, the last counts:
 ![Loss over the number of keys](images/retrieval.png)
 
 Without training: random keys of unit length after the feature map, each written once with strength 1. The best memory
-is the pseudo-inverse: exact up to d_phi keys, `(1 - d_phi / S) / 2` beyond, whatever the rule. The delta rule, given the
-keys over and over, goes there up to d_phi keys; beyond there is no memory for it to settle on.
+is the pseudo-inverse: exact up to d_phi keys, `(1 - d_phi / S) / 2` beyond; no rule can do better. The delta rule,
+given the keys over and over, goes there up to d_phi keys; beyond there is no memory for it to settle on.
 
 {report.table(["feature map", "d_phi", "keys", *rules], bound)}"""
     _draw(docs / "images" / "retrieval.png", trained, still)
@@ -298,7 +298,7 @@ def _draw(path: Path, trained: list[dict[str, Any]], still: list[dict[str, Any]]
                 markersize=3,
                 label=f"{name}, {rule}",
             )
-        axis.axhline(SOLVED, color="grey", linestyle=":")
+        axis.axhline(SOLVED, color="grey", linestyle=":", label="solved")
         axis.set(yscale="log", title=f"setting {setting}, trained")
     for i, name in enumerate(dict.fromkeys(row["map"] for row in still)):
         rows = [row for row in still if row["map"] == name]

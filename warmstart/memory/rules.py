@@ -251,11 +251,12 @@ def _read(
             W, U = _independent_writes(k, U, _chunks(beta[..., None], size))
             readers = torch.cat([q, W], dim=-2)
         reads, writes = [], []
-        for n in range(k.shape[1]):
-            read = readers[:, n] @ S.mT
-            writes.append(U[:, n] if beta is None else U[:, n] - read[:, size:])
+        # unbind, not an index: the gradient of an index is as long as the text, so that of all would be quadratic.
+        for reader, u, written in zip(readers.unbind(1), U.unbind(1), k.unbind(1), strict=True):
+            read = reader @ S.mT
+            writes.append(u if beta is None else u - read[:, size:])
             reads.append(read[:, :size])
-            S = torch.baddbmm(S, writes[-1].mT, k[:, n])
+            S = torch.baddbmm(S, writes[-1].mT, written)
         within = (q @ k.mT) * q.new_ones(size, size).tril()
         output = torch.stack(reads, dim=1) + within @ torch.stack(writes, dim=1)
     output = output.view(batch, heads, -1, v.shape[-1])[:, :, :length]

@@ -80,11 +80,10 @@ def ttt_rule(
     _check(q, k, v, eta, weights, mini_batch)
     outputs, weights = [], list(weights)
     with torch.autocast(q.device.type, enabled=False):  # the steps of a whole text add up
-        for first in range(0, k.shape[2], mini_batch):
-            rows = slice(first, first + mini_batch)
-            read, weights = _mini_batch(
-                q[:, :, rows], k[:, :, rows], v[:, :, rows], eta[:, :, rows, None], weights, norm
-            )
+        # split, not slices: the gradient of a slice is as long as the text, so that of all would be quadratic.
+        parts = (torch.split(x, mini_batch, dim=2) for x in (q, k, v, eta[..., None]))
+        for q_part, k_part, v_part, eta_part in zip(*parts, strict=True):
+            read, weights = _mini_batch(q_part, k_part, v_part, eta_part, weights, norm)
             outputs.append(read)
     return torch.cat(outputs, dim=2), weights
 
