@@ -1,7 +1,8 @@
 """Update rules in time and memory: chunks beside the recurrence, and both beside softmax attention, over the length.
 
-Every point is a process of its own with one thread, so peak memory is that of the point. The recurrence is the bare
-loop over positions, without the checks that `delta_step` makes.
+Every point is a process of its own with one thread, so peak memory is that of the point; points are kept in
+``docs/results/memory.json`` and not measured again by the same code. The recurrence is the bare loop over positions,
+without the checks that `delta_step` makes.
 """
 
 import json
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from warmstart.memory import delta_rule, softmax_attention, sum_normalise, sum_r
 from warmstart.progress import peak_memory
 
 HEADS, DIM = 4, 64
-LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384)
+LENGTHS = (1024, 2048, 4096, 8192, 16384)
 SQUARE = 4096  # softmax attention to this length: four times as long takes sixteen times the memory
 AT = 1024  # the recurrence is timed here
 REPEATS = 3
@@ -96,7 +98,7 @@ def measure(arm: str, length: int, repeats: int) -> dict[str, float]:
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Measure all points, write ``results/memory.json``, ``images/memory.png`` and a section of ``benchmarks.md``.
+    """Measure all points; write ``results/memory.json``, ``images/memory.png`` and a section of ``benchmarks.md``.
 
     Parameters
     ----------
@@ -120,16 +122,18 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
         for length in lengths
         if length <= {"softmax attention": SQUARE}.get(arm, length) and ("recurrence" not in arm or length <= AT)
     ]
+    book = report.Book(None if quick else docs / "results" / "memory.json", report.code_digest("warmstart/memory"))
     points = []
     for i, (arm, length) in enumerate(jobs):
+        name = f"{arm}, length {length}"
         if progress:
-            progress(f"{arm}, length {length}", i, len(jobs))
-        points.append({"arm": arm, "length": length, **_alone(arm, length, 2 if quick else REPEATS)})
-    results = {"points": points}
+            progress(name, i, len(jobs))
+        point = book.do(name, partial(_alone, arm, length, 2 if quick else REPEATS))
+        points.append({"arm": arm, "length": length, **point})
     if not quick:
         _draw(docs / "images" / "memory.png", points)
-        report.write(docs, "memory", "warmstart bench memory", results, _section(points))
-    return results
+        report.write_section(docs, "memory", f"{_section(points)}\n\n{report.stamp('warmstart bench memory')}")
+    return {"points": points}
 
 
 def _alone(arm: str, length: int, repeats: int) -> dict[str, Any]:
