@@ -37,8 +37,8 @@ test: lint
 	$(BIN)/python -m pytest
 
 bench: $(BIN)/installed-dev
-	for name in classifier attention throughput lm finetune transformers embeddings vectors; do \
-		$(BIN)/warmstart bench $$name || exit 1; done
+	for name in classifier attention throughput lm finetune transformers embeddings vectors memory \
+		retrieval; do $(BIN)/warmstart bench $$name || exit 1; done
 
 clean:
 	rm -rf $(VENV) $(MODEL) build *.egg-info

@@ -2,7 +2,8 @@
 
 import pytest
 
-from warmstart.bench.finetune import Book, _ends, _lead
+from warmstart.bench.finetune import _ends, _lead
+from warmstart.bench.report import Book
 
 
 def run(*nats):

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     "errors", "weights", "documents", "tokenizer", "corpus", "_kernels", "_reference", "accumulators", "solution",
     "counts", "spectral", "contexts", "attention", "language_model", "folder", "layers", "adapters", "baselines",
-    "progress", "figures", "estimators", "finetune", "bench", "cli",
+    "memory", "progress", "figures", "estimators", "finetune", "bench", "cli",
 ]  # fmt: skip
 
 

@@ -197,3 +197,51 @@ def refit_columns(P: Array, A: Array, B: Array, prior: Array, share: Array, damp
         q = np.exp(B @ A[x]) * prior
         gradient += share[x] * np.outer(P[x] - q / q.sum(), A[x])
     return B + step * (gradient / (prior + 1e-5)[:, None]) @ np.linalg.inv(H)
+
+
+def sum_rule(q: Array, k: Array, v: Array, S: Array, z: Array, normalise: bool) -> tuple[Array, Array, Array]:
+    """Twin of `memory.sum_rule` for one head: q, k (length, d_phi), v (length, d_v); output, S and z after it."""
+    output = []
+    for t in range(len(k)):
+        S = S + np.outer(v[t], k[t])
+        z = z + k[t]
+        total = float(z @ q[t]) if normalise else 1.0
+        output.append(S @ q[t] / total if total else np.zeros(v.shape[1]))
+    return np.array(output), S, z
+
+
+def delta_rule(q: Array, k: Array, v: Array, beta: Array, S: Array) -> tuple[Array, Array]:
+    """Twin of `memory.delta_rule` for one head: q, k (length, d_phi), v (length, d_v), beta (length,)."""
+    output = []
+    for t in range(len(k)):
+        S = S + beta[t] * np.outer(v[t] - S @ k[t], k[t])
+        output.append(S @ q[t])
+    return np.array(output), S
+
+
+def ttt_linear(
+    q: Array, k: Array, v: Array, eta: Array, W: Array, norm: tuple[Array, Array] | None, mini_batch: int
+) -> tuple[Array, Array]:
+    """Twin of `memory.ttt_rule` with one matrix and one head, a token at a time: q, k, v (length, d), eta (length,).
+
+    The gradient goes through the whole Jacobian of the norm; ``norm`` is its scale and shift (d,), or None.
+    """
+    d, output = q.shape[1], []
+    for t in range(len(k)):
+        if t % mini_batch == 0:
+            start = W
+        z = k[t] @ start
+        if norm is None:
+            gradient = z - v[t]
+        else:
+            deviation = np.sqrt(z.var() + 1e-6)
+            unit = (z - z.mean()) / deviation
+            jacobian = (np.eye(d) - 1 / d - np.outer(unit, unit) / d) / deviation
+            gradient = jacobian @ (norm[0] * (norm[0] * unit + norm[1] + k[t] - v[t]))
+        W = W - eta[t] * np.outer(k[t], gradient)
+        read = q[t] @ W
+        if norm is not None:
+            unit = (read - read.mean()) / np.sqrt(read.var() + 1e-6)
+            read = norm[0] * unit + norm[1] + q[t]
+        output.append(read)
+    return np.array(output), W

@@ -319,7 +319,9 @@ def compare(
 def bench(
     name: Annotated[
         str,
-        typer.Argument(help="classifier, attention, throughput, lm, finetune, transformers, embeddings or vectors."),
+        typer.Argument(
+            help="classifier, attention, throughput, lm, finetune, transformers, embeddings, vectors, memory or retrieval."
+        ),
     ],
     docs: Annotated[Path, typer.Option(help="Folder for benchmarks.md, results/ and images/.")] = Path("docs"),
     quick: Annotated[bool, typer.Option(help="A small part of the data, to see that it runs.")] = False,

@@ -13,9 +13,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from torch.nn import functional
 
 from warmstart import figures
 from warmstart.bench import report
+from warmstart.bench.report import Book
 from warmstart.corpus import Corpus, Progress
 from warmstart.finetune.batches import Batches
 from warmstart.finetune.compare import Curve, crossing, reached
@@ -33,7 +33,6 @@ from warmstart.finetune.log import LOG, read
 from warmstart.language_model import Config, cipher_vectors
 from warmstart.layers import NearShallowLM
 from warmstart.layers.language_model import Segments
-from warmstart.weights import save_json
 
 TEXTS = {  # folder of the data, training file, expression between documents
     "wikitext-2": ("train.txt", r"\n(?= = [^=])"),
@@ -88,29 +87,6 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
             if not quick:
                 _write(results, docs)
     return results
-
-
-class Book:
-    """Results by name, kept on disk after each; those of other code are made again."""
-
-    def __init__(self, path: Path | None, code: str) -> None:
-        self.path, self.code, self.lock = path, code, threading.Lock()
-        self.done: dict[str, Any] = json.loads(path.read_text()) if path and path.exists() else {}
-
-    def has(self, name: str) -> bool:
-        """Whether a result of this code is kept."""
-        return bool(self.done.get(name, {}).get("code") == self.code)
-
-    def do(self, name: str, work: Callable[[], Any]) -> Any:
-        """Return the kept result of ``work()``, or work."""
-        if not self.has(name):
-            result = work()
-            with self.lock:
-                self.done[name] = {"code": self.code, "result": result}
-                if self.path:
-                    self.path.parent.mkdir(parents=True, exist_ok=True)
-                    save_json(self.path, self.done)
-        return self.done[name]["result"]
 
 
 class Case:

@@ -3,10 +3,12 @@
 import ast
 import datetime
 import hashlib
+import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,18 @@ from typing import Any
 from warmstart.errors import InputError
 from warmstart.weights import replacing, save_json
 
-BENCHES = ("classifier", "attention", "throughput", "lm", "finetune", "transformers", "embeddings", "vectors")
+BENCHES = (
+    "classifier",
+    "attention",
+    "throughput",
+    "lm",
+    "finetune",
+    "transformers",
+    "embeddings",
+    "vectors",
+    "memory",
+    "retrieval",
+)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -67,6 +80,29 @@ def code_digest(*parts: str) -> str:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
             del node.body[0]
     return hashlib.sha256("".join(map(ast.dump, trees)).encode()).hexdigest()[:16]
+
+
+class Book:
+    """Results by name, kept on disk after each; those of other code are made again."""
+
+    def __init__(self, path: Path | None, code: str) -> None:
+        self.path, self.code, self.lock = path, code, threading.Lock()
+        self.done: dict[str, Any] = json.loads(path.read_text()) if path and path.exists() else {}
+
+    def has(self, name: str) -> bool:
+        """Whether a result of this code is kept."""
+        return bool(self.done.get(name, {}).get("code") == self.code)
+
+    def do(self, name: str, work: Callable[[], Any]) -> Any:
+        """Return the kept result of ``work()``, or work."""
+        if not self.has(name):
+            result = work()
+            with self.lock:
+                self.done[name] = {"code": self.code, "result": result}
+                if self.path:
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
+                    save_json(self.path, self.done)
+        return self.done[name]["result"]
 
 
 def stamp(command: str) -> str:

@@ -26,7 +26,7 @@ from torch.nn import functional
 from warmstart import accumulators, baselines, figures, solution
 from warmstart.adapters import load_into
 from warmstart.bench import report
-from warmstart.bench.finetune import Book
+from warmstart.bench.report import Book
 from warmstart.corpus import Corpus, Progress
 from warmstart.counts import PairStatistics, count_pairs
 from warmstart.finetune.compare import reached

@@ -25,8 +25,8 @@ from scipy.sparse.linalg import svds
 from bitcipher import CooccurrenceEmbedding
 from warmstart import figures
 from warmstart.bench import probes, report
-from warmstart.bench.finetune import Book
 from warmstart.bench.probes import WordVectors
+from warmstart.bench.report import Book
 from warmstart.corpus import Progress
 from warmstart.errors import InputError
 

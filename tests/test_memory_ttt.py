@@ -1,0 +1,188 @@
+"""Test-time training against autograd, its twin and the delta rule; outer gradients; bad input."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from warmstart import _reference
+from warmstart.errors import InputError
+from warmstart.memory import TTTMLP, TTTLinear, delta_rule, ttt_rule
+
+BATCH, HEADS, D = 2, 3, 4
+CLOSE = {"rtol": 0, "atol": 1e-10}
+
+
+def inputs(length, hidden=None, seed=0):
+    """q, k, v, eta, the start of the inner model and its norm."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=rng, dtype=torch.float64)
+
+    q, k, v = (normal(BATCH, HEADS, length, D) for _ in range(3))
+    eta = normal(BATCH, HEADS, length).sigmoid() / 10
+    shapes = [(D, hidden), (hidden, D)] if hidden else [(D, D)]
+    weights = [normal(HEADS, *shape) / 2 for shape in shapes]
+    return q, k, v, eta, weights, (normal(HEADS, 1, D), normal(HEADS, 1, D))
+
+
+def inner(x, weights, norm):
+    """The inner model with PyTorch's own layers, for one head: x (d,)."""
+    for W in weights[:-1]:
+        x = functional.gelu(x @ W, approximate="tanh")
+    z = x @ weights[-1]
+    return z if norm is None else functional.layer_norm(z, (D,), norm[0], norm[1], eps=1e-6)
+
+
+def by_autograd(q, k, v, eta, weights, norm, mini_batch):
+    """One head, a token at a time, inner gradients by autograd: q, k, v (length, d), eta (length,)."""
+    now, reads = list(weights), []
+    for t in range(len(k)):
+        if t % mini_batch == 0:
+            start = [W.detach().requires_grad_() for W in now]
+        residual = 0 if norm is None else 1
+        loss = (inner(k[t], start, norm) + residual * k[t] - v[t]).square().sum() / 2
+        steps = torch.autograd.grad(loss, start)
+        now = [W.detach() - eta[t] * step for W, step in zip(now, steps, strict=True)]
+        reads.append(inner(q[t], now, norm) + residual * q[t])
+    return torch.stack(reads), now
+
+
+@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize("hidden", [None, 7])
+@pytest.mark.parametrize(("length", "mini_batch"), [(1, 16), (15, 16), (16, 16), (35, 16), (9, 1), (10, 100)])
+def test_inner_gradients_are_those_of_autograd(length, mini_batch, hidden, normed):
+    q, k, v, eta, weights, norm = inputs(length, hidden)
+    output, after = ttt_rule(q, k, v, eta, weights, norm if normed else None, mini_batch)
+    for i in range(BATCH):
+        for h in range(HEADS):
+            head_norm = (norm[0][h, 0], norm[1][h, 0]) if normed else None
+            one = (x[i, h] for x in (q, k, v, eta))
+            reads, now = by_autograd(*one, [W[h] for W in weights], head_norm, mini_batch)
+            torch.testing.assert_close(output[i, h], reads, **CLOSE)
+            for found, right in zip(after, now, strict=True):
+                torch.testing.assert_close(found[i, h], right, **CLOSE)
+
+
+@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 257])
+def test_the_dual_form_is_its_twin(length, normed):
+    q, k, v, eta, (W,), norm = inputs(length)
+    output, (after,) = ttt_rule(q, k, v, eta, [W], norm if normed else None)
+    for i in range(BATCH):
+        for h in range(HEADS):
+            one = [x[i, h].numpy() for x in (q, k, v, eta)]
+            head_norm = tuple(x[h, 0].numpy() for x in norm) if normed else None
+            expected, last = _reference.ttt_linear(*one, W[h].numpy(), head_norm, 16)
+            np.testing.assert_allclose(output[i, h], expected, **CLOSE)
+            np.testing.assert_allclose(after[i, h], last, **CLOSE)
+
+
+def test_without_norm_and_mini_batch_1_it_is_the_delta_rule():
+    q, k, v, eta, (W,), _ = inputs(40)
+    output, (after,) = ttt_rule(q, k, v, eta, [W], mini_batch=1)
+    expected, S = delta_rule(q, k, v, eta, state=W.mT.expand(BATCH, HEADS, D, D))
+    torch.testing.assert_close(output, expected, **CLOSE)
+    torch.testing.assert_close(after, S.mT, **CLOSE)
+
+
+def test_the_layer_without_norm_is_the_delta_rule():
+    torch.manual_seed(0)
+    layer = TTTLinear(12, HEADS, mini_batch=1, norm=False).double()
+    x = torch.randn(BATCH, 30, 12, dtype=torch.float64)
+    q, k, v = (
+        (x @ m.weight.T).view(BATCH, 30, HEADS, D).transpose(1, 2) for m in (layer.query, layer.key, layer.value)
+    )
+    beta = torch.sigmoid(layer.gate(x)).transpose(1, 2) / D
+    read, _ = delta_rule(q, k, v, beta, state=layer.weights[0].mT.expand(BATCH, HEADS, D, D))
+    torch.testing.assert_close(layer(x), layer.output(read.transpose(1, 2).flatten(2)), **CLOSE)
+
+
+@pytest.mark.parametrize("kind", [TTTLinear, TTTMLP])
+def test_outer_gradients_reach_every_map_and_are_those_of_finite_differences(kind):
+    torch.manual_seed(0)
+    layer = kind(6, 2, mini_batch=3).double()
+    x = torch.randn(1, 7, 6, dtype=torch.float64, requires_grad=True)
+    layer(x).square().sum().backward()
+    for name, weight in layer.named_parameters():
+        assert weight.grad.abs().max() > 1e-6, name
+    names = [name for name, _ in layer.named_parameters()]
+
+    def forward(x, *weights):
+        return torch.func.functional_call(layer, dict(zip(names, weights, strict=True)), (x,))
+
+    assert torch.autograd.gradcheck(forward, (x, *layer.parameters()), fast_mode=True)
+
+
+@pytest.mark.parametrize("name", ["key", "value", "query"])
+def test_the_gradient_of_a_map_by_hand_made_differences(name):
+    torch.manual_seed(1)
+    layer = TTTLinear(4, 1, mini_batch=2).double()
+    x = torch.randn(1, 5, 4, dtype=torch.float64)
+    weight = getattr(layer, name).weight
+    layer(x).pow(3).sum().backward()
+    with torch.no_grad():
+        for i, j in ((0, 0), (1, 3), (3, 2)):
+            at = weight[i, j].item()
+            ends = []
+            for shift in (1e-6, -1e-6):
+                weight[i, j] = at + shift
+                ends.append(layer(x).pow(3).sum().item())
+            weight[i, j] = at
+            assert weight.grad[i, j].item() == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-5, abs=1e-7)
+
+
+def test_no_gradient_tape_is_needed_for_the_inner_steps():
+    layer = TTTLinear(8, 2)
+    x = torch.randn(1, 20, 8)
+    with torch.inference_mode():
+        found = layer(x)
+    assert torch.equal(found, layer(x))
+
+
+def test_what_comes_later_is_not_read():
+    torch.manual_seed(0)
+    layer, x = TTTMLP(8, 2).double(), torch.randn(1, 40, 8, dtype=torch.float64)
+    changed = x.clone()
+    changed[:, 21:] = 0.3
+    torch.testing.assert_close(layer(x)[:, :21], layer(changed)[:, :21], **CLOSE)
+
+
+def test_the_inner_loss_falls_as_the_text_repeats():
+    _, k, v, _, weights, _ = inputs(2)
+    k, v = (x.repeat(1, 1, 400, 1) for x in (functional.normalize(k, dim=-1), v))
+    output, _ = ttt_rule(k, k, v, torch.full(k.shape[:3], 0.3, dtype=k.dtype), weights, mini_batch=2)
+    errors = (output - v).square().sum(-1)
+    assert errors[:, :, -2:].mean() < 0.05 * errors[:, :, :2].mean()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("k", lambda k: k[:, :, :0], "k: expected"),
+        ("k", lambda k: k[0], "k: expected"),
+        ("k", lambda k: k * torch.nan, "k: expected finite numbers"),
+        ("q", lambda q: q.float(), "q: expected"),
+        ("v", lambda v: v[..., 1:], "v: expected"),
+        ("eta", lambda eta: eta[..., None], "eta: expected"),
+        ("weights", lambda weights: weights * 3, "weights: expected one"),
+        ("weights", lambda weights: [W[..., 1:] for W in weights], "weights: expected one"),
+        ("weights", lambda weights: [W.float() for W in weights], "weights: expected one"),
+        ("mini_batch", lambda _: 0, "mini_batch: expected at least 1, got 0"),
+    ],
+    ids=str,
+)
+def test_bad_tensors_are_refused(name, value, message):
+    given = dict(zip(("q", "k", "v", "eta", "weights"), inputs(5)[:5], strict=True)) | {"mini_batch": 2}
+    with pytest.raises(InputError, match=message):
+        ttt_rule(**given | {name: value(given[name])})
+
+
+def test_wrong_settings_and_inputs_of_the_layer_are_refused():
+    for arguments in ({"heads": 3}, {"heads": 0}, {"mini_batch": 0}, {"rate": 0.0}, {"rate": float("nan")}):
+        with pytest.raises(InputError, match="expected a"):
+            TTTLinear(**{"dim": 8, "heads": 2} | arguments)
+    for x in (torch.zeros(1, 0, 8), torch.zeros(4, 8)):
+        with pytest.raises(InputError, match=r"expected vectors \(batch, length, dim\)"):
+            TTTLinear(8, 2)(x)

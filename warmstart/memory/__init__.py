@@ -1,0 +1,23 @@
+"""Memories written by outer products while a sequence is read: fast weights and test-time training."""
+
+from warmstart.memory.feature_maps import FAVOR, dpfp, elu_plus_one, softmax_attention, sum_normalise
+from warmstart.memory.layers import FastWeightAttention
+from warmstart.memory.rules import SumState, delta_rule, delta_step, sum_rule, sum_step
+from warmstart.memory.ttt import TTTMLP, TTTLinear, ttt_rule
+
+__all__ = [
+    "FAVOR",
+    "TTTMLP",
+    "FastWeightAttention",
+    "SumState",
+    "TTTLinear",
+    "delta_rule",
+    "delta_step",
+    "dpfp",
+    "elu_plus_one",
+    "softmax_attention",
+    "sum_normalise",
+    "sum_rule",
+    "sum_step",
+    "ttt_rule",
+]

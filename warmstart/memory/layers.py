@@ -1,0 +1,122 @@
+"""Fast-weight attention: causal self-attention whose memory has one size, however long the text."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from warmstart.errors import InputError
+from warmstart.memory.feature_maps import dpfp, sum_normalise
+from warmstart.memory.rules import SumState, delta_rule, delta_step, sum_rule, sum_step
+
+RULES = ("delta", "sum")
+
+
+class FastWeightAttention(nn.Module):
+    """Causal self-attention by an outer-product memory in each head; a drop-in for softmax self-attention.
+
+    Sum rule: linear attention, ``S phi(q) / (z . phi(q))``. Delta rule: features are divided by their sum, the write
+    strength of each head is ``beta = sigmoid(w . x)``, and the read ``S phi(q)`` has no normaliser.
+
+    Parameters
+    ----------
+    dim : int
+        Of inputs and outputs.
+    heads : int
+        A divisor of ``dim``.
+    feature_map : callable
+        From (..., dim / heads) to non-negative features (..., d_phi): `dpfp`, `elu_plus_one`, a `FAVOR`, ...
+    rule : "delta" or "sum"
+
+    Attributes
+    ----------
+    query, key, value, output : nn.Linear without bias
+    strength : nn.Linear, dim to heads
+        Of the delta rule only.
+
+    Raises
+    ------
+    InputError
+        ``heads`` does not divide ``dim``, an unknown rule, a feature map that cannot serve the heads.
+
+    References
+    ----------
+    Schlag, Irie and Schmidhuber 2021, arXiv 2102.11174.
+
+    Examples
+    --------
+    >>> attention = FastWeightAttention(dim=16, heads=2)
+    >>> x = torch.randn(1, 5, 16)
+    >>> y, state = attention.advance(x[:, :4])
+    >>> y, state = attention.advance(x[:, 4:], state)
+    >>> torch.allclose(y, attention(x)[:, 4:], atol=1e-6)
+    True
+    """
+
+    def __init__(
+        self, dim: int, heads: int, feature_map: Callable[[Tensor], Tensor] = dpfp, rule: str = "delta"
+    ) -> None:
+        super().__init__()
+        if heads < 1 or dim < 1 or dim % heads:
+            raise InputError(f"heads: expected a divisor of dim, {dim}, got {heads}")
+        if rule not in RULES:
+            raise InputError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
+        feature_map(torch.zeros(1, dim // heads))  # a map that cannot serve the heads says so now
+        self.heads, self.rule, self.feature_map = heads, rule, feature_map
+        self.query, self.key, self.value, self.output = (nn.Linear(dim, dim, bias=False) for _ in range(4))
+        self.strength = nn.Linear(dim, heads) if rule == "delta" else None
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return (batch, length, dim) of inputs (batch, length, dim); where ``mask`` is False nothing is written."""
+        return self.advance(x, mask=mask)[0]
+
+    def advance(
+        self, x: Tensor, state: SumState | Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, SumState | Tensor]:
+        """Go on from a state: the next part of a text, or the next token of a generation.
+
+        Parameters
+        ----------
+        x : (batch, length, dim)
+            One token takes the step of the recurrence, in constant time and memory.
+        state : as returned, optional
+        mask : (batch, length) bool, optional
+
+        Returns
+        -------
+        output : (batch, length, dim)
+        state : SumState or (batch, heads, dim / heads, d_phi)
+        """
+        if x.ndim != 3 or 0 in x.shape:
+            raise InputError(f"expected vectors (batch, length, dim), none of them 0, got {tuple(x.shape)}")
+        q, k, v = (
+            layer(x).to(x.dtype).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        q, k = self.feature_map(q), self.feature_map(k)
+        one = x.shape[1] == 1 and mask is None
+        read: Tensor
+        if self.strength is None:
+            if state is not None and not isinstance(state, SumState):
+                raise InputError("state: expected a SumState, as the sum rule returns it; got that of another rule")
+            if one:
+                read, state = sum_step(q[:, :, 0], k[:, :, 0], v[:, :, 0], state)
+            else:
+                read, state = sum_rule(q, k, v, state=state, mask=mask)
+        else:
+            if isinstance(state, SumState):
+                raise InputError("state: expected a tensor, as the delta rule returns it; got that of another rule")
+            beta = self.strength(x).to(x.dtype).sigmoid().transpose(1, 2)
+            q, k = sum_normalise(q), sum_normalise(k)
+            if one:
+                read, state = delta_step(q[:, :, 0], k[:, :, 0], v[:, :, 0], beta[:, :, 0], state)
+            else:
+                read, state = delta_rule(q, k, v, beta, state=state, mask=mask)
+        if one:
+            read = read[:, :, None]
+        return self.output(read.transpose(1, 2).flatten(2)), state
+
+    def extra_repr(self) -> str:
+        """Name the settings in the printed model."""
+        name = getattr(self.feature_map, "__name__", repr(self.feature_map))
+        return f"heads={self.heads}, rule={self.rule}, feature_map={name}"
