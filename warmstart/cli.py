@@ -317,12 +317,7 @@ def compare(
 
 @app.command()
 def bench(
-    name: Annotated[
-        str,
-        typer.Argument(
-            help="classifier, attention, throughput, lm, finetune, transformers, embeddings, vectors, memory or retrieval."
-        ),
-    ],
+    name: Annotated[str, typer.Argument(help="A bench of docs/benchmarks.md, such as lm; any other word lists them.")],
     docs: Annotated[Path, typer.Option(help="Folder for benchmarks.md, results/ and images/.")] = Path("docs"),
     quick: Annotated[bool, typer.Option(help="A small part of the data, to see that it runs.")] = False,
     as_json: Json = False,
