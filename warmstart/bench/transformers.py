@@ -1,7 +1,7 @@
 """Warm starts of GPT-2 and Llama beside the starts others would use: the same tokens, steps, optimizer and shape.
 
-The learning rate of every start is the best of three after a short run, by the validation text; then it is run for
-every seed (the V x V table, four times as slow, for one). Finished runs are kept in
+The learning rate of every start is the best of three by the validation text, then it is run for more seeds. The V x V
+table is four times as slow: its rate is chosen by short runs, and it has one seed. Finished runs are kept in
 ``docs/results/transformers.json`` and not run again by the same code. As many runs at a time as there are cores, one
 thread each.
 """
@@ -34,7 +34,7 @@ from warmstart.language_model import cipher_vectors
 from warmstart.layers.softmax import nats
 
 VOCAB_SIZE, WIDTH, CONTEXT, ROWS = 8192, 128, 64, 48
-STEPS, SWEEP_STEPS, LONG_STEPS = 600, 100, 2400
+STEPS, TABLE_STEPS, LONG_STEPS = 600, 100, 2400  # the second: to choose the rate of the table
 EVERY, SCORED = 50, 480  # steps between validations, windows of them
 WARMUP = 30  # steps
 RATES = (2.5e-3, 5e-3, 1e-2)
@@ -242,15 +242,17 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
         with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as processes:
             bench = _Bench(folder, book, processes, progress)
             results: dict[str, Any] = {"counting": counting, "architectures": {}}
-            for arch in ARCHITECTURES:
-                results["architectures"][arch] = bench.compare(arch, (), quick)
             if quick:
+                results["architectures"] = {arch: bench.compare(arch, (), quick) for arch in ARCHITECTURES}
                 return results
             results["stock"] = book.do("stock step", lambda: stock_seconds(folder))
-            for arch, arms in results["architectures"].items():  # more seeds for those that the marks are about
-                results["architectures"][arch] = bench.compare(arch, contenders(arms))
-            results["long"] = bench.longer(results["architectures"]["gpt2"])
-            _write(results, docs)
+            for arch in ARCHITECTURES:
+                arms = results["architectures"][arch] = bench.compare(arch, ())
+                _write(results, docs)  # a table early
+                arms = results["architectures"][arch] = bench.compare(arch, contenders(arms))
+                _write(results, docs)
+                if arch == "gpt2":
+                    results["long"] = bench.longer(arms)
             for arch in ARCHITECTURES:
                 results["architectures"][arch] = bench.compare(arch, {*ARMS} - {TABLE})
                 _write(results, docs)
@@ -267,19 +269,19 @@ class _Bench:
         self.folder, self.book, self.processes, self.progress = folder, book, processes, progress
 
     def compare(self, arch: str, often: Collection[str], quick: bool = False) -> dict[str, Any]:
-        """Choose a rate for every start by short runs, then run it: some for every seed, the others for one."""
-        steps, sweep = (10, 5) if quick else (STEPS, SWEEP_STEPS)
-        arms = [
-            arm for arm in ARMS if (arm in ("log-unigram bias", OURS[1]) if quick else arch == "gpt2" or arm != TABLE)
-        ]
-        tried = self._all([(arch, arm, 0, rate, sweep) for arm in arms for rate in RATES])
-        ends = {arm: [tried.pop(0)["nats"][-1] for _ in RATES] for arm in arms}
-        best = {arm: RATES[int(np.argmin(found))] for arm, found in ends.items()}
+        """Run every start at every rate, then some at their best for the other seeds."""
+        steps = 10 if quick else STEPS
+        few = ("log-unigram bias", OURS[1])
+        arms = [arm for arm in ARMS if (arm in few if quick else arch == "gpt2" or arm != TABLE)]
+        tried = [(arch, arm, 0, rate, TABLE_STEPS if arm == TABLE else steps) for arm in arms for rate in RATES]
+        ends = {(job[1], job[3]): run["nats"][-1] for job, run in zip(tried, self._all(tried), strict=True)}
+        sweep = {arm: [ends[arm, rate] for rate in RATES] for arm in arms}
+        best = {arm: RATES[int(np.argmin(sweep[arm]))] for arm in arms}
         jobs = [(arch, arm, seed, best[arm], steps) for seed in SEEDS for arm in arms]
         wanted = [job for job in jobs if not job[2] or job[1] in often or self.book.has(_name(*job))]
         found = self._all(wanted)
         runs = {arm: [run for run, job in zip(found, wanted, strict=True) if job[1] == arm] for arm in arms}
-        return {arm: {"sweep": ends[arm], "rate": best[arm], "runs": runs[arm]} for arm in arms}
+        return {arm: {"sweep": sweep[arm], "rate": best[arm], "runs": runs[arm]} for arm in arms}
 
     def longer(self, short: dict[str, Any]) -> dict[str, Any]:
         """Run some starts for four times the steps, at half their rate."""
@@ -384,37 +386,36 @@ def marks(arms: dict[str, Any], counting: float, stock: float) -> dict[str, Any]
 
 def _write(results: dict[str, Any], docs: Path) -> None:
     headers = ["start", "parameters", "rate", "step 0", "50", "100", "200", str(STEPS), "seeds", "made (s)"]
-    found = {
-        arch: marks(arms, results["counting"], results["stock"]) for arch, arms in results["architectures"].items()
-    }
-    rows = [[name, *(found[arch][name] for arch in ARCHITECTURES)] for name in found["gpt2"]]
-    at = range(STEPS, LONG_STEPS + 1, STEPS)
-    long = {arm: np.interp(at, run["steps"], run["nats"]) for arm, run in results["long"].items()}
-    lead = long[LONG_ARMS[0]] - np.min([long[arm] for arm in OURS], axis=0)
-    longer = [[name, *map(float, values)] for name, values in (*long.items(), ("lead", lead))]
+    done = {arch: results["architectures"][arch] for arch in ARCHITECTURES if arch in results["architectures"]}
+    found = [marks(arms, results["counting"], results["stock"]) for arms in done.values()]
+    rows = [[name, *(column[name] for column in found)] for name in found[0]]
     tables = ""
-    for arch, title in ARCHITECTURES.items():
-        rows_of = [_row(name, arm) for name, arm in results["architectures"][arch].items()]
-        tables += f"{title}:\n\n{report.table(headers, rows_of)}\n"
+    for arch, arms in done.items():
+        rows_of = [_row(name, arm) for name, arm in arms.items()]
+        tables += f"{ARCHITECTURES[arch]}:\n\n{report.table(headers, rows_of)}\n"
     _draw(docs / "images" / "transformers.png", results)
     body = f"""## Transformers: spectral warm starts
 
 3 layers, d = {WIDTH}, 4 heads, windows of {CONTEXT} tokens, V = {VOCAB_SIZE:,}, classics; {STEPS} steps of
 {ROWS * CONTEXT:,} tokens, AdamW, cosine after {WARMUP} steps, products in bfloat16. Nats a token on validation books
-({SCORED} windows). The rate is the best of {", ".join(f"{rate:g}" for rate in RATES)} after {SWEEP_STEPS} steps.
-What knows the text counted all of it, 14.2 M tokens; a run reads {STEPS * ROWS * CONTEXT / 1e6:.1f} M. Seconds are of
-one core, and of weights alone: counting the pairs took {results["counting"]:.1f} s.
+({SCORED} windows). The rate is the best of {", ".join(f"{rate:g}" for rate in RATES)} (of the table: after
+{TABLE_STEPS} steps). What knows the text counted all of it, 14.2 M tokens; a run reads
+{STEPS * ROWS * CONTEXT / 1e6:.1f} M. Seconds are of one core, and of weights alone: counting the pairs took
+{results["counting"]:.1f} s.
 
 {tables}The marks. "A run in float32" has the model's own loss, as the Trainer takes it,
 {results["stock"]:.3f} s a step.
 
-{report.table(["", *ARCHITECTURES.values()], rows)}
+{report.table(["", *(ARCHITECTURES[arch] for arch in done)], rows)}
 ![Nats over steps](images/transformers.png)
-
-GPT-2, {LONG_STEPS:,} steps, one seed, half the rate above:
-
-{report.table(["start", *(f"{n:,}" for n in at)], longer)}
 """
+    if "long" in results:
+        at = range(STEPS, LONG_STEPS + 1, STEPS)
+        long = {arm: np.interp(at, run["steps"], run["nats"]) for arm, run in results["long"].items()}
+        lead = long[LONG_ARMS[0]] - np.min([long[arm] for arm in OURS], axis=0)
+        longer = [[name, *map(float, values)] for name, values in (*long.items(), ("lead", lead))]
+        body += f"\nGPT-2, {LONG_STEPS:,} steps, one seed, half the rate above:\n\n"
+        body += report.table(["start", *(f"{n:,}" for n in at)], longer)
     if "gpu" in results:
         rows = [[arm, *(float(np.interp(n, run["steps"], run["nats"])) for n in (0, 100, 1000)), run["nats"][-1]]
                 for arm, run in results["gpu"].items()]  # fmt: skip
@@ -424,15 +425,18 @@ GPT-2, {LONG_STEPS:,} steps, one seed, half the rate above:
 
 
 def _draw(path: Path, results: dict[str, Any]) -> None:
-    figure, axes = figures.figure(len(ARCHITECTURES) + 1)
-    for axis, (arch, title) in zip(axes, ARCHITECTURES.items(), strict=False):
-        for name, arm in results["architectures"][arch].items():
-            axis.plot(*_mean(arm), linewidth=2 if name in OURS else 1, label=name)
-        axis.set(title=f"{title}, {STEPS} steps", xlabel="steps", ylim=(None, 7.0))
-    for name, run in results["long"].items():
-        axes[-1].plot(run["steps"], run["nats"], linewidth=2 if name in OURS else 1, label=name)
-    axes[-1].set(title=f"GPT-2, {LONG_STEPS} steps", xlabel="steps", ylim=(None, 6.5))
-    for axis in axes:
+    panels = [
+        (f"{ARCHITECTURES[arch]}, {STEPS} steps", {name: _mean(arm) for name, arm in arms.items()})
+        for arch, arms in results["architectures"].items()
+    ]
+    if "long" in results:
+        curves = {name: (np.array(run["steps"]), np.array(run["nats"])) for name, run in results["long"].items()}
+        panels.append((f"GPT-2, {LONG_STEPS} steps", curves))
+    figure, axes = figures.figure(len(panels))
+    for axis, (title, lines) in zip(axes, panels, strict=True):
+        for name, line in lines.items():
+            axis.plot(*line, linewidth=2 if name in OURS else 1, label=name)
+        axis.set(title=title, xlabel="steps", ylim=(None, 7.0))
         axis.grid(alpha=0.3)
         axis.legend(fontsize="x-small")
     axes[0].set_ylabel("nats a token, validation")
