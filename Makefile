@@ -37,8 +37,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 bench: $(BIN)/installed-dev
-	for name in classifier attention throughput lm finetune transformers embeddings vectors memory \
-		retrieval; do $(BIN)/warmstart bench $$name || exit 1; done
+	$(BIN)/warmstart bench all
 
 clean:
 	rm -rf $(VENV) $(MODEL) build *.egg-info

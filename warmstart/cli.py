@@ -317,7 +317,9 @@ def compare(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="A bench of docs/benchmarks.md, such as lm; any other word lists them.")],
+    name: Annotated[
+        str, typer.Argument(help="A bench of docs/benchmarks.md, such as lm, or all; another word lists them.")
+    ],
     docs: Annotated[Path, typer.Option(help="Folder for benchmarks.md, results/ and images/.")] = Path("docs"),
     quick: Annotated[bool, typer.Option(help="A small part of the data, to see that it runs.")] = False,
     as_json: Json = False,
@@ -328,11 +330,13 @@ def bench(
 
     from warmstart.bench import report
 
-    if name not in report.BENCHES:
-        raise InputError(f"bench: expected one of {', '.join(report.BENCHES)}, got {name!r}")
-    with Reporter(quiet) as progress:
-        result = import_module(f"warmstart.bench.{name}").run(report.data_folder(), docs, quick, progress)
-    _print(result, as_json, quiet or not as_json)
+    if name not in (*report.BENCHES, "all"):
+        raise InputError(f"bench: expected one of {', '.join(report.BENCHES)} or all, got {name!r}")
+    data = report.data_folder()
+    for each in report.BENCHES if name == "all" else (name,):
+        with Reporter(quiet) as progress:
+            result = import_module(f"warmstart.bench.{each}").run(data, docs, quick, progress)
+        _print({"bench": each, **result} if name == "all" else result, as_json, quiet or not as_json)
 
 
 def _paths(names: list[str] | None) -> list[Path]:

@@ -27,6 +27,7 @@ BENCHES = (
     "vectors",
     "memory",
     "retrieval",
+    "blimp",
 )
 ROOT = Path(__file__).resolve().parents[2]
 
