@@ -19,7 +19,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from warmstart import figures, solution
 from warmstart.accumulators import empty, update
-from warmstart.bench import classifier, networks, report
+from warmstart.bench import classifier, networks, report, texts
 from warmstart.errors import InputError
 from warmstart.estimators import ExplicitClassifier
 from warmstart.estimators.classifier import SAMPLE_SIZE
@@ -342,10 +342,36 @@ def test_idx_files_that_are_not_are_refused(tmp_path, content):
 
 
 @pytest.mark.slow
+def small_texts(folder):
+    """Write two intents and two tags in the formats of CLINC150 and CoNLL-U."""
+    rows = [["call my mother", "call"], ["what is the time", "time"]] * 30
+    (folder / "clinc150").mkdir()
+    (folder / "clinc150" / "data_full.json").write_text(json.dumps({"train": rows, "test": rows[:10]}))
+    lines = ["1\tthe\tthe\tDET", "1-2\tdogs\t_\t_", "2\tdog\tdog\tNOUN", "", "1\tbarks\tbark\tVERB", "", ""]
+    (folder / "ud-english-ewt").mkdir()
+    for split in ("train", "test"):
+        (folder / "ud-english-ewt" / f"en_ewt-ud-{split}.conllu").write_text("\n".join(lines * 20))
+
+
+def test_texts_are_read_as_words_and_windows(tmp_path):
+    small_texts(tmp_path)
+    (X, y), (X_test, _) = texts.intents(tmp_path)
+    assert (X.shape, X_test.shape) == ((60, 7), (10, 7))
+    assert X[0].sum() == 3
+    assert set(y) == {"call", "time"}
+    (X, y), _ = texts.tags(tmp_path)
+    assert y[:3].tolist() == ["DET", "NOUN", "VERB"]
+    assert (X.sum(axis=1) == 5).all()  # a word, two neighbours, an ending, a capital or none
+    (tmp_path / "clinc150" / "data_full.json").write_text("{}")
+    with pytest.raises(InputError, match="expected lists of"):
+        texts.intents(tmp_path)
+
+
 def test_bench_writes_numbers_table_and_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(networks, "STEPS", (20,))
     monkeypatch.setattr(networks, "SHAPES", ((784, 10), (784, 64, 10)))
     small_mnist(tmp_path / "mnist")
+    small_texts(tmp_path)
     docs = tmp_path / "docs"
     seen = []
     result = classifier.run(tmp_path, docs, progress=lambda name, done, total: seen.append((done, total)))
@@ -358,6 +384,7 @@ def test_bench_writes_numbers_table_and_picture(tmp_path, monkeypatch):
     arms = {row["name"]: row for row in result["arms"]}
     assert arms["explicit solution"]["accuracy"] > 0.8
     assert arms["explicit solution"]["cross_entropy"] < arms["explicit solution, temperature 1"]["cross_entropy"]
+    assert {row["accuracy"] for row in result["texts"]} == {1.0}
     nets = {(row["shape"], row["start"], row["steps"]): row for row in result["networks"]}
     assert nets["784-64-10", "warm_start", 0]["accuracy"] > nets["784-10", "warm_start", 0]["accuracy"] > 0.8
     assert nets["784-10", "default", 0]["accuracy"] < 0.4

@@ -1,12 +1,10 @@
-"""MNIST: the explicit solution of a softmax layer beside naive Bayes, nearest mean and logistic regression.
+"""MNIST and two texts: the explicit solution beside naive Bayes, nearest mean and logistic regression.
 
 No setting was chosen by the test images: the temperature is fitted on training images, the peers have their defaults.
-Plain networks are in `warmstart.bench.networks`.
+The texts are in `warmstart.bench.texts`, plain networks in `warmstart.bench.networks`.
 """
 
 import gzip
-import time
-import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +17,8 @@ from sklearn.naive_bayes import MultinomialNB
 from sklearn.neighbors import NearestCentroid
 
 from warmstart import figures
-from warmstart.bench import networks, report
+from warmstart.bench import networks, report, texts
+from warmstart.bench.texts import fit_seconds, measure
 from warmstart.errors import InputError
 from warmstart.estimators import ExplicitClassifier
 
@@ -77,14 +76,6 @@ def models() -> dict[str, Any]:
     }
 
 
-def measure(model: Any, X: Images, y: Labels) -> dict[str, float | None]:
-    """Return accuracy, and cross-entropy in nats an image where the model is one of probabilities."""
-    nats = None
-    if not isinstance(model, NearestCentroid):  # its probabilities are those of another model, a linear discriminant
-        nats = -float(model.predict_log_proba(X)[np.arange(y.size), y].mean())
-    return {"accuracy": float((model.predict(X) == y).mean()), "cross_entropy": nats}
-
-
 def compare(data: Data, progress: Progress) -> list[dict[str, Any]]:
     """Fit and measure every model: one row each."""
     X, y, X_test, y_test = data
@@ -93,11 +84,8 @@ def compare(data: Data, progress: Progress) -> list[dict[str, Any]]:
     arms = models()
     for i, (name, model) in enumerate(arms.items()):
         progress("models", i, len(arms))
-        start = time.perf_counter()
-        with warnings.catch_warnings():  # pixels that are always 0 matter to the discriminant, which is not used
-            warnings.filterwarnings("ignore", message="self.within_class_std_dev_ has at least 1 zero")
-            model.fit(X, y)
-        rows.append({"name": name, "fit_seconds": time.perf_counter() - start, **measure(model, X_test, y_test)})
+        seconds = fit_seconds(model, X, y)
+        rows.append({"name": name, "fit_seconds": seconds, **measure(model, X_test, y_test)})
     progress("models", len(arms), len(arms))
     return rows
 
@@ -139,7 +127,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     Parameters
     ----------
     data : Path
-        Folder with ``mnist``.
+        Folder with ``mnist``, ``clinc150`` and ``ud-english-ewt``.
     docs : Path
         Folder to write to.
     quick : bool
@@ -149,7 +137,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     Returns
     -------
     dict
-        ``arms``, ``curve`` and ``networks``, lists of rows, and ``k_rule``.
+        ``arms``, ``curve``, ``texts`` and ``networks``, lists of rows, and ``k_rule``.
     """
     show = progress or (lambda stage, done, total: None)
     X, y, X_test, y_test = mnist(data)
@@ -159,6 +147,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     rows = curve((X, y, X_test, y_test), 5 if quick else 25, show)
     rule = float(X.sum(dtype=np.float64) / len(X))
     results = {"arms": arms, "curve": rows, "k_rule": rule, "images": [len(X), len(X_test)]}
+    results["texts"] = texts.compare(data, quick, show)
     results["networks"] = networks.compare(X, y, X_test, y_test, quick, show)
     if not quick:
         draw(docs / "images" / "mnist_k.png", rows, rule)
@@ -177,5 +166,5 @@ def _section(results: dict[str, Any]) -> str:
         f"## Classifier: MNIST\n\n{train:,} training images, {test:,} test images, pixels divided by 255. Nothing was "
         f"tuned on the test images.\n\n{table}\nThe counts are made once; every k below is only solved again.\n\n"
         "![Accuracy and cross-entropy over k](images/mnist_k.png)\n\n"
-        f"{networks.section(results['networks'])}"
+        f"{texts.section(results['texts'])}\n{networks.section(results['networks'])}"
     )
