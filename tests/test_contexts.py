@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from scipy import sparse
 from scipy.special import softmax
 
-from warmstart import contexts
+from warmstart import _reference, contexts
 from warmstart.language_model import cipher_vectors
 
 TOKENS = np.array([9, 1, 2, 3, 9, 4, 9, 9, 5, 9])  # "1 2 3", "4", "" and "5"; the separator is 9
@@ -122,6 +123,31 @@ def test_attention_and_superposition_against_dense_products(corpus):
         np.testing.assert_allclose(A[n], np.pad(a, (0, 8 - there.size)), rtol=1e-6)
         np.testing.assert_allclose(superposed[n], a @ x, atol=1e-6)
         np.testing.assert_allclose(mapped[n], a @ rows[there], rtol=1e-5)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("chunk_size", [1, 7, 63, 64, 65, 10_000])
+def test_memory_is_the_readable_one_for_any_chunk_size_and_workers(corpus, chunk_size, workers):
+    keys, labels = cipher_vectors(V, BITS), cipher_vectors(V, 5)
+    keys = sparse.csr_array(keys.multiply(1 / np.sqrt(keys.multiply(keys).sum(axis=1))[:, None]))
+    memory, out = np.ones((BITS, 5)), []  # what another text left
+    for chunk in contexts.read_all(*corpus, 1, chunk_size):
+        out.append(contexts.remembered(chunk, keys, labels, memory, workers))
+    (whole,) = contexts.read_all(*corpus, 1, len(corpus[0]))
+    sides = (keys.toarray().astype(float), labels.toarray().astype(float))
+    reads = _reference.remember(whole.window[0], whole.targets, whole.position, *sides, contexts.WRITE_STRENGTH)
+    expected = np.maximum(reads, 0) + contexts.EMPTY / 5
+    np.testing.assert_allclose(np.concatenate(out), expected / expected.sum(axis=1, keepdims=True), atol=1e-6)
+
+
+def test_memory_by_hand():
+    # "0 1 2 1", tokens are their own keys and labels: after the second 1 it has read 0.15 of the label 2
+    tokens, eye = np.array([0, 1, 2, 1, 0]), sparse.csr_array(np.eye(3))
+    (chunk,) = contexts.read_all(tokens, np.array([0, 4]), 1)
+    h = contexts.remembered(chunk, eye, eye, np.zeros((3, 3)))
+    rest = contexts.EMPTY / 3
+    np.testing.assert_allclose(h[:3], 1 / 3, rtol=1e-6)
+    np.testing.assert_allclose(h[3], np.array([rest, rest, 0.15 + rest]) / (0.15 + contexts.EMPTY), rtol=1e-6)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])

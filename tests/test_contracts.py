@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1]
 # The data flow; a module imports only from modules to its left (or of its own name).
 ORDER = [
     "errors", "weights", "documents", "tokenizer", "corpus", "_kernels", "_reference", "accumulators", "solution",
-    "counts", "spectral", "contexts", "attention", "language_model", "folder", "layers", "adapters", "baselines",
-    "memory", "progress", "figures", "estimators", "finetune", "bench", "cli",
+    "counts", "spectral", "contexts", "attention", "language_model", "folder", "memory", "layers", "adapters",
+    "baselines", "progress", "figures", "estimators", "finetune", "bench", "cli",
 ]  # fmt: skip
 
 

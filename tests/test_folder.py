@@ -224,7 +224,7 @@ def rewrite(saved, **changes):
         ({"bits": "5"}, "bits: expected a whole number of at least 1, got '5'"),
         ({"separator": "0"}, "config.json: .*save the model again"),
         ({"contexts": 3}, "config.json: .*save the model again"),
-        ({"contexts": ["memory"]}, "contexts: expected some of"),
+        ({"contexts": ["cache"]}, "contexts: expected some of"),
     ],
 )
 def test_wrong_fields_are_named(saved, changes, message):

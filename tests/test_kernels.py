@@ -175,3 +175,22 @@ def test_compare_codes(n, bits):
     inverse = 1 / there.sum(axis=1)
     _kernels.compare_codes(pivots, window, codes, inverse, q)
     np.testing.assert_allclose(q, _reference.compare_codes(pivots, window, codes), rtol=1e-6, atol=0)
+
+
+@AWKWARD
+def test_remember_in_any_chunks_and_columns(n):
+    rng = np.random.default_rng(n)
+    (keys, sparse_keys), (labels, sparse_labels) = sparse_rows(rng, 11, 6), sparse_rows(rng, 11, 5)
+    tokens, position = rng.integers(0, 11, n + 1), np.zeros(n, np.int64)
+    for i in range(1, n):
+        position[i] = 0 if rng.random() < 0.1 else position[i - 1] + 1
+    sides = [a for rows in (sparse_keys, sparse_labels) for a in (rows.indptr, rows.indices, rows.data)]
+    expected = _reference.remember(tokens[:-1], tokens[1:], position, keys, labels, 0.3)
+    for columns in (slice(0, 5), slice(0, 2), slice(2, 5)):
+        memory, out = np.full((6, columns.stop - columns.start), np.nan), np.full((n, 5), np.nan)
+        for part in np.array_split(np.arange(n), 3):
+            chunk = (tokens[:-1][part], tokens[1:][part], position[part])
+            rows = out[part, columns]
+            _kernels.remember(*chunk, *sides, 0.3, columns.start, memory, rows)
+            out[part, columns] = rows
+        np.testing.assert_allclose(out[:, columns], expected[:, columns], rtol=1e-9, atol=1e-12)

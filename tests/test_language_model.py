@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
@@ -77,7 +79,7 @@ def perplexity(model, train, test):
         ("separator", -1),
         ("contexts", ()),
         ("contexts", ("radial", "radial")),
-        ("contexts", ("radial", "memory")),
+        ("contexts", ("radial", "cache")),
     ],
 )
 def test_wrong_shapes_are_refused_by_name(field, value):
@@ -146,6 +148,15 @@ def test_numbers_for_smoothing_and_temperature_are_kept(short):
 # The same numbers, another way
 
 
+def recalled(document, E, labels):
+    """What a memory of the pairs of a document, oldest first, reads for its last token."""
+    S, keys = np.zeros((labels.shape[1], E.shape[1])), E / np.linalg.norm(E, axis=1, keepdims=True)
+    for x, y in itertools.pairwise(document):
+        S += contexts.WRITE_STRENGTH * np.outer(labels[y] - S @ keys[x], keys[x])
+    h = np.maximum(S @ keys[document[-1]], 0) + contexts.EMPTY / len(S)
+    return h / h.sum()
+
+
 def test_nats_are_those_of_dense_logits():
     corpus = Corpus(600)
     model, _ = fitted(corpus, contexts=contexts.CONTEXTS)
@@ -157,12 +168,13 @@ def test_nats_are_those_of_dense_logits():
         history, position = corpus.tokens[begin:n][::-1], n - 1 - begin  # newest first
         padded = np.append(history, [V - 1] * config.radius)[: config.radius]
         inputs = [("radial", E[token]) for token in padded]
-        for name in config.hidden:
+        for name in config.valued:
             W = a.get(f"contexts.{name}.attention.weight")
             size = {"attended": config.radius, "block": position % config.block_size + 1, "document": None}[name]
             X = E[history[:size]]
             A = np.full(len(X), 1 / len(X)) if W is None else softmax((X @ X[0]) @ W[: len(X), : len(X)])
             inputs.append((name, softmax(A @ X @ a[f"contexts.{name}.values.weight"])))
+        inputs.append(("memory", recalled(history[::-1], E, a["contexts.memory.labels.weight"])))
         start = 0
         for name, x in inputs:
             parts[name][n - 1] += x @ O[start : start + x.size]

@@ -210,3 +210,45 @@ def compare_codes(pivots: Ints, windows: Ints, codes: Words, inverse_weights: Fl
                 x = (x + (x >> np.uint64(4))) & four
                 shared += (x * np.uint64(0x0101010101010101)) >> np.uint64(56)
             q[n, i] = shared * inverse_weights[u] * inverse_weights[v]
+
+
+@nb.njit(cache=True, nogil=True)
+def _forget(tokens: Ints, indptr: Ints, indices: Ints, memory: Floats) -> None:
+    """Set the rows of a memory (b, width) that the keys of some tokens, sparse rows (CSR), can have written to 0."""
+    for x in tokens:
+        for e in range(indptr[x], indptr[x + 1]):
+            memory[indices[e]] = 0.0
+
+
+@nb.njit(cache=True, nogil=True)
+def remember(
+    newest: Ints, targets: Ints, position: Ints,
+    key_indptr: Ints, key_indices: Ints, key_values: Floats,
+    label_indptr: Ints, label_indices: Ints, label_values: Floats,
+    strength: float, first: int, memory: Floats, out: Floats,
+) -> None:  # fmt: skip
+    """Read ``out[n] = S^T k`` and write ``S += strength k (label - S^T k)^T``, target by target; S empty at position 0.
+
+    newest, targets, position (n,); keys and labels as sparse rows (CSR); memory S (b, width) and out (n, width) hold
+    the columns ``first ... first + width - 1`` of the labels.
+    """
+    error = np.empty(memory.shape[1])
+    began = -1  # where the document began in these targets
+    for n in range(newest.size):
+        if position[n] == 0:
+            if began < 0:
+                memory[:] = 0.0
+            else:
+                _forget(newest[began:n], key_indptr, key_indices, memory)
+            began = n
+        key = range(key_indptr[newest[n]], key_indptr[newest[n] + 1])
+        error[:] = 0.0
+        for e in key:
+            error -= key_values[e] * memory[key_indices[e]]
+        out[n] = -error
+        for e in range(label_indptr[targets[n]], label_indptr[targets[n] + 1]):
+            c = label_indices[e] - first
+            if 0 <= c < error.size:
+                error[c] += label_values[e]
+        for e in key:
+            memory[key_indices[e]] += strength * key_values[e] * error

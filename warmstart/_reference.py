@@ -4,6 +4,7 @@ Twins of kernels take dense matrices where the kernels take sparse rows, and ret
 of the examples, so that float sums can be compared with ``==``.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -135,9 +136,10 @@ def language_model_logits(config: Any, arrays: dict[str, Array], ids: Array) -> 
     a = {name: np.asarray(array, dtype=np.float64) for name, array in arrays.items()}
     out = []
     for newest in range(len(ids)):
-        history: list[Array] = []  # vectors of the document, oldest first
+        document: list[int] = []  # oldest first
         for token in ids[: newest + 1]:
-            history = ([] if token == config.separator else history) + [a["embedding.weight"][token]]
+            document = ([] if token == config.separator else document) + [token]
+        history = [a["embedding.weight"][token] for token in document]
         separator = a["embedding.weight"][config.separator]
         inputs: list[Array] = []
         if "radial" in config.contexts:
@@ -151,8 +153,20 @@ def language_model_logits(config: Any, arrays: dict[str, Array], ids: Array) -> 
             inputs.append(_softmax(context @ a["contexts.block.values.weight"]))
         if "document" in config.contexts:
             inputs.append(_softmax(np.mean(history, axis=0) @ a["contexts.document.values.weight"]))
+        if "memory" in config.contexts:
+            inputs.append(_recall(document, a["embedding.weight"], a["contexts.memory.labels.weight"]))
         out.append(np.concatenate(inputs) @ a["output.weight"])
     return np.array(out)
+
+
+def _recall(document: list[int], E: Array, labels: Array) -> Array:
+    """Return what a memory of strength 0.15 of the pairs of a document, oldest first, reads for its last token."""
+    S = np.zeros((E.shape[1], labels.shape[1]))
+    for x, y in itertools.pairwise(document):
+        k = E[x] / np.linalg.norm(E[x])
+        S += 0.15 * np.outer(k, labels[y] - k @ S)
+    h = np.maximum(E[document[-1]] / np.linalg.norm(E[document[-1]]) @ S, 0) + 0.05 / labels.shape[1]
+    return np.asarray(h / h.sum())
 
 
 def _attend(window: list[Array], W: Array) -> Array:
@@ -165,6 +179,17 @@ def _attend(window: list[Array], W: Array) -> Array:
 def _softmax(z: Array) -> Array:
     weights = np.exp(z - z.max())
     return np.asarray(weights / weights.sum())
+
+
+def remember(newest: Array, targets: Array, position: Array, keys: Array, labels: Array, strength: float) -> Array:
+    """Twin of `_kernels.remember`: reads (n, m), every document begins with an empty S; keys (V, b), labels (V, m)."""
+    out = np.zeros((len(newest), labels.shape[1]))
+    for n, (x, y) in enumerate(zip(newest, targets, strict=True)):
+        if n == 0 or position[n] == 0:
+            S = np.zeros((labels.shape[1], keys.shape[1]))
+        out[n] = S @ keys[x]
+        S = S + strength * np.outer(labels[y] - S @ keys[x], keys[x])
+    return out
 
 
 def discounted_bigram(counts: Array, discount: float, prior: Array) -> Array:

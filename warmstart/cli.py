@@ -64,7 +64,7 @@ def fit(
     radius: Annotated[int | None, typer.Option(help="Tokens in the radial context.  [default: the preset's]")] = None,
     block_size: Annotated[int | None, typer.Option(help="Tokens in a block.  [default: the preset's]")] = None,
     contexts: Annotated[
-        str, typer.Option(help="Comma-separated: radial, attended, block, document.")
+        str, typer.Option(help="Comma-separated: radial, attended, block, document, memory.")
     ] = "radial,block,document",
     tokenizer: Annotated[
         str, typer.Option(help="bpe, words or characters (trained on the corpus), or the path of a tokenizer.json.")

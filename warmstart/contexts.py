@@ -1,13 +1,16 @@
 """Contexts: what a target is predicted from.
 
 A corpus is one array of token ids, ``SEP d1 SEP d2 SEP ... dn SEP``. Every token but the first separator is a target;
-its history starts at the separator in front of its document and ends just before it. Four contexts look at it:
+its history starts at the separator in front of its document and ends just before it. Five contexts look at it:
 
 - **radial**: the last r vectors, position by position; a position before the document holds the separator;
 - **attended**: the last r vectors, superposed by self-attention;
 - **block**: the vectors since the last multiple of the block size, superposed by self-attention. Blocks are counted
   from the separator, so they begin anew with every document;
-- **document**: the mean of all vectors since the document began.
+- **document**: the mean of all vectors since the document began;
+- **memory**: what followed the newest token earlier in the document. A memory ``S`` (b, m), empty when a document
+  begins, is written by the delta rule, ``S += 0.15 k (label - S^T k)^T`` with the key ``k`` of a token (its vector, of
+  length 1) and the label embedding of its successor, and read by ``S^T k``. Nothing in it is trained.
 
 Windows are ordered by age: position 0 is the newest vector, the pivot of the attention. So a shorter context of
 length L uses ``W[:L, :L]``, and what was learned about "the token before" holds at every length.
@@ -23,7 +26,9 @@ from scipy import sparse
 from warmstart import _kernels
 from warmstart.accumulators import run_parts
 
-CONTEXTS = ("radial", "attended", "block", "document")
+CONTEXTS = ("radial", "attended", "block", "document", "memory")
+WRITE_STRENGTH = 0.15  # of the delta rule
+EMPTY = 0.05  # mass spread over all features of a read, so that an empty memory has some
 CHUNK = 65_536  # targets read at once
 
 
@@ -146,4 +151,41 @@ def document_means(
         _kernels.running_mean(chunk.window[0], chunk.position, rows[:, here], state[here], out[:, here])
 
     run_parts(part, range(workers), workers)
+    return out
+
+
+def remembered(
+    chunk: Chunk, keys: sparse.csr_array, labels: sparse.csr_array, memory: NDArray[np.float64], workers: int = 1
+) -> NDArray[np.float32]:
+    """Return what the memory context reads for every target (n, m): non-negative rows of unit L1 norm.
+
+    Parameters
+    ----------
+    chunk : Chunk
+    keys : (V, b) csr_array
+        Rows of length 1.
+    labels : (V, m) csr_array
+        Label embeddings.
+    memory : (b, m) float64
+        Carries what the document has written from chunk to chunk; it is changed.
+    workers : int
+        Threads, each a part of the columns; the result does not depend on them.
+
+    References
+    ----------
+    Schlag, Irie and Schmidhuber 2021, arXiv 2102.11174 (delta rule).
+    """
+    out = np.empty((chunk.targets.size, memory.shape[1]), dtype=np.float32)
+    cuts = np.linspace(0, memory.shape[1], workers + 1).astype(int)
+    pairs = (chunk.window[0], chunk.targets, chunk.position)
+    sides = (keys.indptr, keys.indices, keys.data, labels.indptr, labels.indices, labels.data)
+
+    def part(i: int) -> None:
+        here = slice(cuts[i], cuts[i + 1])
+        _kernels.remember(*pairs, *sides, WRITE_STRENGTH, cuts[i], memory[:, here], out[:, here])
+
+    run_parts(part, range(workers), workers)
+    np.maximum(out, 0.0, out=out)
+    out += np.float32(EMPTY / out.shape[1])
+    out /= out.sum(axis=1, keepdims=True)
     return out

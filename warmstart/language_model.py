@@ -7,8 +7,9 @@
 | `U` | (b, m) | values of a context, ``h = softmax((A^T X) U)``, targets are label embeddings of m bits |
 | `O` | (D, V) | output, ``softmax(concat(x_1 ... x_r, h_1, ..., h_c) O)`` |
 
-The radial context enters the output as it is, position by position; attended, block and document contexts through a
-value layer. Every group of inputs has L1 norm 1, so k is the number of groups and no layer needs a bias. Source:
+The radial context enters the output as it is, position by position, and so does what the memory context reads;
+attended, block and document contexts enter through a value layer. Every group of inputs has L1 norm 1, so k is the
+number of groups and no layer needs a bias. Source:
 Williams and Zhao 2023, arXiv 2311.07498 and 2311.07510.
 """
 
@@ -63,7 +64,7 @@ class Config:
     block_size : int
         Vectors in a full block.
     contexts : tuple of str
-        Some of "radial", "attended", "block", "document".
+        Some of "radial", "attended", "block", "document", "memory".
 
     Examples
     --------
@@ -94,8 +95,13 @@ class Config:
 
     @property
     def hidden(self) -> tuple[str, ...]:
-        """Contexts with a value layer."""
+        """Contexts of m features: those with a value layer, and the memory."""
         return tuple(name for name in self.contexts if name != "radial")
+
+    @property
+    def valued(self) -> tuple[str, ...]:
+        """Contexts with a value layer."""
+        return tuple(name for name in self.hidden if name != "memory")
 
     @property
     def groups(self) -> list[tuple[str, int]]:
@@ -116,10 +122,12 @@ class Config:
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Shape of every weight by its name in the state_dict."""
         shapes = {"embedding.weight": (self.vocab_size, self.bits)}
-        for name in self.hidden:
+        for name in self.valued:
             if size := self.attention_size(name):
                 shapes[f"contexts.{name}.attention.weight"] = (size, size)
             shapes[f"contexts.{name}.values.weight"] = (self.bits, self.hidden_bits)
+        if "memory" in self.contexts:
+            shapes["contexts.memory.labels.weight"] = (self.vocab_size, self.hidden_bits)
         shapes["output.weight"] = (sum(width for _, width in self.groups), self.vocab_size)
         return shapes
 
@@ -135,6 +143,14 @@ def cipher_vectors(vocab_size: int, bits: int) -> sparse.csr_array:
     indptr, indices = codes.code_indices(packed)
     values = np.repeat(1.0 / codes.code_weights(packed), np.diff(indptr)).astype(np.float32)
     return sparse.csr_array((values, indices.astype(np.int64), indptr), shape=(vocab_size, bits))
+
+
+@dataclass
+class State:
+    """What is carried from chunk to chunk: sums of the document context (m,), the memory (b, m); both change."""
+
+    sums: NDArray[np.float64]
+    memory: NDArray[np.float64]
 
 
 @dataclass
@@ -154,28 +170,42 @@ class NearShallowModel:
         """For every context with a value layer, ``E U`` (V, m)."""
         return {
             name: np.asarray(self.vectors @ self.arrays[f"contexts.{name}.values.weight"])
-            for name in self.config.hidden
+            for name in self.config.valued
         }
 
-    def start(self) -> NDArray[np.float64]:
-        """Return the state that `hidden` carries from chunk to chunk: the running sum of the document context."""
-        return np.zeros(self.config.hidden_bits)
+    @cached_property
+    def keys(self) -> sparse.csr_array:
+        """The embedding as sparse rows (V, b) of length 1, the keys of the memory context."""
+        lengths = np.sqrt(self.vectors.multiply(self.vectors).sum(axis=1))
+        return sparse.csr_array(sparse.diags_array(1.0 / np.maximum(lengths, 1e-12)) @ self.vectors)
+
+    @cached_property
+    def labels(self) -> sparse.csr_array:
+        """Label embeddings of the memory context as sparse rows (V, m)."""
+        return sparse.csr_array(self.arrays["contexts.memory.labels.weight"])
+
+    def start(self) -> State:
+        """Return the state that `hidden` carries from chunk to chunk."""
+        rows = self.config.bits if "memory" in self.config.contexts else 0
+        return State(np.zeros(self.config.hidden_bits), np.zeros((rows, self.config.hidden_bits)))
 
     def attended(self, context: str, chunk: Chunk) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return the window (B, n) of a context with attention and its attention (n, B)."""
         window = chunk.block(self.config.block_size) if context == "block" else chunk.window[: self.config.radius]
         return window, contexts.attend(window, self.arrays[f"contexts.{context}.attention.weight"], self.vectors)
 
-    def hidden(self, chunk: Chunk, state: NDArray[np.float64], workers: int = 1) -> list[NDArray[np.float32]]:
-        """Return ``h`` (n, m) of every context with a value layer."""
+    def hidden(self, chunk: Chunk, state: State, workers: int = 1) -> list[NDArray[np.float32]]:
+        """Return ``h`` (n, m) of every context but the radial one."""
         out = []
-        for name in self.config.hidden:
+        for name in self.config.valued:
             rows = self.value_rows[name]
             if name == "document":
-                z = contexts.document_means(chunk, rows, state, workers)
+                z = contexts.document_means(chunk, rows, state.sums, workers)
             else:
                 z = contexts.superposed_rows(*self.attended(name, chunk), rows, workers)
             out.append(softmax(z, workers))
+        if "memory" in self.config.contexts:
+            out.append(contexts.remembered(chunk, self.keys, self.labels, state.memory, workers))
         return out
 
     def radial(self, chunk: Chunk) -> NDArray[np.int64]:
@@ -183,7 +213,7 @@ class NearShallowModel:
         radius = self.config.radius if "radial" in self.config.contexts else 0
         return chunk.radial(radius, self.config.separator)
 
-    def inputs(self, chunk: Chunk, state: NDArray[np.float64], workers: int = 1) -> list[solution.Inputs]:
+    def inputs(self, chunk: Chunk, state: State, workers: int = 1) -> list[solution.Inputs]:
         """Return the inputs of the output layer, one (n, width) a group."""
         return [*(self.vectors[row] for row in self.radial(chunk)), *self.hidden(chunk, state, workers)]
 
@@ -211,7 +241,7 @@ def softmax(z: NDArray[np.float32], workers: int = 1) -> NDArray[np.float32]:
 
 
 def nats(
-    model: NearShallowModel, chunk: Chunk, state: NDArray[np.float64], prior: NDArray[np.float64], workers: int = 1
+    model: NearShallowModel, chunk: Chunk, state: State, prior: NDArray[np.float64], workers: int = 1
 ) -> NDArray[np.float64]:
     """Score the targets of a chunk.
 
@@ -289,6 +319,9 @@ class Fitter:
         vectors = cipher_vectors(config.vocab_size, config.bits)
         model = NearShallowModel(config, {"embedding.weight": vectors.toarray()})
         model.vectors = vectors
+        if "memory" in config.contexts:
+            labels = cipher_vectors(config.vocab_size, config.hidden_bits)
+            model.arrays["contexts.memory.labels.weight"] = labels.toarray()
         for stage in (self._attention, self._values, self._output):
             began = time.perf_counter()
             stage(model)
@@ -348,16 +381,16 @@ class Fitter:
     def _values(self, model: NearShallowModel) -> None:
         """Solve U of every context with a value layer in one pass."""
         config = self.config
-        if not config.hidden:
+        if not config.valued:
             return
         labels = cipher_vectors(config.vocab_size, config.hidden_bits)
-        F = {name: accumulators.empty(config.bits, config.hidden_bits) for name in config.hidden}
-        samples: dict[str, list[Any]] = {name: [] for name in config.hidden}
+        F = {name: accumulators.empty(config.bits, config.hidden_bits) for name in config.valued}
+        samples: dict[str, list[Any]] = {name: [] for name in config.valued}
         sampled_targets = []
         state = np.zeros(config.bits)
         rows = model.arrays["embedding.weight"]
         for chunk, picked in self._chunks("values"):
-            for name in config.hidden:
+            for name in config.valued:
                 X = (
                     contexts.document_means(chunk, rows, state, self.workers)
                     if name == "document"
@@ -367,7 +400,7 @@ class Fitter:
                 samples[name].append(X[picked])
             sampled_targets.append(chunk.targets[picked])
         targets = labels[np.concatenate(sampled_targets)]
-        for name in config.hidden:
+        for name in config.valued:
             sample = solution.Sample([_stack(samples[name])], targets)
             prior = solution.marginal_prior(F[name])
             U = self._solve(f"{name} values", sample, [F[name]], prior, 1.0)

@@ -203,7 +203,8 @@ def _windows(module: NearShallowLM, batch: Segments) -> torch.Tensor:
     X, first = module.embedding(batch.ids), module.config.window - 1
     padded = functional.pad(X, (0, 0, first, 0))
     ages = [padded[:, first - age : first - age + X.shape[1]] for age in range(first + 1)]
-    features = module._features(ages, position, module._document_sums(X, position - batch.position[:, None]))
+    sums = module._document_sums(X, position - batch.position[:, None])
+    features = module._features(ages, position, sums, recalled=X[..., :0])
     fixed = module.config.radius * module.config.bits
     return module.output.nats(features.flatten(0, 1), batch.targets.flatten(), fixed)
 

@@ -38,7 +38,8 @@ class Batches:
     Raises
     ------
     InputError
-        A batch is smaller than one segment, or the corpus has another vocabulary than the model.
+        A batch is smaller than one segment, the corpus has another vocabulary than the model, or the model has the
+        memory context.
     """
 
     corpus: Corpus
@@ -52,6 +53,11 @@ class Batches:
             raise InputError(
                 f"{corpus.folder}: expected text in the tokens of the model ({config.vocab_size} tokens, separator "
                 f"{config.separator}), got {corpus.vocab_size} and {corpus.separator}; encode it with its tokenizer"
+            )
+        if "memory" in config.contexts:
+            raise InputError(
+                "expected a model without the memory context, which reads a whole document in order; fit it with "
+                "contexts radial,block,document to train it further"
             )
         if self.batch_tokens < self.length:
             raise InputError(f"batch_tokens: expected at least a segment of {self.length}, got {self.batch_tokens}")

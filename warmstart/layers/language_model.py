@@ -22,6 +22,7 @@ from warmstart.folder import load_model, save_model
 from warmstart.language_model import Config, NearShallowModel
 from warmstart.layers.attention import SelfAttention, ages
 from warmstart.layers.comparisons import Comparisons
+from warmstart.layers.recall import MemoryContext
 from warmstart.layers.softmax import SoftmaxLayer
 
 
@@ -132,7 +133,9 @@ class NearShallowLM(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.bits)
-        self.contexts = nn.ModuleDict({name: Context(config, name) for name in config.hidden})
+        self.contexts = nn.ModuleDict({name: Context(config, name) for name in config.valued})
+        if "memory" in config.contexts:
+            self.contexts["memory"] = MemoryContext(config)
         self.output = SoftmaxLayer(sum(width for _, width in config.groups), config.vocab_size)
         nn.init.normal_(self.embedding.weight, std=config.bits**-0.5)
         nn.init.xavier_uniform_(self.output.weight)
@@ -157,7 +160,8 @@ class NearShallowLM(nn.Module):
         first = self.config.window - 1
         padded = functional.pad(X, (0, 0, first, 0))
         ages = [padded[:, first - age : first - age + X.shape[1]] for age in range(first + 1)]  # views
-        logits: Tensor = self.output(self._features(ages, position, self._document_sums(X, position)))
+        sums, recalled = self._document_sums(X, position), self._recalled(ids, X, position)[0]
+        logits: Tensor = self.output(self._features(ages, position, sums, recalled))
         return logits
 
     def nats(self, segments: Segments) -> Tensor:
@@ -194,7 +198,8 @@ class NearShallowLM(nn.Module):
         return torch.cat(features, dim=-1)
 
     def _named_contexts(self) -> list[tuple[str, Context]]:
-        return cast("list[tuple[str, Context]]", list(self.contexts.items()))
+        """Return the contexts with a value layer."""
+        return cast("list[tuple[str, Context]]", [(name, self.contexts[name]) for name in self.config.valued])
 
     def _cached_comparisons(self) -> Comparisons | None:
         """Return the cache while the embedding is frozen, None otherwise."""
@@ -247,12 +252,13 @@ class NearShallowLM(nn.Module):
         _check_sampling(max_new_tokens, temperature, top_p)
         size, separator = self.config.window, self.config.separator
         position = self._positions(ids)
-        sums = self._document_sums(self.embedding(ids), position)
-        position, sums = position[:, -1], sums[:, -1]
+        X = self.embedding(ids)
+        sums, (recalled, memory) = self._document_sums(X, position), self._recalled(ids, X, position)
+        position, sums, recalled, newest = position[:, -1], sums[:, -1], recalled[:, -1], X[:, -1]
         window = functional.pad(ids.flip(1)[:, :size], (0, max(0, size - ids.shape[1])), value=separator)
         ended = torch.zeros_like(position, dtype=torch.bool)
         for _ in range(max_new_tokens):
-            logits = self.output(self._features(self.embedding(window).unbind(1), position, sums))
+            logits = self.output(self._features(self.embedding(window).unbind(1), position, sums, recalled))
             token = sample(logits, temperature, top_p, generator).masked_fill(ended, separator)
             ids = torch.cat([ids, token[:, None]], dim=1)
             ended |= token == separator
@@ -262,6 +268,9 @@ class NearShallowLM(nn.Module):
             position = position + 1
             if "document" in self.contexts:
                 sums = sums + self.contexts["document"](self.embedding(token))
+            if "memory" in self.contexts:
+                newest, before = self.embedding(token), newest
+                recalled, memory = cast(MemoryContext, self.contexts["memory"]).step(before, token, newest, memory)
         return ids
 
     def _checked(self, ids: Tensor) -> Tensor:
@@ -294,18 +303,25 @@ class NearShallowLM(nn.Module):
         begin = torch.arange(X.shape[1], device=X.device) - position
         return sums[:, 1:] - sums.gather(1, begin[..., None].expand_as(values))
 
-    def _features(self, ages: Sequence[Tensor], position: Tensor, sums: Tensor) -> Tensor:
+    def _recalled(self, ids: Tensor, X: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features (batch, length, m) and states (batch, m, b) of the memory; m is 0 without that context."""
+        if "memory" not in self.contexts:
+            return X[..., :0], X[:, :0]
+        found: tuple[Tensor, Tensor] = self.contexts["memory"](ids, X, position)
+        return found
+
+    def _features(self, ages: Sequence[Tensor], position: Tensor, sums: Tensor, recalled: Tensor) -> Tensor:
         """Return the inputs of the output layer (..., D).
 
         ages : vectors (..., b) by age; position (...): those older than it are outside the document, whatever they
-        hold; sums (..., m) of the document context.
+        hold; sums (..., m) of the document context; features (..., m) recalled from the memory.
         """
         config, features = self.config, []
         if "radial" in config.contexts:
             empty = self.embedding.weight[config.separator]
             for age, x in enumerate(ages[: config.radius]):
                 features.append(torch.where((position >= age)[..., None], x, empty))
-        for name, context in self.contexts.items():
+        for name, context in self._named_contexts():
             if name == "document":
                 z = (sums / (position + 1)[..., None]).to(ages[0].dtype)
             else:
@@ -313,7 +329,7 @@ class NearShallowLM(nn.Module):
                 oldest = position % size if name == "block" else position
                 z = context(ages[:size], torch.arange(size, device=position.device) <= oldest[..., None])
             features.append(z.softmax(-1))
-        return torch.cat(features, dim=-1)
+        return torch.cat([*features, recalled.to(ages[0].dtype)], dim=-1)
 
     @classmethod
     def from_model(cls, model: NearShallowModel) -> Self:

@@ -1,0 +1,80 @@
+"""The memory context in PyTorch: a delta-rule memory from a token to the label embedding of its successor."""
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from warmstart.contexts import EMPTY, WRITE_STRENGTH
+from warmstart.language_model import Config, cipher_vectors
+from warmstart.memory.rules import delta_rule, delta_step
+
+
+class MemoryContext(nn.Module):
+    """Features of what followed the newest token earlier in its document, see `warmstart.contexts`.
+
+    Parameters
+    ----------
+    config : Config
+
+    Attributes
+    ----------
+    labels : nn.Embedding of shape (V, m)
+        Label embeddings; they are not trained.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.labels = nn.Embedding(config.vocab_size, config.hidden_bits)
+        self.labels.requires_grad_(False)
+        with torch.no_grad():
+            labels = cipher_vectors(config.vocab_size, config.hidden_bits)
+            self.labels.weight.copy_(torch.from_numpy(labels.toarray()))
+
+    def forward(self, ids: Tensor, X: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features (n, L, m), and the memory (n, m, b) after the last token of every row.
+
+        ids and their places in their documents (n, L); vectors X (n, L, b). A document begins at place 0.
+        """
+        k = _keys(X)
+        reads = k.new_empty(*ids.shape, self.labels.embedding_dim)
+        memories = k.new_empty(len(ids), self.labels.embedding_dim, k.shape[2])
+        for i in range(len(ids)):
+            reads[i], memories[i] = self._row(ids[i], k[i], position[i])
+        return self.features(reads), memories
+
+    def _row(self, ids: Tensor, k: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Read and write one row, document by document: a token is read for after the one before it is written."""
+        begins = [*torch.nonzero(position == 0).flatten().tolist(), len(ids)]
+        reads, S = [], k.new_zeros(1, 1, self.labels.embedding_dim, k.shape[1])
+        for begin, end in itertools.pairwise(begins):
+            q = k[begin:end]
+            beta = q.new_full((1, 1, end - begin), WRITE_STRENGTH)
+            beta[..., 0] = 0.0  # nothing comes before the first
+            before = functional.pad(q[:-1], (0, 0, 1, 0))
+            labels = self.labels(ids[begin:end]).to(q.dtype)
+            read, S = delta_rule(q[None, None], before[None, None], labels[None, None], beta)
+            reads.append(read[0, 0])
+        return torch.cat(reads), S[0, 0]
+
+    def step(self, before: Tensor, token: Tensor, X: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features (n, m) and the memory after one more token.
+
+        before: vectors (n, b) of the tokens before; token (n,) and their vectors X (n, b); memory (n, m, b).
+        """
+        k, q = (_keys(x)[:, None] for x in (before, X))
+        labels = self.labels(token)[:, None].to(q.dtype)
+        read, S = delta_step(q, k, labels, q.new_full(k.shape[:2], WRITE_STRENGTH), memory[:, None])
+        return self.features(read[:, 0]), S[:, 0]
+
+    @staticmethod
+    def features(read: Tensor) -> Tensor:
+        """Return reads (..., m) as non-negative rows of unit L1 norm."""
+        h = read.clamp(min=0.0) + EMPTY / read.shape[-1]
+        return h / h.sum(dim=-1, keepdim=True)
+
+
+def _keys(X: Tensor) -> Tensor:
+    """Return vectors of length 1, in float32 at least: the triangular systems of the rule need it."""
+    return functional.normalize(X.to(torch.promote_types(X.dtype, torch.float32)), dim=-1)
