@@ -76,3 +76,14 @@ def test_fine_tuning_numbers_are_the_measured_ones():
     assert len(rows) == 4
     for row in rows:
         assert f"| {row}|" in measured
+
+
+def test_sparse_classifier_numbers_are_the_measured_ones():
+    rows = re.findall(r"^\| ((?:CLINC150|UD EWT), [^|]*) \| ([^|]*) \| ([^|]*) \| ([^|]*) \|$", README, re.M)
+    assert len(rows) == 2
+    measured = {(row["task"], row["name"].split(" (")[0]): row for row in result("classifier")["texts"]}
+    for task, *cells in rows:
+        names = ("explicit solution", "multinomial naive Bayes", "logistic regression")
+        for name, cell in zip(names, cells, strict=True):
+            row = measured[task, name]
+            assert cell == f"{row['accuracy']:.3f} / {row['cross_entropy']:.3f}"

@@ -20,7 +20,10 @@ from warmstart.weights import save_json
 
 BITS = (128, 256, 512, 1024, 2048, 4096)
 RADII = (1, 2, 4, 8)
-CONTEXTS = ("radial", "radial,attended", "radial,block", "radial,document", "radial,block,document", "block,document")
+CONTEXTS = (
+    "radial", "radial,attended", "radial,block", "radial,document", "radial,memory", "radial,block,document",
+    "radial,document,memory", "block,document",
+)  # fmt: skip
 SPLIT = r"\n\n"  # a blank line between books
 READING = ("documents", "tokenizer", "corpus", "counts", "contexts")
 SOLVING = ("accumulators", "_kernels", "solution", "attention", "language_model", "estimators/language_model")
