@@ -87,3 +87,14 @@ def test_sparse_classifier_numbers_are_the_measured_ones():
         for name, cell in zip(names, cells, strict=True):
             row = measured[task, name]
             assert cell == f"{row['accuracy']:.3f} / {row['cross_entropy']:.3f}"
+
+
+def test_transformer_numbers_are_the_measured_ones():
+    docs = (ROOT / "docs" / "benchmarks.md").read_text().split("<!-- transformers -->")[1].split("Llama:")[0]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in docs.splitlines() if line.startswith("|")]
+    measured = {row[0]: [row[i] for i in (3, 6, 7, 8)] for row in cells if len(row) == 10}
+    table = README.split("| start (GPT-2) |")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    assert len(rows) >= 9
+    for name, *figures in rows:
+        assert figures == measured[name]
