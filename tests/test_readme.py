@@ -91,7 +91,9 @@ def test_sparse_classifier_numbers_are_the_measured_ones():
 
 def test_transformer_numbers_are_the_measured_ones():
     docs = (ROOT / "docs" / "benchmarks.md").read_text().split("<!-- transformers -->")[1].split("Llama:")[0]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in docs.splitlines() if line.startswith("|")]
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in docs.splitlines() if line.startswith("|")
+    ]
     measured = {row[0]: [row[i] for i in (3, 6, 7, 8)] for row in cells if len(row) == 10}
     table = README.split("| start (GPT-2) |")[1].split("\n\n")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
