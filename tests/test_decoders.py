@@ -165,6 +165,7 @@ OTHER = {chr(97 + i): i for i in range(V)}
     ("model", "options", "message"),
     [
         (Plain(), {}, "expected a model of gpt2"),
+        (Plain(), {"parts": PARTS, "heads": 1}, "none for a model given by its parts"),
         (Plain(bias=True), {"parts": PARTS}, "a head without a bias"),
         (Plain(norm=nn.BatchNorm1d), {"parts": PARTS}, "a LayerNorm or an RMSNorm"),
         (Plain(), {"parts": Parts("table", "last", "head", ())}, "expected a module head"),

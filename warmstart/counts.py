@@ -60,7 +60,7 @@ class PairStatistics:
 
     @property
     def vocab_size(self) -> int:
-        """V."""
+        """Number of tokens V."""
         return int(self.pairs.shape[0])
 
     def __add__(self, other: "PairStatistics") -> "PairStatistics":

@@ -117,7 +117,7 @@ class Factors:
 
     @property
     def rank(self) -> int:
-        """R."""
+        """Rank r of the model."""
         return int(self.A.shape[1])
 
 

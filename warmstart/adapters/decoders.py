@@ -100,7 +100,7 @@ def load_into(
         Standard deviation of the rows of the embedding. Smaller rows change faster under Adam.
     heads : int, optional
         Heads of the first layer that start by looking at the token before, in GPT-2 and models with rotary positions
-        in Llama's way; groups of them where keys are shared. Default: half of them. 0: none.
+        in Llama's way; groups of them where keys are shared. Default: half of them. 0: none, as for ``parts``.
     progress : callable, optional
         ``progress(stage, done, total)``.
 
@@ -125,6 +125,8 @@ def load_into(
             f"expected a model of {', '.join(FAMILIES)}, got {kind or type(model).__name__}; give its parts"
         )
     found = _Found(model, parts or FAMILIES[str(kind)])
+    if parts is not None and heads:
+        raise InputError(f"heads: expected none for a model given by its parts, got {heads}; leave heads out")
     if not np.isfinite(scale) or scale <= 0:
         raise InputError(f"scale: expected a finite number above 0, got {scale}")
     if isinstance(statistics, PairStatistics) and tokenizer is not None:

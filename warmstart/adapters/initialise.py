@@ -67,10 +67,13 @@ def initialise(
     Raises
     ------
     InputError
-        An unknown architecture or field, a value that the architecture refuses, or see `load_into`.
+        The extra `hf` is not installed, an unknown architecture or field, a value that the architecture refuses, or see
+        `load_into`.
     """
-    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
-
+    try:
+        from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+    except ImportError as error:
+        raise InputError("expected transformers, found none; pip install 'warmstart[hf]'") from error
     if arch not in SMALL:
         raise InputError(f"arch: expected one of {', '.join(SMALL)}, got {arch!r}")
     settings = _settings(corpus, arch, dict(SMALL[arch] if config is None else config))

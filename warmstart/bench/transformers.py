@@ -105,7 +105,7 @@ def build(arch: str, arm: str, seed: int, pairs: PairStatistics, big: bool = Fal
         shape |= {"num_key_value_heads": 2, "max_position_embeddings": CONTEXT}
     shape |= {"vocab_size": pairs.vocab_size, "tie_word_embeddings": arm == BLIND[0]}
     torch.manual_seed(seed)
-    shape["attn_implementation"] = "eager"  # twice as fast as the fused kernel on a CPU, forward and back
+    shape["attn_implementation"] = "eager"  # at windows this short the fused kernel is slower on a CPU
     config = AutoConfig.for_model(arch, **shape, **dict.fromkeys(("bos_token_id", "eos_token_id")))
     model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     start = Start(model)
