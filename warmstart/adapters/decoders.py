@@ -118,6 +118,21 @@ def load_into(
     References
     ----------
     Levy and Goldberg 2014 (NeurIPS); Williams and Zhao 2023, arXiv 2311.07498, for the softmax layer.
+
+    Examples
+    --------
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> from warmstart.counts import count_pairs
+    >>> tokens = np.cumsum(np.random.default_rng(0).integers(0, 4, 200_000)) % 64  # one of four follows a token
+    >>> config = GPT2Config(vocab_size=64, n_embd=64, n_layer=1, n_head=2, bos_token_id=None, eos_token_id=None)
+    >>> model = GPT2LMHeadModel(config)
+    >>> load_into(model, count_pairs(tokens, 64)).untied
+    ('lm_head.weight',)
+    >>> ids = torch.from_numpy(tokens[None, :512])
+    >>> z = model(input_ids=ids).logits.log_softmax(-1)[0, :-1]
+    >>> nats = -z.gather(1, ids[0, 1:, None]).mean().item()
+    >>> nats < 1.7, np.log([4, 64]).round(1).tolist()
+    (True, [1.4, 4.2])
     """
     kind = getattr(getattr(model, "config", None), "model_type", None)
     if parts is None and kind not in FAMILIES:

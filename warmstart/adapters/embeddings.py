@@ -77,6 +77,22 @@ def replace_embeddings(
     References
     ----------
     Williams and Zhao 2023, arXiv 2311.11012.
+
+    Examples
+    --------
+    >>> from tokenizers import Tokenizer, models, pre_tokenizers
+    >>> from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
+    >>> ids = {word: i for i, word in enumerate(["<s>", "<pad>", "</s>", "the", "cat", "dog", "sat", "ran"])}
+    >>> words = Tokenizer(models.WordLevel(ids, unk_token="<pad>"))
+    >>> words.pre_tokenizer = pre_tokenizers.Whitespace()
+    >>> special = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>"}
+    >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, **special)
+    >>> shape = {"hidden_size": 8, "ffn_dim": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    >>> model = OPTForCausalLM(OPTConfig(vocab_size=20, word_embed_proj_dim=8, **shape))
+    >>> replace_embeddings(model, tokenizer, ["the cat sat", "the dog ran"]).notes[:2]
+    ('rows of special tokens kept: 3', 'rows computed: 5')
+    >>> model.config.vocab_size
+    8
     """
     if isinstance(corpus, str):
         raise InputError("expected an iterable of texts as corpus, got one string; put it in a list")
