@@ -53,9 +53,9 @@ class Text:
     prior: NDArray[np.float64]
 
 
-def read(books: Path, n: int, every: int, progress: Progress | None) -> Text:
-    """Read ``n`` training tokens, from stretches all over the books, and every ``every``-th validation token."""
-    train = Corpus.build(books / "train.txt.xz", split_documents=SPLIT, progress=progress)
+def read(books: Path, n: int, vocab_size: int, progress: Progress | None) -> Text:
+    """Read ``n`` training tokens, from stretches all over the books, and every 4th validation token."""
+    train = Corpus.build(books / "train.txt.xz", vocab_size=vocab_size, split_documents=SPLIT, progress=progress)
     valid = Corpus.encode(books / "valid.txt", train.tokenizer, split_documents=SPLIT)
     length = n // STRETCHES
     starts = np.linspace(1, train.tokens.size - length, STRETCHES).astype(int)
@@ -67,7 +67,7 @@ def read(books: Path, n: int, every: int, progress: Progress | None) -> Text:
     return Text(
         Windows(np.concatenate([chunk.block(BLOCK) for chunk in chunks], axis=1), targets),
         Windows(windows[:, whole], targets[whole]),
-        Windows(scored.block(BLOCK)[:, ::every], scored.targets[::every]),
+        Windows(scored.block(BLOCK)[:, ::EVERY], scored.targets[::EVERY]),
         cipher_vectors(train.vocab_size, BITS),
         solution.class_prior(np.bincount(targets, minlength=train.vocab_size)),
     )
@@ -161,7 +161,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     docs : Path
         Folder to write to.
     quick : bool
-        A thirtieth of the training tokens, a few decays; nothing is written.
+        A thirtieth of the training tokens, few words and decays; nothing is written.
     progress : callable of (stage, done, total), optional
 
     Returns
@@ -169,7 +169,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     dict
         ``decays`` and ``rounds``, lists of rows; ``unigram``, a perplexity; ``tokens`` counted and scored.
     """
-    text = read(data / "classics", TOKENS // 30 if quick else TOKENS, EVERY, progress)
+    text = read(data / "classics", *((TOKENS // 30, 1024) if quick else (TOKENS, 8192)), progress)
     book = report.Book(None if quick else docs / "results" / "attention.jsonl", report.code_digest(*CODE))
     decays: list[dict[str, Any]] = []
     rates = DECAYS[::4] if quick else DECAYS

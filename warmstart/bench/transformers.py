@@ -29,7 +29,7 @@ from warmstart.bench import report
 from warmstart.bench.report import Book
 from warmstart.corpus import Corpus, Progress
 from warmstart.counts import PairStatistics, count_pairs
-from warmstart.finetune.compare import reached
+from warmstart.finetune.compare import crossing, reached
 from warmstart.language_model import cipher_vectors
 from warmstart.layers.softmax import nats
 
@@ -368,16 +368,22 @@ def marks(arms: dict[str, Any], counting: float, stock: float) -> dict[str, Any]
     warm = arms[ours]
     step = reached(_mean(warm), _final(arms[blind]))
     made = counting + statistics.mean(run["made"] for run in warm["runs"])
+    seconds = statistics.mean(run["seconds"][-1] for run in arms[blind]["runs"])
+    spent = np.mean([run["seconds"] for run in warm["runs"]], axis=0)
+    equal = None if step is None else made + float(np.interp(step, _mean(warm)[0], spent))
+    crossed = crossing(_mean(warm), _mean(arms[blind]))
     return {
         "our best": ours,
         "step 0": float(_mean(warm)[1][0]),
         "best that knows unigrams at most": blind,
         "gap to it": _final(arms[blind]) - _final(warm),
         "share of steps to its end": None if step is None else step / STEPS,
+        "share of seconds, counting and solving included": None if equal is None else equal / seconds,
+        "crossing": "none" if crossed is None else f"step {crossed:.0f}",
         "best other": knowing,
         "gap to that": _final(arms[knowing]) - _final(warm),
         "counted and solved (s)": made,
-        "of the run here": made / statistics.mean(run["seconds"][-1] for run in arms[blind]["runs"]),
+        "of the run here": made / seconds,
         "of a run in float32": made / (STEPS * stock),
     }
 
