@@ -1,5 +1,5 @@
 # make demo   set up, fit a model on Python's own documentation, evaluate it, let it write
-# make test   set up, then lint, types, tests
+# make test   set up, then lint, types, tests, every bench for a moment (those whose data sets are there)
 # make bench  every table and plot of docs/benchmarks.md (needs the data sets, see README)
 #
 # Linux: the torch on PyPI brings gigabytes of CUDA. PyTorch's index has the CPU build:
@@ -35,6 +35,7 @@ lint: $(BIN)/installed-dev
 
 test: lint
 	$(BIN)/python -m pytest
+	$(BIN)/warmstart bench all --quick
 
 bench: $(BIN)/installed-dev
 	$(BIN)/warmstart bench all

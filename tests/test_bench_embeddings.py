@@ -35,13 +35,13 @@ def data(tmp_path, monkeypatch):
 
 
 def test_text_is_cut_to_its_size(data):
-    parts = embeddings.texts(data, quick=True)
+    parts = embeddings.texts(data)
     assert [len(parts[name]) for name in ("old", "new", "valid", "test")] == [200, 100, 40, 40]
     assert "<unk>" not in "".join(parts["old"])
 
 
 def test_every_way_leaves_the_rest_of_the_model(data):
-    parts = embeddings.texts(data, quick=True)
+    parts = embeddings.texts(data)
     old, new = embeddings.train_tokenizer(parts["old"]), embeddings.train_tokenizer(parts["new"])
     model = embeddings.new_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}

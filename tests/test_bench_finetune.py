@@ -3,7 +3,6 @@
 import pytest
 
 from warmstart.bench.finetune import _ends, _lead
-from warmstart.bench.report import Book
 
 
 def run(*nats):
@@ -35,14 +34,3 @@ def test_lead_by_hand():
     assert caught == f"{mean:.2f} M"
     assert share == f"{(1 + 4 * 0.3 / 0.5) / 5:.2f}"
     assert crossing == "none"
-
-
-def test_finished_runs_are_kept_until_the_code_changes(tmp_path):
-    path, done = tmp_path / "results.json", []
-
-    def work():
-        done.append(1)
-        return len(done)
-
-    assert [Book(path, "a").do("run", work) for _ in range(2)] == [1, 1]
-    assert Book(path, "b").do("run", work) == 2

@@ -69,6 +69,8 @@ def test_marks_by_hand():
     assert found["best that knows unigrams at most"] == "log-unigram bias"
     assert found["gap to it"] == pytest.approx(5.2 - 4.95)
     assert found["share of steps to its end"] == pytest.approx((5.4 - 5.2) / 0.3 * 300 / 600)
+    assert found["share of seconds, counting and solving included"] == pytest.approx((4 + 50 * 2 / 3) / 100)
+    assert found["crossing"] == "none"
     assert found["gap to that"] == pytest.approx(5.15 - 4.95)
     assert found["counted and solved (s)"] == pytest.approx(4.0)
     assert found["of the run here"] == pytest.approx(0.04)

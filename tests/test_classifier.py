@@ -1,6 +1,5 @@
 import gzip
 import json
-import os
 import pickle
 import struct
 import subprocess
@@ -19,7 +18,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from warmstart import figures, solution
 from warmstart.accumulators import empty, update
-from warmstart.bench import classifier, networks, report, texts
+from warmstart.bench import classifier, needs, networks, report, texts
 from warmstart.errors import InputError
 from warmstart.estimators import ExplicitClassifier
 from warmstart.estimators.classifier import SAMPLE_SIZE
@@ -341,7 +340,6 @@ def test_idx_files_that_are_not_are_refused(tmp_path, content):
         classifier.read_idx(tmp_path / "missing", 3)
 
 
-@pytest.mark.slow
 def small_texts(folder):
     """Write two intents and two tags in the formats of CLINC150 and CoNLL-U."""
     rows = [["call my mother", "call"], ["what is the time", "time"]] * 30
@@ -375,7 +373,12 @@ def test_bench_writes_numbers_table_and_picture(tmp_path, monkeypatch):
     docs = tmp_path / "docs"
     seen = []
     result = classifier.run(tmp_path, docs, progress=lambda name, done, total: seen.append((done, total)))
-    assert json.loads((docs / "results" / "classifier.json").read_text()) == result
+    lines = (docs / "results" / "classifier.jsonl").read_text().splitlines()
+    kept = {record["name"]: record["result"] for record in map(json.loads, lines)}
+    assert len(kept) == len(lines) == 7 + 1 + 2 * 4 + 5
+    assert [{"name": row["name"], **kept[f"MNIST, {row['name']}"]} for row in result["arms"]] == result["arms"]
+    monkeypatch.setattr(classifier, "fit_and_measure", None)  # all is kept, nothing is measured again
+    assert classifier.run(tmp_path, docs) == result
     assert (docs / "images" / "mnist_k.png").read_bytes().startswith(b"\x89PNG")
     text = (docs / "benchmarks.md").read_text()
     assert "images/mnist_k.png" in text
@@ -394,7 +397,7 @@ def test_bench_writes_numbers_table_and_picture(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_mnist_reaches_the_published_accuracy():
     try:
-        data = classifier.mnist(report.data_folder())
+        data = classifier.mnist(needs.data_folder())
     except InputError as error:
         pytest.skip(f"no MNIST: {error}")
     X, y, X_test, y_test = data
@@ -425,14 +428,6 @@ def test_stamp_names_machine_and_versions():
     stamp = report.stamp("warmstart bench x")
     for part in ("`warmstart bench x`", "cores", f"numpy {np.__version__}", "Python", "torch"):
         assert part in stamp
-
-
-def test_data_folder_is_the_one_of_the_environment(tmp_path, monkeypatch):
-    monkeypatch.setenv("WARMSTART_DATA", os.fspath(tmp_path))
-    assert report.data_folder() == tmp_path
-    monkeypatch.setenv("WARMSTART_DATA", os.fspath(tmp_path / "missing"))
-    with pytest.raises(InputError, match="WARMSTART_DATA"):
-        report.data_folder()
 
 
 def test_missing_matplotlib_names_the_extra(monkeypatch):

@@ -15,7 +15,8 @@ COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 
 
 def result(name):
-    return json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text())
+    lines = (ROOT / "docs" / "results" / f"{name}.jsonl").read_text().splitlines()
+    return {record["name"]: record["result"] for record in map(json.loads, lines)}
 
 
 @pytest.mark.parametrize("line", sorted(set(re.findall(r"^warmstart .*$|`(warmstart [^`]*)`", README, re.M))))
@@ -60,7 +61,7 @@ def test_language_model_numbers_are_the_measured_ones():
 
 
 def test_classifier_numbers_are_the_measured_ones():
-    measured = {row["name"]: row for row in result("classifier")["arms"]}
+    measured = {name.removeprefix("MNIST, "): row for name, row in result("classifier").items()}
     rows = re.findall(r"^\| ([a-z][^|`]*) \| (0\.\d{3}) \| (\d\.\d{3}|-) \|$", README, re.M)
     assert len(rows) >= 4
     for name, accuracy, nats in rows:
@@ -81,11 +82,11 @@ def test_fine_tuning_numbers_are_the_measured_ones():
 def test_sparse_classifier_numbers_are_the_measured_ones():
     rows = re.findall(r"^\| ((?:CLINC150|UD EWT), [^|]*) \| ([^|]*) \| ([^|]*) \| ([^|]*) \|$", README, re.M)
     assert len(rows) == 2
-    measured = {(row["task"], row["name"].split(" (")[0]): row for row in result("classifier")["texts"]}
+    measured = {name.split(" (")[0]: row for name, row in result("classifier").items()}
     for task, *cells in rows:
         names = ("explicit solution", "multinomial naive Bayes", "logistic regression")
         for name, cell in zip(names, cells, strict=True):
-            row = measured[task, name]
+            row = measured[f"{task}, {name}"]
             assert cell == f"{row['accuracy']:.3f} / {row['cross_entropy']:.3f}"
 
 

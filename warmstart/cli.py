@@ -327,14 +327,17 @@ def bench(
 ) -> None:
     """Measure: tables and plots go to docs/benchmarks.md. Data: WARMSTART_DATA, else ../shared/data."""
     from importlib import import_module
+    from tempfile import TemporaryDirectory
 
-    from warmstart.bench import report
+    from warmstart.bench import needs
 
-    if name not in (*report.BENCHES, "all"):
-        raise InputError(f"bench: expected one of {', '.join(report.BENCHES)} or all, got {name!r}")
-    data = report.data_folder()
-    for each in report.BENCHES if name == "all" else (name,):
-        with Reporter(quiet) as progress:
+    if name not in (*needs.BENCHES, "all"):
+        raise InputError(f"bench: expected one of {', '.join(needs.BENCHES)} or all, got {name!r}")
+    if name != "all":
+        needs.check(name, quick)
+    for each in needs.able(quick) if name == "all" else [name]:
+        with Reporter(quiet) as progress, TemporaryDirectory(prefix="warmstart-bench-") as folder:
+            data = needs.cut(each, Path(folder)) if quick else needs.data_folder()
             result = import_module(f"warmstart.bench.{each}").run(data, docs, quick, progress)
         _print({"bench": each, **result} if name == "all" else result, as_json, quiet or not as_json)
 

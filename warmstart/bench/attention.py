@@ -7,6 +7,7 @@ targets stop by training windows held out.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ from warmstart.bench import report
 from warmstart.corpus import Corpus, Progress
 from warmstart.language_model import SAMPLE, STRETCHES, cipher_vectors
 
-COMMAND = "warmstart bench attention"
 SPLIT = r"\n\n"  # a blank line between books
 BITS, BLOCK, SMOOTHING = 256, 8, 1.0
 TOKENS, EVERY = 1_000_000, 4  # training tokens; every 4th token of the validation books is scored
 DECAYS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.05)
+CODE = (
+    "bitcipher/codes.py",
+    *(f"warmstart/{name}.py" for name in ("contexts", "accumulators", "_kernels", "solution", "attention")),
+)
 MEASURES = {"temperature_1": "temperature 1", "fitted": "temperature fitted", "mixture": "mixture"}
 
 Attend = Callable[[NDArray[np.int64]], NDArray[np.float32]]
@@ -49,9 +53,9 @@ class Text:
     prior: NDArray[np.float64]
 
 
-def read(books: Path, n: int, every: int, progress: Progress | None) -> Text:
-    """Read ``n`` training tokens, from stretches all over the books, and every ``every``-th validation token."""
-    train = Corpus.build(books / "train.txt.xz", split_documents=SPLIT, progress=progress)
+def read(books: Path, n: int, vocab_size: int, progress: Progress | None) -> Text:
+    """Read ``n`` training tokens, from stretches all over the books, and every 4th validation token."""
+    train = Corpus.build(books / "train.txt.xz", vocab_size=vocab_size, split_documents=SPLIT, progress=progress)
     valid = Corpus.encode(books / "valid.txt", train.tokenizer, split_documents=SPLIT)
     length = n // STRETCHES
     starts = np.linspace(1, train.tokens.size - length, STRETCHES).astype(int)
@@ -63,7 +67,7 @@ def read(books: Path, n: int, every: int, progress: Progress | None) -> Text:
     return Text(
         Windows(np.concatenate([chunk.block(BLOCK) for chunk in chunks], axis=1), targets),
         Windows(windows[:, whole], targets[whole]),
-        Windows(scored.block(BLOCK)[:, ::every], scored.targets[::every]),
+        Windows(scored.block(BLOCK)[:, ::EVERY], scored.targets[::EVERY]),
         cipher_vectors(train.vocab_size, BITS),
         solution.class_prior(np.bincount(targets, minlength=train.vocab_size)),
     )
@@ -113,6 +117,19 @@ def measure(attend: Attend, text: Text) -> dict[str, Any]:
     return {name: float(np.exp(value)) for name, value in nats.items()} | {"temperature": float(found.temperatures[0])}
 
 
+def rounds(text: Text, progress: Progress | None) -> list[dict[str, Any]]:
+    """Learn W from hidden targets; measure the attention of every round, uniform first."""
+    found = attention.fit_attention(text.full.tokens, text.full.targets, text.vectors, text.prior, smoothing=SMOOTHING)
+    rows = []
+    for i, (W, nats) in enumerate(zip(found.rounds, found.nats, strict=True)):
+        if progress:
+            progress("rounds of hidden targets", i, 0)
+        row = measure(lambda window, W=W: contexts.attend(window, W, text.vectors), text)  # type: ignore[misc]
+        name = f"hidden targets, round {i}" if i else "uniform"
+        rows.append({"name": name, "held_out": float(np.exp(nats)), **row})
+    return rows
+
+
 def read_out(X: sparse.csr_array, targets: NDArray[np.int64], weights: NDArray[np.floating]) -> float:
     """Return the mean of ``-log softmax(X weights)`` at the targets."""
     at_target = np.asarray(X.multiply(weights.T[targets]).sum(axis=1)).ravel()
@@ -135,7 +152,7 @@ def draw(path: Path, learnt: list[dict[str, Any]], best: dict[str, dict[str, Any
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Compare, and write ``results/attention.json``, ``images/attention.png`` and a section of ``benchmarks.md``.
+    """Compare, and write ``results/attention.jsonl``, ``images/attention.png`` and a section of ``benchmarks.md``.
 
     Parameters
     ----------
@@ -144,7 +161,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     docs : Path
         Folder to write to.
     quick : bool
-        A tenth of the training and of the scored tokens, a few decays; nothing is written.
+        A thirtieth of the training tokens, few words and decays; nothing is written.
     progress : callable of (stage, done, total), optional
 
     Returns
@@ -152,29 +169,23 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     dict
         ``decays`` and ``rounds``, lists of rows; ``unigram``, a perplexity; ``tokens`` counted and scored.
     """
-    less = 10 if quick else 1
-    text = read(data / "classics", TOKENS // less, EVERY * less, progress)
+    text = read(data / "classics", *((TOKENS // 30, 1024) if quick else (TOKENS, 8192)), progress)
+    book = report.Book(None if quick else docs / "results" / "attention.jsonl", report.code_digest(*CODE))
     decays: list[dict[str, Any]] = []
-    learnt: list[dict[str, Any]] = []
     rates = DECAYS[::4] if quick else DECAYS
     for i, rate in enumerate(rates):
         if progress:
             progress("decays", i, len(rates))
-        decays.append({"name": f"decay {rate}", **measure(decay(rate), text)})
-    found = attention.fit_attention(text.full.tokens, text.full.targets, text.vectors, text.prior, smoothing=SMOOTHING)
-    for i, (W, nats) in enumerate(zip(found.rounds, found.nats, strict=True)):
-        if progress:
-            progress("rounds of hidden targets", i, 0)
-        row = measure(lambda window, W=W: contexts.attend(window, W, text.vectors), text)  # type: ignore[misc]
-        name = f"hidden targets, round {i}" if i else "uniform"
-        learnt.append({"name": name, "held_out": float(np.exp(nats)), **row})
+        name = f"decay {rate}"
+        decays.append({"name": name, **book.do(name, partial(measure, decay(rate), text))})
+    learnt = book.do("rounds of hidden targets", partial(rounds, text, progress))
     unigram = float(np.exp(-np.log(text.prior)[text.scored.targets].mean()))
     tokens = [text.blocks.targets.size, text.scored.targets.size]
     results = {"decays": decays, "rounds": learnt, "unigram": unigram, "tokens": tokens}
     if not quick:
         best = {measured: min(decays, key=lambda row: float(row[measured])) for measured in MEASURES}
         draw(docs / "images" / "attention.png", learnt, best)
-        report.write(docs, "attention", COMMAND, results, _section(results))
+        report.write(docs, "attention", _section(results))
     return results
 
 

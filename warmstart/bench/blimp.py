@@ -35,14 +35,16 @@ Nats = Callable[[Sequence[Sequence[int]]], NDArray[np.float64]]
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Fit the models, score the pairs, write the table; ``quick``: one model of little text, nothing is written."""
+    """Fit the models, score the pairs, write the table; ``quick``: one small model, nothing is written."""
     pairs = read_pairs(data / "blimp" / "blimp_dev15.jsonl")
-    file = "valid.txt" if quick else "train.txt.xz"
-    corpus = Corpus.build(data / "classics" / file, split_documents=r"\n\n", progress=progress)
+    size = 1024 if quick else 8192
+    corpus = Corpus.build(
+        data / "classics" / "train.txt.xz", vocab_size=size, split_documents=r"\n\n", progress=progress
+    )
     code = report.code_digest(
         "bitcipher/codes.py", *(f"warmstart/{n}.py" for n in ("language_model", "solution", "counts"))
     )
-    book = Book(None if quick else docs / "results" / "blimp.json", code)
+    book = Book(None if quick else docs / "results" / "blimp.jsonl", code)
     ngrams = NGrams(np.asarray(corpus.counts), bigram_counts(corpus.tokens, corpus.vocab_size))
     unigram = solution.class_prior(np.asarray(corpus.counts))
     models: dict[str, Callable[[], Nats]] = {
@@ -60,7 +62,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
             f"{len(pairs):,} pairs of 15 paradigms, models of classic books, no gradient step; a tie is one half.\n\n"
         )
         body += report.table(["model", *fields], [[name, *(row[f] for f in fields)] for name, row in rows.items()])
-        report.write_section(docs, "blimp", f"{body.rstrip()}\n\n{report.stamp('warmstart bench blimp')}")
+        report.write(docs, "blimp", body)
     return {"arms": [{"name": name, **row} for name, row in rows.items()]}
 
 

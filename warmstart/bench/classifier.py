@@ -7,6 +7,7 @@ The texts are in `warmstart.bench.texts`, plain networks in `warmstart.bench.net
 import gzip
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from sklearn.neighbors import NearestCentroid
 
 from warmstart import figures
 from warmstart.bench import networks, report, texts
-from warmstart.bench.texts import fit_seconds, measure
+from warmstart.bench.report import Book
+from warmstart.bench.texts import fit_and_measure, measure
 from warmstart.errors import InputError
 from warmstart.estimators import ExplicitClassifier
 
@@ -27,7 +29,8 @@ Labels = NDArray[np.uint8]
 Data = tuple[Images, Labels, Images, Labels]
 Progress = Callable[[str, int, int], None]
 
-COMMAND = "warmstart bench classifier"
+FILES = ("accumulators", "_kernels", "solution", "adapters/plain", "estimators/classifier")
+CODE = tuple(f"warmstart/{name}.py" for name in FILES)
 
 
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
@@ -76,16 +79,15 @@ def models() -> dict[str, Any]:
     }
 
 
-def compare(data: Data, progress: Progress) -> list[dict[str, Any]]:
+def compare(data: Data, book: Book, progress: Progress) -> list[dict[str, Any]]:
     """Fit and measure every model: one row each."""
-    X, y, X_test, y_test = data
+    X, y, *_ = data
     ExplicitClassifier().fit(X[:100], y[:100])  # compile
     rows = []
     arms = models()
     for i, (name, model) in enumerate(arms.items()):
         progress("models", i, len(arms))
-        seconds = fit_seconds(model, X, y)
-        rows.append({"name": name, "fit_seconds": seconds, **measure(model, X_test, y_test)})
+        rows.append({"name": name, **book.do(f"MNIST, {name}", partial(fit_and_measure, model, *data))})
     progress("models", len(arms), len(arms))
     return rows
 
@@ -122,7 +124,7 @@ def draw(path: Path, rows: list[dict[str, Any]], rule: float) -> None:
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Compare, and write ``results/classifier.json``, ``images/mnist_k.png`` and a section of ``benchmarks.md``.
+    """Compare, and write ``results/classifier.jsonl``, ``images/mnist_k.png`` and a section of ``benchmarks.md``.
 
     Parameters
     ----------
@@ -143,21 +145,23 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     X, y, X_test, y_test = mnist(data)
     if quick:
         X, y = X[::10], y[::10]
-    arms = compare((X, y, X_test, y_test), show)
-    rows = curve((X, y, X_test, y_test), 5 if quick else 25, show)
+    book = Book(None if quick else docs / "results" / "classifier.jsonl", report.code_digest(*CODE))
+    images = (X, y, X_test, y_test)
+    arms = compare(images, book, show)
+    rows = book.do("MNIST, curve over k", partial(curve, images, 5 if quick else 25, show))
     rule = float(X.sum(dtype=np.float64) / len(X))
     results = {"arms": arms, "curve": rows, "k_rule": rule, "images": [len(X), len(X_test)]}
-    results["texts"] = texts.compare(data, quick, show)
-    results["networks"] = networks.compare(X, y, X_test, y_test, quick, show)
+    results["texts"] = texts.compare(data, book, show)
+    results["networks"] = networks.compare(images, book, quick, show)
     if not quick:
         draw(docs / "images" / "mnist_k.png", rows, rule)
-        report.write(docs, "classifier", COMMAND, results, _section(results))
+        report.write(docs, "classifier", _section(results))
     return results
 
 
 def _section(results: dict[str, Any]) -> str:
     train, test = results["images"]
-    columns = ("name", "accuracy", "cross_entropy", "fit_seconds")
+    columns = ("name", "accuracy", "cross_entropy", "seconds")
     table = report.table(
         ["model", "accuracy", "cross-entropy (nats)", "fit (s)"],
         [[row[column] for column in columns] for row in results["arms"]],

@@ -6,6 +6,7 @@ seed on validation text; three other seeds (of the random rows and the order of 
 """
 
 import copy
+import functools
 import itertools
 import lzma
 import time
@@ -19,12 +20,12 @@ from torch import Tensor
 
 from warmstart.adapters import replace_embeddings
 from warmstart.bench import report
-from warmstart.errors import InputError
+from warmstart.bench.report import Book
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-COMMAND = "warmstart bench embeddings"
+CODE = ("bitcipher", "warmstart/adapters/embeddings.py")
 VOCAB, LENGTH, BATCH = 2048, 64, 8
 WARM_UP = 20  # steps
 TRAINED = 1000  # steps on the old text
@@ -34,9 +35,9 @@ SEEDS = (1, 2, 3)
 SPECIAL = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
-def texts(data: Path, quick: bool) -> dict[str, list[str]]:
+def texts(data: Path) -> dict[str, list[str]]:
     """Return paragraphs: of WikiText-2, and of classic books to train, validate and test on."""
-    size = 300_000 if quick else 3_000_000
+    size = 3_000_000
     with lzma.open(data / "classics" / "train.txt.xz", "rt", encoding="utf-8") as file:
         books = _paragraphs(itertools.islice(file, 0, None, 12), size)
     with (data / "wikitext-2" / "train.txt").open(encoding="utf-8") as file:
@@ -150,55 +151,46 @@ def ways(old: Any, new: Any, corpus: list[str]) -> dict[str, Callable[[Any], Any
     }
 
 
-def compare(
-    model: Any, arms: dict[str, Callable[[Any], Any]], ids: dict[str, Tensor], quick: bool, progress: Any
-) -> list[dict[str, Any]]:
-    """Return a row for each way: the rate chosen, and nats on the test text by step and seed."""
+def measure(
+    way: Callable[[Any], Any], trained: Callable[[], Any], ids: dict[str, Tensor], quick: bool
+) -> dict[str, Any]:
+    """Return the rate chosen for a way, and nats on the test text by step, means over the seeds."""
     seeds, rates, steps = (SEEDS[:1], RATES[:1], (5, 10)) if quick else (SEEDS, RATES, STEPS)
-    rows = []
-    for i, (name, start) in enumerate(arms.items()):
-        progress("ways", i, len(arms))
+    model = trained()
 
-        def begin(seed: int, start: Callable[[Any], Any] = start) -> tuple[Any, float]:
-            torch.manual_seed(seed)
-            began = time.perf_counter()
-            return start(model), time.perf_counter() - began
+    def begin(seed: int) -> tuple[Any, float]:
+        torch.manual_seed(seed)
+        began = time.perf_counter()
+        return way(model), time.perf_counter() - began
 
-        validation = {}
-        for rate in rates:
-            made, _ = begin(0)
-            train(made, ids["new"], steps[-1], rate, 0)
-            validation[rate] = nats(made, ids["valid"])
-        rate = min(validation, key=lambda r: validation[r])
-        found = []
-        for seed in seeds:
-            made, seconds = begin(seed)
-            at = {0: nats(made, ids["test"])}
+    validation = {}
+    for rate in rates:
+        made, _ = begin(0)
+        train(made, ids["new"], steps[-1], rate, 0)
+        validation[rate] = nats(made, ids["valid"])
+    rate = min(validation, key=lambda r: validation[r])
+    found = []
+    for seed in seeds:
+        made, seconds = begin(seed)
+        at = {0: nats(made, ids["test"])}
 
-            def measured(step: int, made: Any = made, at: dict[int, float] = at) -> None:
-                if step in steps:
-                    at[step] = nats(made, ids["test"])
+        def measured(step: int, made: Any = made, at: dict[int, float] = at) -> None:
+            if step in steps:
+                at[step] = nats(made, ids["test"])
 
-            train(made, ids["new"], steps[-1], rate, seed, measured)
-            found.append(at)
-        mean = {step: float(np.mean([at[step] for at in found])) for step in found[0]}
-        deviation = float(np.std([at[steps[-1]] for at in found], ddof=1)) if len(found) > 1 else None
-        rows.append(
-            {
-                "name": name,
-                "rate": rate,
-                "nats": {str(step): value for step, value in mean.items()},
-                "deviation": deviation,
-                "seconds": seconds,
-                "validation": {str(r): value for r, value in validation.items()},
-            }
-        )
-    progress("ways", len(arms), len(arms))
-    return rows
+        train(made, ids["new"], steps[-1], rate, seed, measured)
+        found.append(at)
+    return {
+        "rate": rate,
+        "nats": {str(step): float(np.mean([at[step] for at in found])) for step in found[0]},
+        "deviation": float(np.std([at[steps[-1]] for at in found], ddof=1)) if len(found) > 1 else None,
+        "seconds": seconds,
+        "validation": {str(r): value for r, value in validation.items()},
+    }
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Any = None) -> dict[str, Any]:
-    """Compare, and write ``results/embeddings.json`` and a section of ``benchmarks.md``.
+    """Compare, and write ``results/embeddings.jsonl`` and a section of ``benchmarks.md``.
 
     Parameters
     ----------
@@ -207,44 +199,47 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Any = None) -> di
     docs : Path
         Folder to write to.
     quick : bool
-        A tenth of the text and a few steps; nothing is written.
+        A few steps; nothing is written.
     progress : callable of (stage, done, total), optional
 
     Returns
     -------
     dict
         ``arms``, a list of rows, and what the text and the model are.
-
-    Raises
-    ------
-    InputError
-        The extra `hf` is not installed.
     """
-    try:
-        from transformers.utils import logging
-    except ImportError as error:
-        raise InputError("expected transformers, found none; pip install 'warmstart[hf]'") from error
+    from transformers.utils import logging
+
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # resizing announces itself each time
     show = progress or (lambda stage, done, total: None)
-    parts = texts(data, quick)
+    parts = texts(data)
     old, new = train_tokenizer(parts["old"]), train_tokenizer(parts["new"])
     ids = {name: encode(old if name == "old" else new, part) for name, part in parts.items()}
-    model = new_model()
     steps = 20 if quick else TRAINED
-    train(model, ids["old"], steps, RATES[1], 0, lambda step: show("training", step, steps))
+
+    @functools.cache
+    def trained() -> Any:
+        model = new_model()
+        train(model, ids["old"], steps, RATES[1], 0, lambda step: show("training", step, steps))
+        return model
+
+    book = Book(None if quick else docs / "results" / "embeddings.jsonl", report.code_digest(*CODE))
+    rows = []
+    for name, way in ways(old, new, parts["new"]).items():
+        show(name, 0, 0)
+        rows.append({"name": name, **book.do(name, functools.partial(measure, way, trained, ids, quick))})
     results = {
-        "arms": compare(model, ways(old, new, parts["new"]), ids, quick, show),
+        "arms": rows,
         "tokens": {name: len(part) for name, part in ids.items()},
         "shared": len(set(old.get_vocab()) & set(new.get_vocab())),
     }
     if not quick:
-        report.write(docs, "embeddings", COMMAND, results, _section(results))
+        report.write(docs, "embeddings", _section(results))
     return results
 
 
 def _section(results: dict[str, Any]) -> str:
     tokens, arms = results["tokens"], results["arms"]
-    steps = list(arms[0]["nats"])
+    steps = sorted(arms[0]["nats"], key=int)
     table = report.table(
         ["rows of the new tokens", "rate", *(f"step {step}" for step in steps), "deviation", "made in (s)"],
         [[a["name"], f"{a['rate']:g}", *(a["nats"][s] for s in steps), a["deviation"], a["seconds"]] for a in arms],

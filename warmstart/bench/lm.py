@@ -2,13 +2,14 @@
 
 Every arm is the command line itself in a process of its own, so seconds and peak memory are what a user gets. Radius
 and contexts are compared on the validation books; the test books are read for presets and bits only. Finished arms are
-kept in ``docs/results/lm.json`` and not run again by the same code.
+kept in ``docs/results/lm.jsonl`` and not run again by the same code.
 """
 
 import json
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from warmstart import figures
 from warmstart.bench import report
 from warmstart.corpus import Progress
 from warmstart.language_model import PRESETS
-from warmstart.weights import save_json
 
 BITS = (128, 256, 512, 1024, 2048, 4096)
 RADII = (1, 2, 4, 8)
@@ -34,10 +34,12 @@ Arm = tuple[str, list[str], str]  # table, arguments of fit, books it is scored 
 
 def arms(quick: bool) -> list[Arm]:
     """Return all arms; the first is the default and is the one that tokenises the corpus."""
+    if quick:
+        few = ["--vocab-size", "1024"]
+        options = (["--preset", "potato", *few], ["--bits", "128", "--contexts", "radial", *few])
+        return [("presets", option, "test.txt") for option in options]
     names = ["base", *(name for name in PRESETS if name != "base")]
     presets = [("presets", ["--preset", name], "test.txt") for name in names]
-    if quick:
-        return [arm for arm in presets if arm[1][1] in ("potato", "micro")]
     bits = [("bits", ["--bits", str(b), "--contexts", "radial"], "test.txt") for b in BITS]
     radii = [("radius", ["--radius", str(r), "--contexts", "radial"], "valid.txt") for r in RADII]
     wide = [("bits", ["--bits", "4096", "--radius", "4", "--contexts", "radial"], "test.txt")]
@@ -46,7 +48,7 @@ def arms(quick: bool) -> list[Arm]:
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Run all arms, write the tables and the plot; ``quick``: two presets on little text, nothing is written.
+    """Run all arms, write the tables and the plot; ``quick``: two small models, nothing is written.
 
     Raises
     ------
@@ -54,32 +56,25 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
         An arm failed; its own message is shown.
     """
     books = data / "classics"
-    kept = docs / "results" / "lm.json"
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    code = report.code_digest(*CODE)
-    done = json.loads(kept.read_text()) if kept.exists() and not quick else {}
+    book = report.Book(None if quick else docs / "results" / "lm.jsonl", report.code_digest(*CODE))
     todo = arms(quick)
     rows = []
     for i, (table, options, text) in enumerate(todo):
         name = " ".join([*options, text])
         if progress:
             progress(f"{table}: {name}", i, len(todo))
-        if done.get(name, {}).get("code") != code:
-            done[name] = {"code": code, **_arm(books, options, text, quick)}
-            if not quick:
-                save_json(kept, done)
-        rows.append({"table": table, "options": " ".join(options), "text": text, **done[name]})
+        found = book.do(name, partial(_arm, books, options, text))
+        rows.append({"table": table, "options": " ".join(options), "text": text, **found})
     if not quick:
         _write(rows, docs)
     return {"arms": rows}
 
 
-def _arm(books: Path, options: list[str], text: str, quick: bool) -> dict[str, Any]:
+def _arm(books: Path, options: list[str], text: str) -> dict[str, Any]:
     """Fit and evaluate one arm by the command line."""
     with tempfile.TemporaryDirectory(prefix="warmstart-bench-") as folder:
         model = str(Path(folder) / "model")
-        corpus = books / ("valid.txt" if quick else "train.txt.xz")
-        fitted = _warmstart("fit", str(corpus), "-o", model, "--split-documents", SPLIT, *options)
+        fitted = _warmstart("fit", str(books / "train.txt.xz"), "-o", model, "--split-documents", SPLIT, *options)
         scored = _warmstart("eval", model, str(books / text), "--split-documents", SPLIT)
     return {"fit": fitted, "eval": scored}
 
@@ -125,7 +120,7 @@ Contexts, validation books:
 
 {tables["contexts"]}"""
     _draw(docs / "images" / "lm_bits.png", by_table["bits"])
-    report.write_section(docs, "lm", f"{body.rstrip()}\n\n{report.stamp('warmstart bench lm')}")
+    report.write(docs, "lm", body)
 
 
 def _row(row: dict[str, Any]) -> list[Any]:

@@ -1,7 +1,7 @@
 """Update rules in time and memory: chunks beside the recurrence, and both beside softmax attention, over the length.
 
 Every point is a process of its own with one thread, so peak memory is that of the point; points are kept in
-``docs/results/memory.json`` and not measured again by the same code. The recurrence is the bare loop over positions,
+``docs/results/memory.jsonl`` and not measured again by the same code. The recurrence is the bare loop over positions,
 without the checks that `delta_step` makes.
 """
 
@@ -98,7 +98,7 @@ def measure(arm: str, length: int, repeats: int) -> dict[str, float]:
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Measure all points; write ``results/memory.json``, ``images/memory.png`` and a section of ``benchmarks.md``.
+    """Measure all points; write ``results/memory.jsonl``, ``images/memory.png`` and a section of ``benchmarks.md``.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     docs : Path
         Folder to write to.
     quick : bool
-        Short texts, few repetitions; nothing is written.
+        One short length, few repetitions; nothing is written.
     progress : callable of (stage, done, total), optional
 
     Returns
@@ -115,14 +115,14 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     dict
         ``points``: rows of arm, length, ``forward`` and ``training`` in seconds, ``bytes``.
     """
-    lengths = (64, 128) if quick else LENGTHS
+    lengths = (64,) if quick else LENGTHS
     jobs = [
         (arm, length)
         for arm in ARMS
         for length in lengths
         if length <= {"softmax attention": SQUARE}.get(arm, length) and ("recurrence" not in arm or length <= AT)
     ]
-    book = report.Book(None if quick else docs / "results" / "memory.json", report.code_digest("warmstart/memory"))
+    book = report.Book(None if quick else docs / "results" / "memory.jsonl", report.code_digest("warmstart/memory"))
     points = []
     for i, (arm, length) in enumerate(jobs):
         name = f"{arm}, length {length}"
@@ -132,7 +132,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
         points.append({"arm": arm, "length": length, **point})
     if not quick:
         _draw(docs / "images" / "memory.png", points)
-        report.write_section(docs, "memory", f"{_section(points)}\n\n{report.stamp('warmstart bench memory')}")
+        report.write(docs, "memory", _section(points))
     return {"points": points}
 
 

@@ -7,16 +7,19 @@ The learning rate of every arm is chosen by cross-entropy on training images hel
 import copy
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from warmstart.adapters import warm_start
 from warmstart.bench import report
+from warmstart.bench.report import Book
 
 Examples: TypeAlias = tuple[Tensor, Tensor]
 
@@ -60,45 +63,56 @@ def measure(model: nn.Sequential, examples: Examples) -> tuple[float, float]:
         return (z.argmax(1) == y).double().mean().item(), nn.functional.cross_entropy(z, y).item()
 
 
-def compare(X: Any, y: Any, X_test: Any, y_test: Any, quick: bool, progress: Any) -> list[dict[str, Any]]:
+def compare(
+    images: tuple[NDArray[Any], ...], book: Book, quick: bool, progress: Callable[[str, int, int], None]
+) -> list[dict[str, Any]]:
     """Return a row for each shape, start and number of steps; the last sixth of the training images chooses rates."""
+    X, y, X_test, y_test = images
     held = len(X) // 6
-    fit, valid, test = (
-        (torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))
-        for images, labels in ((X[:-held], y[:-held]), (X[-held:], y[-held:]), (X_test, y_test))
-    )
+    parts = [
+        (torch.from_numpy(rows), torch.from_numpy(labels.astype(np.int64)))
+        for rows, labels in ((X[:-held], y[:-held]), (X[-held:], y[-held:]), (X_test, y_test))
+    ]
     arms = [(s, name) for s in SHAPES for name in STARTS if len(s) > 2 or "ReLU" not in name]
-    seeds, lengths = (SEEDS[:1], (0, 20)) if quick else (SEEDS, (0, *STEPS))
     rows = []
     for i, (shape, name) in enumerate(arms):
         progress("networks", i, len(arms))
-        hidden: Callable[[], nn.Module] = nn.ReLU if "ReLU" in name else lambda: nn.Softmax(dim=-1)
-        starts = [network(shape, hidden, seed) for seed in seeds]
-        began = time.perf_counter()
-        if name == "warm_start":  # one start: it does not depend on a seed
-            warm_start(starts[0], DataLoader(TensorDataset(*fit), batch_size=4096))
-            starts = starts[:1] * len(seeds)
-        seconds = time.perf_counter() - began if name == "warm_start" else None
-        for steps in lengths:
-            rates = RATES if steps else RATES[:1]
-            tried = [measure(train(starts[0], fit, steps, rate, seeds[0]), valid)[1] for rate in rates]
-            rate = rates[int(np.argmin(tried))]
-            found = [measure(train(s, fit, steps, rate, seed), test) for s, seed in zip(starts, seeds, strict=True)]
-            accuracy, nats = np.mean(found, axis=0).tolist()
-            rows.append(
-                {
-                    "shape": "-".join(map(str, shape)),
-                    "start": name,
-                    "steps": steps,
-                    "rate": rate if steps else None,
-                    "accuracy": accuracy,
-                    "cross_entropy": nats,
-                    "deviation": float(np.std([each[1] for each in found], ddof=1)) if len(seeds) > 1 else None,
-                    "seconds": seconds,
-                    "validation": dict(zip(map(str, rates), tried, strict=True)),
-                }
-            )
+        title = "-".join(map(str, shape))
+        found = book.do(f"network {title}, {name}", partial(_arm, shape, name, parts, quick))
+        rows += [{"shape": title, "start": name, **row} for row in found]
     progress("networks", len(arms), len(arms))
+    return rows
+
+
+def _arm(shape: tuple[int, ...], name: str, parts: Sequence[Examples], quick: bool) -> list[dict[str, Any]]:
+    """Return a row for each number of steps; parts are to fit, to choose rates and to test."""
+    fit, valid, test = parts
+    seeds, lengths = (SEEDS[:1], (0, 20)) if quick else (SEEDS, (0, *STEPS))
+    hidden: Callable[[], nn.Module] = nn.ReLU if "ReLU" in name else lambda: nn.Softmax(dim=-1)
+    starts = [network(shape, hidden, seed) for seed in seeds]
+    began = time.perf_counter()
+    if name == "warm_start":  # one start: it does not depend on a seed
+        warm_start(starts[0], DataLoader(TensorDataset(*fit), batch_size=4096))
+        starts = starts[:1] * len(seeds)
+    seconds = time.perf_counter() - began if name == "warm_start" else None
+    rows = []
+    for steps in lengths:
+        rates = RATES if steps else RATES[:1]
+        tried = [measure(train(starts[0], fit, steps, rate, seeds[0]), valid)[1] for rate in rates]
+        rate = rates[int(np.argmin(tried))]
+        found = [measure(train(s, fit, steps, rate, seed), test) for s, seed in zip(starts, seeds, strict=True)]
+        accuracy, nats = np.mean(found, axis=0).tolist()
+        rows.append(
+            {
+                "steps": steps,
+                "rate": rate if steps else None,
+                "accuracy": accuracy,
+                "cross_entropy": nats,
+                "deviation": float(np.std([each[1] for each in found], ddof=1)) if len(seeds) > 1 else None,
+                "seconds": seconds,
+                "validation": dict(zip(map(str, rates), tried, strict=True)),
+            }
+        )
     return rows
 
 

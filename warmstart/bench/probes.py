@@ -50,16 +50,16 @@ class WordVectors:
         return features
 
 
-def part_of_speech(vectors: WordVectors, folder: Path, less: int = 1) -> float:
+def part_of_speech(vectors: WordVectors, folder: Path) -> float:
     """Return the share of the words of UD English EWT, test, whose tag (UPOS, 17) is found."""
-    splits = [read_conllu(folder / f"en_ewt-ud-{split}.conllu")[: 10_000_000 // less] for split in SPLITS]
-    return _probe(vectors, splits, accuracy, less)
+    splits = [read_conllu(folder / f"en_ewt-ud-{split}.conllu") for split in SPLITS]
+    return _probe(vectors, splits, accuracy)
 
 
-def named_entities(vectors: WordVectors, folder: Path, less: int = 1) -> float:
+def named_entities(vectors: WordVectors, folder: Path) -> float:
     """Return the F1 of whole entities, boundaries and type, of WNUT17, test."""
     splits = [read_columns(folder / f"{split}.conll") for split in SPLITS]
-    return _probe(vectors, splits, entity_f1, less)
+    return _probe(vectors, splits, entity_f1)
 
 
 SPLITS = ("train", "dev", "test")
@@ -81,9 +81,9 @@ def similarity(vectors: WordVectors, folder: Path) -> dict[str, tuple[float, flo
     return found
 
 
-def _probe(vectors: WordVectors, splits: Sequence[Sequence[Sentence]], score: Score, less: int) -> float:
+def _probe(vectors: WordVectors, splits: Sequence[Sequence[Sentence]], score: Score) -> float:
     """Choose C on the dev split, train on all of the training split, score the test split."""
-    train, dev, test = ([*split[: max(len(split) // less, 20)]] for split in splits)
+    train, dev, test = splits
     known = vectors.features(train)
     mean, deviation = known.mean(axis=0), known.std(axis=0) + np.finfo(np.float32).tiny
     scaled = [_clean((vectors.features(split) - mean) / deviation) for split in (dev, test)]

@@ -1,4 +1,4 @@
-"""What the benches share: where the data is, how results become JSON, a table, a section of docs/benchmarks.md."""
+"""What the benches share: how results become JSON lines, a table, a section of docs/benchmarks.md."""
 
 import ast
 import datetime
@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -14,36 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.errors import InputError
-from warmstart.weights import replacing, save_json
+from warmstart.weights import replacing
 
-BENCHES = (
-    "classifier",
-    "attention",
-    "throughput",
-    "lm",
-    "finetune",
-    "transformers",
-    "embeddings",
-    "vectors",
-    "memory",
-    "retrieval",
-    "blimp",
-)
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def data_folder() -> Path:
-    """Return the folder of the data sets: the environment variable WARMSTART_DATA, else ../shared/data.
-
-    Raises
-    ------
-    InputError
-        There is no such folder.
-    """
-    folder = Path(os.environ.get("WARMSTART_DATA") or ROOT.parent / "shared" / "data")
-    if not folder.is_dir():
-        raise InputError(f"expected a folder of data sets at {folder}, found none; set WARMSTART_DATA to yours")
-    return folder
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -84,26 +58,59 @@ def code_digest(*parts: str) -> str:
 
 
 class Book:
-    """Results by name, kept on disk after each; those of other code are made again."""
+    """Results by name, kept on disk after each; those of other code are made again.
+
+    The file has a line for each, a JSON object of ``name``, ``code`` and ``result``; the last line of a name counts.
+    Lines are appended. A line that a kill has torn is named on stderr and dropped.
+
+    Parameters
+    ----------
+    path : Path or None
+        The file, read if it is there; None keeps nothing.
+    code : str
+        What results stand for, such as a `code_digest`.
+    """
 
     def __init__(self, path: Path | None, code: str) -> None:
         self.path, self.code, self.lock = path, code, threading.Lock()
-        self.done: dict[str, Any] = json.loads(path.read_text()) if path and path.exists() else {}
+        self.done: dict[str, dict[str, Any]] = {}
+        text = path.read_text(encoding="utf-8", errors="replace") if path and path.exists() else ""
+        self.whole = not text or text.endswith("\n")  # so that a line can be appended
+        for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
+            try:
+                record = json.loads(line)
+                self.done[record["name"]] = {key: record[key] for key in ("name", "code", "result")}
+            except (ValueError, KeyError, TypeError):
+                sys.stderr.write(f"{path}, line {number}: expected a result as a JSON object, dropped\n")
+                self.whole = False
 
     def has(self, name: str) -> bool:
         """Whether a result of this code is kept."""
-        return bool(self.done.get(name, {}).get("code") == self.code)
+        return name in self.done and self.done[name]["code"] == self.code
 
     def do(self, name: str, work: Callable[[], Any]) -> Any:
-        """Return the kept result of ``work()``, or work."""
+        """Return the kept result of ``work()``, or work; a result is what JSON makes of it, kept or new."""
         if not self.has(name):
             result = work()
             with self.lock:
-                self.done[name] = {"code": self.code, "result": result}
-                if self.path:
-                    self.path.parent.mkdir(parents=True, exist_ok=True)
-                    save_json(self.path, self.done)
+                self._keep({"name": name, "code": self.code, "result": result})
         return self.done[name]["result"]
+
+    def _keep(self, record: dict[str, Any]) -> None:
+        line = json.dumps(record) + "\n"
+        superseded = record["name"] in self.done
+        self.done[record["name"]] = json.loads(line)
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if superseded or not self.whole:
+            with replacing(self.path) as temporary:
+                temporary.write_text("".join(json.dumps(each) + "\n" for each in self.done.values()), encoding="utf-8")
+        else:
+            self.whole = False
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line)
+        self.whole = True
 
 
 def stamp(command: str) -> str:
@@ -146,11 +153,9 @@ def _git(*arguments: str) -> str:
     return found.stdout.strip()
 
 
-def write(docs: Path, name: str, command: str, results: dict[str, Any], body: str) -> None:
-    """Write ``docs/results/NAME.json`` and the section NAME of ``docs/benchmarks.md``, stamped."""
-    (docs / "results").mkdir(parents=True, exist_ok=True)
-    save_json(docs / "results" / f"{name}.json", results)
-    write_section(docs, name, f"{body.rstrip()}\n\n{stamp(command)}")
+def write(docs: Path, name: str, body: str) -> None:
+    """Write the section of a bench in ``docs/benchmarks.md``, stamped."""
+    write_section(docs, name, f"{body.rstrip()}\n\n{stamp(f'warmstart bench {name}')}")
 
 
 def write_section(docs: Path, name: str, body: str) -> None:

@@ -13,7 +13,7 @@ evaluates on texts of S writes; here they have 2 S as in training, which is hard
 
 The closed-form part trains nothing: random keys, and the memory that is best for them, the pseudo-inverse.
 
-Runs are kept in ``docs/results/retrieval.json``, those that tell most first, and not made again by the same code: stop
+Runs are kept in ``docs/results/retrieval.jsonl``, those that tell most first, and not made again by the same code: stop
 it and start it again at will.
 """
 
@@ -179,7 +179,7 @@ def fixed(name: str, size: int) -> dict[str, float]:
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Train every memory; write ``results/retrieval.json``, ``images/retrieval.png``, a section of ``benchmarks.md``.
+    """Train every memory; write ``results/retrieval.jsonl``, ``images/retrieval.png``, a section of ``benchmarks.md``.
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
             "trained": [_row((1, "ELU+1", "sum", 10), train(1, "ELU+1", "sum", 10, 300))],
             "fixed": _fixed((32, 96)),
         }
-    book = report.Book(docs / "results" / "retrieval.json", report.code_digest("warmstart/memory/feature_maps.py"))
+    book = report.Book(docs / "results" / "retrieval.jsonl", report.code_digest("warmstart/memory/feature_maps.py"))
     results: dict[str, Any] = {"trained": [], "fixed": _fixed(FIXED_SIZES)}
 
     def measure(job: Run) -> dict[str, Any]:
@@ -281,7 +281,7 @@ given the keys over and over, goes there up to d_phi keys; beyond there is no me
 
 {report.table(["feature map", "d_phi", "keys", *rules], bound)}"""
     _draw(docs / "images" / "retrieval.png", trained, still)
-    report.write_section(docs, "retrieval", f"{body.rstrip()}\n\n{report.stamp('warmstart bench retrieval')}")
+    report.write(docs, "retrieval", body)
 
 
 def _draw(path: Path, trained: list[dict[str, Any]], still: list[dict[str, Any]]) -> None:

@@ -6,6 +6,7 @@ Both count the same chunks of the same text on one core, in turn, and no time is
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -21,8 +22,8 @@ from warmstart.bench import report
 from warmstart.corpus import Corpus, Progress
 from warmstart.language_model import cipher_vectors
 
-COMMAND = "warmstart bench throughput"
 SPLIT = r"\n\n"  # a blank line between books
+CODE = ("bitcipher/codes.py", *(f"warmstart/{name}.py" for name in ("accumulators", "_kernels", "contexts")))
 BITS, LAGS, TOKENS, REPETITIONS = 256, 4, 4_000_000, 7
 
 Chunks = list[tuple[NDArray[np.int64], NDArray[np.int64]]]  # inputs (lags, n) and targets (n,)
@@ -108,7 +109,7 @@ def _peak() -> float:
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Measure, and write ``results/throughput.json`` and a section of ``benchmarks.md``.
+    """Measure, and write ``results/throughput.jsonl`` and a section of ``benchmarks.md``.
 
     Parameters
     ----------
@@ -117,7 +118,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     docs : Path
         Folder to write to.
     quick : bool
-        A twentieth of the tokens, three repetitions, a small cipher; nothing is written.
+        A hundredth of the tokens, three repetitions, a small cipher; nothing is written.
     progress : callable of (stage, done, total), optional
 
     Returns
@@ -125,13 +126,15 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     dict
         ``counting``: million pairs a second by way and repetition, and the median ratio; ``cipher``: seconds and MiB.
     """
+    book = report.Book(None if quick else docs / "results" / "throughput.jsonl", report.code_digest(*CODE))
     size = (50_000, 1024) if quick else (1_000_000, 1024)
+    less = (TOKENS // 100, 3) if quick else (TOKENS, REPETITIONS)
     results = {
-        "counting": pairs(data, TOKENS // 20 if quick else TOKENS, 3 if quick else REPETITIONS, progress),
-        "cipher": {"vocab_size": size[0], "bits": size[1], **cipher(*size)},
+        "counting": book.do("counting", partial(pairs, data, *less, progress)),
+        "cipher": {"vocab_size": size[0], "bits": size[1], **book.do("cipher", partial(cipher, *size))},
     }
     if not quick:
-        report.write(docs, "throughput", COMMAND, results, _section(results))
+        report.write(docs, "throughput", _section(results))
     return results
 
 

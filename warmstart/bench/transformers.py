@@ -2,7 +2,7 @@
 
 The learning rate of every start is the best of three by the validation text, then it is run for more seeds. The V x V
 table is four times as slow: its rate is chosen by short runs, and it has one seed. Finished runs are kept in
-``docs/results/transformers.json`` and not run again by the same code. As many runs at a time as there are cores, one
+``docs/results/transformers.jsonl`` and not run again by the same code. As many runs at a time as there are cores, one
 thread each.
 """
 
@@ -29,7 +29,7 @@ from warmstart.bench import report
 from warmstart.bench.report import Book
 from warmstart.corpus import Corpus, Progress
 from warmstart.counts import PairStatistics, count_pairs
-from warmstart.finetune.compare import reached
+from warmstart.finetune.compare import crossing, reached
 from warmstart.language_model import cipher_vectors
 from warmstart.layers.softmax import nats
 
@@ -226,12 +226,10 @@ def _run(folder: str, arch: str, arm: str, seed: int, rate: float, steps: int) -
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Run every start, write tables and plots; ``quick``: two starts of each architecture for 10 steps."""
-    book = Book(None if quick else docs / "results" / "transformers.json", report.code_digest(*CODE))
+    """Run every start, write tables and plots; ``quick``: two starts of each, one rate, 5 steps."""
+    book = Book(None if quick else docs / "results" / "transformers.jsonl", report.code_digest(*CODE))
     books = data / "classics"
-    text = Corpus.build(
-        books / ("valid.txt" if quick else "train.txt.xz"), vocab_size=VOCAB_SIZE, split_documents=r"\n\n"
-    )
+    text = Corpus.build(books / "train.txt.xz", vocab_size=1024 if quick else VOCAB_SIZE, split_documents=r"\n\n")
     valid = Corpus.encode(books / "valid.txt", text.tokenizer, split_documents=r"\n\n")
     with tempfile.TemporaryDirectory(prefix="warmstart-bench-") as folder:
         began = time.process_time()
@@ -270,13 +268,13 @@ class _Bench:
 
     def compare(self, arch: str, often: Collection[str], quick: bool = False) -> dict[str, Any]:
         """Run every start at every rate, then some at their best for the other seeds."""
-        steps = 10 if quick else STEPS
+        steps, rates = (5, RATES[:1]) if quick else (STEPS, RATES)
         few = ("log-unigram bias", OURS[1])
         arms = [arm for arm in ARMS if (arm in few if quick else arch == "gpt2" or arm != TABLE)]
-        tried = [(arch, arm, 0, rate, TABLE_STEPS if arm == TABLE else steps) for arm in arms for rate in RATES]
+        tried = [(arch, arm, 0, rate, TABLE_STEPS if arm == TABLE else steps) for arm in arms for rate in rates]
         ends = {(job[1], job[3]): run["nats"][-1] for job, run in zip(tried, self._all(tried), strict=True)}
-        sweep = {arm: [ends[arm, rate] for rate in RATES] for arm in arms}
-        best = {arm: RATES[int(np.argmin(sweep[arm]))] for arm in arms}
+        sweep = {arm: [ends[arm, rate] for rate in rates] for arm in arms}
+        best = {arm: rates[int(np.argmin(sweep[arm]))] for arm in arms}
         jobs = [(arch, arm, seed, best[arm], steps) for seed in SEEDS for arm in arms]
         wanted = [job for job in jobs if not job[2] or job[1] in often or self.book.has(_name(*job))]
         found = self._all(wanted)
@@ -370,16 +368,22 @@ def marks(arms: dict[str, Any], counting: float, stock: float) -> dict[str, Any]
     warm = arms[ours]
     step = reached(_mean(warm), _final(arms[blind]))
     made = counting + statistics.mean(run["made"] for run in warm["runs"])
+    seconds = statistics.mean(run["seconds"][-1] for run in arms[blind]["runs"])
+    spent = np.mean([run["seconds"] for run in warm["runs"]], axis=0)
+    equal = None if step is None else made + float(np.interp(step, _mean(warm)[0], spent))
+    crossed = crossing(_mean(warm), _mean(arms[blind]))
     return {
         "our best": ours,
         "step 0": float(_mean(warm)[1][0]),
         "best that knows unigrams at most": blind,
         "gap to it": _final(arms[blind]) - _final(warm),
         "share of steps to its end": None if step is None else step / STEPS,
+        "share of seconds, counting and solving included": None if equal is None else equal / seconds,
+        "crossing": "none" if crossed is None else f"step {crossed:.0f}",
         "best other": knowing,
         "gap to that": _final(arms[knowing]) - _final(warm),
         "counted and solved (s)": made,
-        "of the run here": made / statistics.mean(run["seconds"][-1] for run in arms[blind]["runs"]),
+        "of the run here": made / seconds,
         "of a run in float32": made / (STEPS * stock),
     }
 
@@ -421,7 +425,7 @@ def _write(results: dict[str, Any], docs: Path) -> None:
                 for arm, run in results["gpu"].items()]  # fmt: skip
         body += "\nGPT-2 of 124 M on a GPU, ten minutes for each start:\n\n"
         body += report.table(["start", "0", "100", "1,000", "end"], rows)
-    report.write_section(docs, "transformers", f"{body.rstrip()}\n\n{report.stamp('warmstart bench transformers')}")
+    report.write(docs, "transformers", body)
 
 
 def _draw(path: Path, results: dict[str, Any]) -> None:

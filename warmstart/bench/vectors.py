@@ -1,7 +1,7 @@
 """Word vectors: cipher vectors beside word2vec, fastText, PPMI-SVD and GloVe on the same tokens, cores and dimension.
 
 Seconds are from lists of tokens to vectors. Every arm has the words that occur five times or more. Finished arms are
-kept in ``docs/results/vectors.json``, the peers' in ``vectors_peers.json``, and not run again by the same code.
+kept in ``docs/results/vectors.jsonl``, the peers' in ``vectors_peers.jsonl``, and not run again by the same code.
 """
 
 import functools
@@ -25,10 +25,10 @@ from scipy.sparse.linalg import svds
 from bitcipher import CooccurrenceEmbedding
 from warmstart import figures
 from warmstart.bench import probes, report
+from warmstart.bench.needs import AbsentError, need
 from warmstart.bench.probes import WordVectors
 from warmstart.bench.report import Book
 from warmstart.corpus import Progress
-from warmstart.errors import InputError
 
 WORDS = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]")  # cased words with their apostrophes; other signs one by one
 SIZE, MIN_COUNT, WINDOW, EPOCHS = 200, 5, 5, 5
@@ -38,19 +38,15 @@ Sentences = list[list[str]]
 Train = Callable[[Sentences, int], WordVectors]
 
 
-class AbsentError(InputError):
-    """A peer is not installed."""
-
-
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Train, probe and write; ``quick``: two peers at d = 50 on one small text, nothing is written.
+    """Train, probe and write; ``quick``: three arms at d = 50, nothing is written.
 
     A peer that is not installed is named with what it needs, and left out.
     """
-    size, less = (50, 20) if quick else (SIZE, 1)
+    size = 50 if quick else SIZE
     kept = docs / "results"
-    own = Book(None if quick else kept / "vectors.json", report.code_digest("bitcipher"))
-    peers = Book(None if quick else kept / "vectors_peers.json", f"gensim {_version()}")
+    own = Book(None if quick else kept / "vectors.jsonl", report.code_digest("bitcipher"))
+    peers = Book(None if quick else kept / "vectors_peers.jsonl", f"gensim {_version()}")
     tried = ["cipher 512, compressed", "word2vec CBOW", "PPMI-SVD"] if quick else list(ARMS)
     jobs = [(name, share) for name in tried for share in ((1.0,) if quick else SHARES)]
     results: dict[str, Any] = {"arms": [], "left_out": {}}
@@ -59,21 +55,21 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
             progress(f"{name}, {share:.0%} of the text", i, len(jobs))
         book = own if name.startswith("cipher") else peers
         try:
-            job = functools.partial(_arm, ARMS[name], data, share, size, less)
+            job = functools.partial(_arm, ARMS[name], data, share, size)
             found = book.do(f"{name}, {share:.0%}, d = {size}", job)
             results["arms"].append({"name": name, "share": share, **found})
         except AbsentError as error:
             if name not in results["left_out"]:
-                sys.stderr.write(f"{name} is left out: {error}\n")
+                sys.stderr.write(f"left out: {name}: {error}\n")
             results["left_out"][name] = str(error)
         if not quick:
             _write(results, docs)
     return results
 
 
-def _arm(train: Train, data: Path, share: float, size: int, less: int) -> dict[str, Any]:
+def _arm(train: Train, data: Path, share: float, size: int) -> dict[str, Any]:
     """Train and probe one arm."""
-    sentences = _text(data / "classics" / ("train.txt.xz" if less == 1 else "valid.txt"))
+    sentences = _text(data / "classics" / "train.txt.xz")
     sentences = sentences[: int(share * len(sentences))]
     wall, cpu = time.perf_counter(), time.process_time()
     vectors = train(sentences, size)
@@ -84,8 +80,8 @@ def _arm(train: Train, data: Path, share: float, size: int, less: int) -> dict[s
         "dimension": vectors.vectors.shape[1],
         "seconds": wall,
         "cpu_seconds": cpu,
-        "pos": probes.part_of_speech(vectors, data / "ud-english-ewt", less),
-        "ner": probes.named_entities(vectors, data / "wnut17", less),
+        "pos": probes.part_of_speech(vectors, data / "ud-english-ewt"),
+        "ner": probes.named_entities(vectors, data / "wnut17"),
         "similarity": probes.similarity(vectors, data / "wordsim"),
     }
 
@@ -93,8 +89,9 @@ def _arm(train: Train, data: Path, share: float, size: int, less: int) -> dict[s
 @functools.lru_cache(1)
 def _text(path: Path) -> Sentences:
     """Return the paragraphs of a file as lists of tokens."""
-    content = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
-    return [tokens for line in content.decode().split("\n") if (tokens := WORDS.findall(line))]
+    return [
+        tokens for line in lzma.decompress(path.read_bytes()).decode().split("\n") if (tokens := WORDS.findall(line))
+    ]
 
 
 def _cipher(sentences: Sentences, size: int, **settings: Any) -> WordVectors:
@@ -119,10 +116,9 @@ def _compressed(bits: int) -> Train:
 
 def _gensim(name: str, sg: int) -> Train:
     def train(sentences: Sentences, size: int) -> WordVectors:
-        try:
-            from gensim import models
-        except ImportError as error:
-            raise AbsentError("expected gensim, found none; pip install 'warmstart[bench]'") from error
+        need("gensim")
+        from gensim import models
+
         settings = {"vector_size": size, "window": WINDOW, "min_count": MIN_COUNT, "epochs": EPOCHS, "seed": 1}
         made = getattr(models, name)(sentences, sg=sg, workers=os.cpu_count() or 1, **settings).wv
         return WordVectors(made.key_to_index, made.vectors)
@@ -203,8 +199,7 @@ def _write(results: dict[str, Any], docs: Path) -> None:
     tables = {share: report.table(headers, _rows(arm for arm in arms if arm["share"] == share)) for share in SHARES}
     whole, part = (next((arm for arm in arms if arm["share"] == share), None) for share in SHARES)
     covered = "; ".join(
-        f"{share:.0%} of the text: "
-        + ", ".join(f"{name} {shown:.0%}" for name, (_, shown) in arm["similarity"].items())
+        f"{share:.0%} of the text: " + ", ".join(f"{name} {arm['similarity'][name][1]:.0%}" for name in probes.PAIRS)
         for share, arm in ((1.0, whole), (0.1, part))
         if arm
     )
@@ -226,13 +221,13 @@ A tenth of the text:
 {tables[0.1]}{left_out}
 ![Part of speech over seconds](images/vectors.png)"""
     _draw(docs / "images" / "vectors.png", arms)
-    report.write_section(docs, "vectors", f"{body.rstrip()}\n\n{report.stamp('warmstart bench vectors')}")
+    report.write(docs, "vectors", body)
 
 
 def _rows(arms: Iterable[dict[str, Any]]) -> list[list[Any]]:
     return [
         [arm["name"], arm["dimension"], arm["pos"], arm["ner"]]
-        + [rho for rho, _ in arm["similarity"].values()]
+        + [arm["similarity"][name][0] for name in probes.PAIRS]
         + [arm["seconds"], arm["cpu_seconds"]]
         for arm in arms
     ]

@@ -1,0 +1,109 @@
+"""The benches by name and what each needs: data sets, packages of the extras; what is absent is named at once."""
+
+import json
+import lzma
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from warmstart.bench.report import ROOT
+from warmstart.errors import InputError
+
+
+class Needs(NamedTuple):
+    """What a bench cannot begin without: files of the data folder, packages, and plots unless it is quick."""
+
+    files: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    plots: bool = True
+
+
+MNIST = tuple(f"mnist/{s}-{p}-ubyte.gz" for s in ("train", "t10k") for p in ("images-idx3", "labels-idx1"))
+EWT = tuple(f"ud-english-ewt/en_ewt-ud-{split}.conllu" for split in ("train", "dev", "test"))
+WNUT = tuple(f"wnut17/{split}.conll" for split in ("train", "dev", "test"))
+WORDSIM = tuple(f"wordsim/EN-{pairs}.txt" for pairs in ("SIMLEX-999", "WS-353-ALL", "MEN-TR-3k", "RW-STANFORD"))
+CLASSICS = ("classics/train.txt.xz", "classics/valid.txt", "classics/test.txt")
+WIKITEXT = ("wikitext-2/train.txt", "wikitext-2/valid.txt", "wikitext-2/test.txt")
+BENCHES = {
+    "classifier": Needs((*MNIST, "clinc150/data_full.json", *EWT)),
+    "attention": Needs(CLASSICS),
+    "throughput": Needs(CLASSICS, plots=False),
+    "lm": Needs(CLASSICS),
+    "finetune": Needs((*WIKITEXT, *CLASSICS)),
+    "transformers": Needs(CLASSICS, ("transformers",)),
+    "embeddings": Needs((*WIKITEXT, *CLASSICS), ("transformers",), plots=False),
+    "vectors": Needs((*CLASSICS, *EWT, *WNUT, *WORDSIM)),
+    "memory": Needs(),
+    "retrieval": Needs(),
+    "blimp": Needs(("blimp/blimp_dev15.jsonl", *CLASSICS), plots=False),
+}
+EXTRAS = {"transformers": "hf", "gensim": "bench", "matplotlib": "plot"}
+
+
+class AbsentError(InputError):
+    """What a bench or one of its arms needs is not here: a package, a program, data."""
+
+
+def data_folder() -> Path:
+    """Return where the data sets should be: the environment variable WARMSTART_DATA, else ../shared/data."""
+    return Path(os.environ.get("WARMSTART_DATA") or ROOT.parent / "shared" / "data")
+
+
+def need(package: str) -> None:
+    """Raise `AbsentError` with the extra to install if a package is not installed."""
+    if find_spec(package) is None:
+        raise AbsentError(f"expected {package}, found none; pip install 'warmstart[{EXTRAS[package]}]'")
+
+
+def check(name: str, quick: bool) -> None:
+    """Raise `AbsentError` if a bench lacks a package, the folder of the data sets or a file in it."""
+    needs, folder = BENCHES[name], data_folder()
+    for package in (*needs.packages, *(("matplotlib",) if needs.plots and not quick else ())):
+        need(package)
+    if needs.files and not folder.is_dir():
+        raise AbsentError(f"expected a folder of data sets at {folder}, found none; set WARMSTART_DATA to yours")
+    for file in needs.files:
+        if not (folder / file).is_file():
+            raise AbsentError(f"expected {folder / file}, found none; the README lists the data sets")
+
+
+def cut(name: str, folder: Path) -> Path:
+    """Write the beginnings of a bench's files to a folder, for a quick run of the real thing, and return the folder.
+
+    Texts have 400,000 characters to train on and 60,000 to score, tagged ones 300 sentences; of BLiMP it is every 10th
+    pair, of CLINC150 every 20th example; images and word pairs are linked, whole.
+    """
+    for file in BENCHES[name].files:
+        source, target = data_folder().resolve() / file, folder / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if file.startswith(("classics/", "wikitext-2/")):
+            train = "/train" in file
+            reader, writer = (lzma.open, lzma.open) if file.endswith(".xz") else (open, open)
+            with reader(source, "rt", encoding="utf-8") as text, writer(target, "wt", encoding="utf-8") as short:
+                short.write(text.read(400_000 if train else 60_000))
+        elif file.endswith((".conllu", ".conll")):
+            target.write_text("\n\n".join(source.read_text(encoding="utf-8").split("\n\n")[:300]) + "\n\n", "utf-8")
+        elif file.endswith(".json"):
+            examples = json.loads(source.read_text(encoding="utf-8"))
+            target.write_text(json.dumps({split: rows[::20] for split, rows in examples.items()}), "utf-8")
+        elif file.endswith(".jsonl"):
+            target.write_text("".join(source.read_text(encoding="utf-8").splitlines(keepends=True)[::10]), "utf-8")
+        else:
+            target.symlink_to(source)
+    return folder
+
+
+def able(quick: bool) -> list[str]:
+    """Return the benches that have what they need; name the others on stderr, a line for each reason."""
+    reasons: dict[str, str] = {}
+    for name in BENCHES:
+        try:
+            check(name, quick)
+        except AbsentError as error:
+            reasons[name] = str(error)
+    for reason in dict.fromkeys(reasons.values()):
+        names = ", ".join(name for name in reasons if reasons[name] == reason)
+        sys.stderr.write(f"left out: {names}: {reason}\n")
+    return [name for name in BENCHES if name not in reasons]
