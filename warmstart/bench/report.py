@@ -23,6 +23,7 @@ BENCHES = (
     "lm",
     "finetune",
     "transformers",
+    "mixers",
     "embeddings",
     "vectors",
     "memory",
