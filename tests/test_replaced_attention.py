@@ -6,14 +6,15 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from test_decoders import STATISTICS, TOKENS, expected, gpt2, log_probabilities, unclipped
+from test_decoders import STATISTICS, TOKENS, V, expected, gpt2, log_probabilities, unclipped
 from torch import nn
 
 from warmstart import load_into
 from warmstart.adapters import replace_attention
+from warmstart.adapters.memories import predicting
 from warmstart.errors import InputError
 from warmstart.memory import TTTMLP, FastWeightAttention, TTTLinear, elu_plus_one
-from warmstart.spectral import factorise
+from warmstart.spectral import factorise, frame, residual
 
 D, HEADS = 64, 2
 MEMORIES = {
@@ -119,6 +120,18 @@ def test_step_0_is_the_bigram_model_and_keys_are_factors(name):
         found, right = keys[:, rows] @ keys[:, rows].T, clipped[:, rows] @ clipped[:, rows].T
         assert np.corrcoef(found.ravel(), right.ravel())[0, 1] > 0.9999
     assert torch.equal(memory.query.weight, memory.key.weight)
+
+
+def test_values_make_the_head_predict_their_token():
+    factors = factorise(STATISTICS, 50)
+    placed = residual(factors, D, scale=0.1, centred=True, eps=0.0)
+    x = placed.E / placed.E.std(axis=1, keepdims=True)
+    back = placed.axes.T @ frame(D, centred=False)[:, : len(placed.axes)].T
+    z = x @ (back @ predicting(placed)).T @ placed.W.T  # what the value of a token adds to the logits, row by row
+    p = np.exp(factors.log_prior.astype(float))
+    own, others = z.diagonal(), z @ (p / p.sum())
+    assert (own > others + z.std(axis=1)).mean() > 0.95
+    assert (z.argmax(axis=1) == np.arange(V)).mean() > 0.5
 
 
 def test_some_heads_or_none():

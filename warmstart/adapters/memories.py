@@ -2,8 +2,9 @@
 
 Queries and keys of a head in the first layer carry the same factors of the bigram model, the leading ones in the first
 head, so that tokens meet what was written under tokens with like successors. Where keys can see the token before, they
-see it alone: what is written is who follows whom. Values are left as they were and the output projection is zero, so
-nothing changes at step 0.
+see it alone: what is written is who follows whom. Values carry what makes the head predict the token itself: for a head
+W and unigrams p the Newton step ``(W^T (diag p - p p^T) W)^-1 (w_y - W^T p)``, as a linear map of the token's vector.
+The output projection is zero, so nothing changes at step 0.
 """
 
 from collections.abc import Callable
@@ -12,11 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy import linalg
+from scipy.special import softmax
 from torch import Tensor, nn
 
 from warmstart.errors import InputError
 from warmstart.memory import FastWeightAttention, TTTLinear
-from warmstart.spectral import Residual
+from warmstart.spectral import Residual, frame
+
+CURVATURE, RIDGE = 1.0, 0.1  # damping of the Newton step and of the fit, in units of the mean diagonal
 
 
 def replace_attention(model: nn.Module, make: Callable[[int, int], nn.Module]) -> None:
@@ -109,21 +115,45 @@ class Plan:
     def note(self) -> str:
         """Sentence for the report."""
         before = ", keys by the token before" if self.memory.mix is not None else ""
-        return f"{self.count} heads of the first memory start with the factors as queries and keys{before}"
+        return f"{self.count} heads of the first memory start as a cache: queries and keys are factors{before}"
 
     @torch.no_grad()
     def write(self, placed: Residual, _: float) -> list[str]:
-        """Write queries and keys, and the mix of the keys; return the names of the parameters."""
+        """Write queries, keys, values and the mix of the keys; return the names of the parameters."""
         memory, width = self.memory, placed.axes.shape[1]
         rows = np.arange(self.count * width // memory.heads)
         factors = torch.from_numpy(placed.axes[rows % (len(placed.axes) - 2)])  # the last two are none
         for layer in (memory.query, memory.key):
             layer.weight[: len(rows)] = factors
-        names = ["query.weight", "key.weight"]
+        values = torch.from_numpy(predicting(placed)).float()
+        memory.value.weight[: len(rows)] = (values * (memory.value.weight.norm() / values.norm()))[: len(rows)]
+        names = ["query.weight", "key.weight", "value.weight"]
         if memory.mix is not None:
             memory.mix.fill_(1.0)
             names.append("mix")
         return [f"transformer.h.0.attn.memory.{name}" for name in names]
+
+
+def predicting(placed: Residual) -> NDArray[np.float64]:
+    """Return a map (d, d) from the normed vector of a token to what makes the head predict it, mixed over the outputs.
+
+    The map is fitted by least squares with tokens weighted by ``sqrt(p)``.
+    """
+    E, W = placed.E.astype(np.float64), placed.W.astype(np.float64)
+    x = E / np.sqrt((E**2).mean(axis=1, keepdims=True))
+    constant = placed.axes[-1]
+    prior = softmax(W @ constant * float(x[0] @ constant))  # the part of the logits that all tokens share
+    mean = prior @ W
+    steps = _damped(W.T * prior @ W - np.outer(mean, mean), CURVATURE, (W - mean).T)  # (d, V)
+    weighted = x.T * np.sqrt(prior)
+    fitted = _damped(weighted @ x, RIDGE, weighted @ steps.T).T
+    mixed = frame(fitted.shape[0], centred=False)[:, : len(placed.axes)] @ placed.axes  # every head a part of all
+    return np.asarray(mixed @ fitted)
+
+
+def _damped(A: NDArray[Any], damping: float, B: NDArray[Any]) -> NDArray[Any]:
+    """Solve ``A X = B`` with the damping, in units of its mean, on the diagonal of A."""
+    return np.asarray(linalg.solve(A + damping * np.trace(A) / len(A) * np.eye(len(A)), B, assume_a="pos"))
 
 
 def plan(model: nn.Module, heads: int | None) -> Plan | None:
