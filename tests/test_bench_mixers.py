@@ -60,3 +60,11 @@ def test_gains_by_hand():
     assert [row[1] for row in found] == pytest.approx([0.4] * 3)
     assert [row[2] for row in found] == pytest.approx([(1000 + 1000 * 0.2 / 0.6) / 2000] * 3)
     assert worse == ["TTT linear", pytest.approx(-0.5), None]
+
+
+def test_the_section_has_every_arm(tmp_path):
+    arms = {", ".join(arm): run(9.0, 6.0, 5.0) for arm in mixers.ARMS}
+    mixers._write({"counting": 1.0, "unigram": 6.4, "bigram": 4.7, "arms": arms}, tmp_path)
+    text = (tmp_path / "benchmarks.md").read_text()
+    assert all(f"| {name} | 7 | 0.005 | 9.000 |" in text for name in arms)
+    assert (tmp_path / "images" / "mixers.png").stat().st_size > 1000

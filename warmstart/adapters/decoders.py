@@ -102,8 +102,7 @@ def load_into(
     heads : int, optional
         Heads of the first layer that start by looking at the token before, in GPT-2 and models with rotary positions
         in Llama's way; groups of them where keys are shared. Default: half of them. 0: none, as for ``parts``.
-        After `replace_attention`: heads of the first memory that start with the factors as queries and keys, all of
-        them by default.
+        After `replace_attention`: heads of the first memory that start as a cache of who follows whom, by default all.
     progress : callable, optional
         ``progress(stage, done, total)``.
 

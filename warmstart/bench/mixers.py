@@ -90,8 +90,10 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     book = Book(None if quick else docs / "results" / "mixers.jsonl", report.code_digest(*CODE))
     wiki = data / "wikitext-2"
     text = Corpus.build(wiki / ("valid.txt" if quick else "train.txt"), vocab_size=VOCAB_SIZE, split_documents=r"\n\n")
-    parts = {name: Corpus.encode(wiki / f"{name}.txt", text.tokenizer, split_documents=r"\n\n").tokens
-             for name in ("valid", "test")}  # fmt: skip
+    files = {name: "valid.txt" if quick else f"{name}.txt" for name in ("valid", "test")}
+    parts = {
+        name: Corpus.encode(wiki / file, text.tokenizer, split_documents=r"\n\n").tokens for name, file in files.items()
+    }
     began = time.process_time()
     pairs = count_pairs(text.tokens, text.vocab_size)
     results: dict[str, Any] = {"counting": time.process_time() - began, "arms": {}}
@@ -101,7 +103,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
         pairs.save(Path(folder, "pairs.safetensors"))
         for name, ids in ({"train": text.tokens} | parts).items():
             np.save(Path(folder, f"{name}.npy"), ids[: 20_000 if quick else None])
-        with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as processes:
+        with ProcessPoolExecutor(1 if quick else os.cpu_count(), get_context("spawn")) as processes:
             do = partial(_all, folder, book, processes, progress)
             rates, tokens = (RATES[1:2], 2 * STEP) if quick else (RATES, SWEEP)
             arms = QUICK if quick else ARMS
