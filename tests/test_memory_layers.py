@@ -12,9 +12,9 @@ DIM, HEADS = 12, 3
 MAPS = [dpfp, partial(dpfp, nu=3), elu_plus_one, FAVOR(DIM // HEADS, 5)]
 
 
-def layer(rule="delta", feature_map=dpfp, seed=0):
+def layer(rule="delta", feature_map=dpfp, seed=0, shift=False):
     torch.manual_seed(seed)
-    return FastWeightAttention(DIM, HEADS, feature_map, rule).double()
+    return FastWeightAttention(DIM, HEADS, feature_map, rule, shift).double()
 
 
 def vectors(length, seed=1):
@@ -46,13 +46,31 @@ def test_the_layer_is_its_formula(rule, feature_map):
 
 
 @pytest.mark.parametrize("rule", ["delta", "sum"])
-def test_parts_and_single_tokens_are_the_whole(rule):
-    attention, x = layer(rule), vectors(70)
+@pytest.mark.parametrize("shift", [False, True])
+def test_parts_and_single_tokens_are_the_whole(rule, shift):
+    attention, x = layer(rule, shift=shift), vectors(70)
     outputs, state = [], None
     for part in x.split([66, 1, 1, 2], dim=1):
         output, state = attention.advance(part, state)
         outputs.append(output)
     torch.testing.assert_close(torch.cat(outputs, 1), attention(x), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("rule", ["delta", "sum"])
+def test_shifted_keys_see_the_token_before(rule):
+    attention, x = layer(rule, shift=True), vectors(6)
+    plain = layer(rule)
+    plain.load_state_dict({name: value for name, value in attention.state_dict().items() if name != "mix"})
+    with torch.no_grad():
+        attention.mix.fill_(0)
+        torch.testing.assert_close(attention(x), plain(x), rtol=0, atol=1e-12)
+        attention.mix.copy_(torch.linspace(0, 1, DIM))
+        before = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)
+        seen = x + (before - x) * attention.mix
+        key = plain.key
+        plain.key = torch.nn.Identity()
+        plain.key.forward = lambda _: key(seen)
+        torch.testing.assert_close(attention(x), plain(x), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("rule", ["delta", "sum"])
@@ -131,6 +149,13 @@ def test_wrong_inputs_and_foreign_states_are_refused():
         sums.advance(vectors(3), delta.advance(vectors(3))[1])
     with pytest.raises(InputError, match="expected a tensor, as the delta rule returns it"):
         delta.advance(vectors(3), sums.advance(vectors(3))[1])
+    shifting = layer("delta", shift=True)
+    with pytest.raises(InputError, match="mask: expected none for a layer with token shift"):
+        shifting(vectors(3), torch.ones(2, 3, dtype=torch.bool))
+    with pytest.raises(InputError, match="with token shift, got Tensor"):
+        shifting.advance(vectors(3), delta.advance(vectors(3))[1])
+    with pytest.raises(InputError, match=r"expected a last input \(1, 12\)"):
+        shifting.advance(vectors(3)[:1], shifting.advance(vectors(3))[1])
     for length in (1, 3):
         with pytest.raises(InputError, match="state: expected S of shape"):
             delta.advance(vectors(length), layer("delta", elu_plus_one).advance(vectors(3))[1])

@@ -115,6 +115,56 @@ def test_outer_gradients_reach_every_map_and_are_those_of_finite_differences(kin
     assert torch.autograd.gradcheck(forward, (x, *layer.parameters()), fast_mode=True)
 
 
+@pytest.mark.parametrize("shift", [False, True])
+@pytest.mark.parametrize("kind", [TTTLinear, TTTMLP])
+@pytest.mark.parametrize("sizes", [[1], [1] * 15, [1] * 16, [1] * 17, [1] * 40, [7, 1, 24, 3, 16, 2], [40, 1, 9]])
+def test_tokens_and_parts_are_the_whole(sizes, kind, shift):
+    torch.manual_seed(0)
+    layer, x = kind(12, HEADS, shift=shift).double(), torch.randn(BATCH, sum(sizes), 12, dtype=torch.float64)
+    outputs, state = [], None
+    for part in x.split(sizes, dim=1):
+        output, state = layer.advance(part, state)
+        outputs.append(output)
+    torch.testing.assert_close(torch.cat(outputs, 1), layer(x), **CLOSE)
+
+
+def test_a_shifted_key_is_that_of_the_token_before():
+    torch.manual_seed(0)
+    layer, plain = TTTLinear(12, HEADS, shift=True).double(), TTTLinear(12, HEADS).double()
+    plain.load_state_dict({name: value for name, value in layer.state_dict().items() if name != "mix"})
+    x = torch.randn(1, 20, 12, dtype=torch.float64)
+    with torch.no_grad():
+        layer.mix.fill_(0)
+        torch.testing.assert_close(layer(x), plain(x), **CLOSE)
+        layer.mix.fill_(1)
+        layer.key.weight.copy_(2 * torch.eye(12))
+        plain.query.weight.copy_(layer.query.weight)
+    before = torch.cat([torch.zeros(1, 1, 12), x[:, :-1]], 1)
+    q, k, v = (
+        y.view(1, 20, HEADS, D).transpose(1, 2)
+        for y in (x @ layer.query.weight.T, 2 * before, x @ layer.value.weight.T)
+    )
+    eta = torch.sigmoid(layer.gate(x)).transpose(1, 2) / D
+    read, _ = ttt_rule(q, k, v, eta, list(layer.weights), (layer.scale, layer.shift))
+    torch.testing.assert_close(layer(x), layer.output(read.transpose(1, 2).flatten(2)), **CLOSE)
+
+
+def test_foreign_states_are_refused():
+    x = torch.randn(1, 3, 12)
+    one, two, shifting = TTTLinear(12, 3), TTTLinear(12, 2), TTTLinear(12, 3, shift=True)
+    state = one.advance(x)[1]
+    for layer, vectors, given, message in (
+        (two, x, state, "state: expected weights"),
+        (one, x.expand(2, 3, 12), state, "state: expected weights .* for a batch of 2"),
+        (TTTLinear(12, 3, mini_batch=2), x, state, "within a mini-batch of 2"),
+        (one, x, torch.zeros(1), "state: expected a TTTState"),
+        (shifting, x, state, "with token shift, got TTTState"),
+        (one, x, shifting.advance(x)[1], "without token shift, got ShiftState"),
+    ):
+        with pytest.raises(InputError, match=message):
+            layer.advance(vectors, given)
+
+
 @pytest.mark.parametrize("name", ["key", "value", "query"])
 def test_the_gradient_of_a_map_by_hand_made_differences(name):
     torch.manual_seed(1)

@@ -2,7 +2,8 @@
 
 from warmstart.adapters.decoders import Parts, load_into
 from warmstart.adapters.embeddings import replace_embeddings
+from warmstart.adapters.memories import replace_attention
 from warmstart.adapters.plain import warm_start
 from warmstart.adapters.report import LoadReport
 
-__all__ = ["LoadReport", "Parts", "load_into", "replace_embeddings", "warm_start"]
+__all__ = ["LoadReport", "Parts", "load_into", "replace_attention", "replace_embeddings", "warm_start"]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from warmstart.adapters import heads as previous_token
+from warmstart.adapters import memories
 from warmstart.adapters.report import LoadReport
 from warmstart.counts import PairStatistics, vocabulary_digest
 from warmstart.errors import InputError
@@ -58,7 +59,7 @@ FAMILIES = {
         "transformer.wte",
         "transformer.ln_f",
         "lm_head",
-        ("transformer.h.*.attn.c_proj", "transformer.h.*.mlp.c_proj"),
+        ("transformer.h.*.attn.c_proj", "transformer.h.*.attn.memory.output", "transformer.h.*.mlp.c_proj"),
         "transformer.wpe",
     ),
     "gpt_neox": Parts(
@@ -101,6 +102,7 @@ def load_into(
     heads : int, optional
         Heads of the first layer that start by looking at the token before, in GPT-2 and models with rotary positions
         in Llama's way; groups of them where keys are shared. Default: half of them. 0: none, as for ``parts``.
+        After `replace_attention`: heads of the first memory that start as a cache of who follows whom, by default all.
     progress : callable, optional
         ``progress(stage, done, total)``.
 
@@ -146,7 +148,7 @@ def load_into(
         raise InputError(f"scale: expected a finite number above 0, got {scale}")
     if isinstance(statistics, PairStatistics) and tokenizer is not None:
         _check_vocabulary(statistics, tokenizer)
-    start = None if parts else previous_token.plan(model, heads)
+    start = None if parts else memories.plan(model, heads) or previous_token.plan(model, heads)
     spare, share = (start.spare, start.share) if start else (0, 0.0)
     width = found.embedding.embedding_dim
     _check_rows(found, statistics)
@@ -160,7 +162,7 @@ def load_into(
     loaded = found.write(placed, statistics)
     if start:
         loaded += start.write(placed, scale)
-    elif found.positions is not None:
+    if found.positions is not None and f"{found.parts.positions}.weight" not in loaded:
         loaded += [found.shrink_positions(POSITIONS * scale)]
     names = [name for name, _ in model.named_parameters()]
     return LoadReport(

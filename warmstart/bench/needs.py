@@ -33,6 +33,7 @@ BENCHES = {
     "lm": Needs(CLASSICS),
     "finetune": Needs((*WIKITEXT, *CLASSICS)),
     "transformers": Needs(CLASSICS, ("transformers",)),
+    "mixers": Needs(WIKITEXT, ("transformers",)),
     "embeddings": Needs((*WIKITEXT, *CLASSICS), ("transformers",), plots=False),
     "vectors": Needs((*CLASSICS, *EWT, *WNUT, *WORDSIM)),
     "memory": Needs(),

@@ -175,22 +175,20 @@ def train(
     seed: int = 0,
     device: str = "cpu",
     shape: tuple[int, int] = (ROWS, CONTEXT),
+    every: int = EVERY,
 ) -> dict[str, Any]:
-    """Train a start on windows of a text; return nats on windows of the other at every 50th step and at the end."""
+    """Train a start on windows of a text; return nats on windows of the other before some steps and at the end."""
     text, valid = texts
     random, length = np.random.default_rng(seed), shape[1] + 1
     for part in (start.model, *((start.table,) if start.table is not None else ())):
         part.to(device)
-    starts = np.linspace(0, valid.size - length, min(SCORED, valid.size // length)).astype(int)
     optimizers = start.optimizers(rate)
     found: dict[str, Any] = {"steps": [], "nats": [], "seconds": []}
     seconds = 0.0
     for step in range(steps + 1):
-        if step % EVERY == 0 or step == steps:
-            with torch.no_grad():
-                parts = (_windows(valid, starts[i : i + ROWS], length, device) for i in range(0, starts.size, ROWS))
-                scored = [start.nats(part).float().cpu() for part in parts]
-            for name, value in (("steps", step), ("nats", float(torch.cat(scored).mean())), ("seconds", seconds)):
+        if step % every == 0 or step == steps:
+            scored = score(start, valid, SCORED * CONTEXT // shape[1], length, device)
+            for name, value in (("steps", step), ("nats", scored), ("seconds", seconds)):
                 found[name].append(value)
         if step == steps:
             break
@@ -207,6 +205,14 @@ def train(
             optimizer.zero_grad()
         seconds += (time.process_time() if device == "cpu" else time.perf_counter()) - began
     return found
+
+
+def score(start: Start, text: NDArray[Any], count: int, length: int, device: str = "cpu") -> float:
+    """Return nats on so many windows of a text, or as many as it has, spread over it."""
+    starts = np.linspace(0, text.size - length, min(count, text.size // length)).astype(int)
+    with torch.no_grad():
+        parts = (_windows(text, starts[i : i + ROWS], length, device) for i in range(0, starts.size, ROWS))
+        return float(torch.cat([start.nats(part).float().cpu() for part in parts]).mean())
 
 
 def _windows(text: NDArray[Any], starts: NDArray[Any], length: int, device: str) -> Tensor:

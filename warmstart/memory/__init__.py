@@ -3,18 +3,22 @@
 from warmstart.memory.feature_maps import FAVOR, dpfp, elu_plus_one, softmax_attention, sum_normalise
 from warmstart.memory.layers import FastWeightAttention
 from warmstart.memory.rules import SumState, delta_rule, delta_step, sum_rule, sum_step
-from warmstart.memory.ttt import TTTMLP, TTTLinear, ttt_rule
+from warmstart.memory.shift import ShiftState, shifted
+from warmstart.memory.ttt import TTTMLP, TTTLinear, TTTState, ttt_rule
 
 __all__ = [
     "FAVOR",
     "TTTMLP",
     "FastWeightAttention",
+    "ShiftState",
     "SumState",
     "TTTLinear",
+    "TTTState",
     "delta_rule",
     "delta_step",
     "dpfp",
     "elu_plus_one",
+    "shifted",
     "softmax_attention",
     "sum_normalise",
     "sum_rule",

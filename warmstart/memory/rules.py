@@ -15,8 +15,7 @@ to chunk goes `S` alone. So time and memory grow with the length, not with its s
 The delta rule in a chunk: its writes ``u_t = beta_t (v_t - S_(t-1) k_t)`` depend on each other through the memory,
 ``u_t = beta_t (v_t - S k_t - sum_(s<t) (k_s . k_t) u_s)`` with the S before the chunk. That is a triangular system
 ``(I + L) U = diag(beta) (V - K S^T)``, ``L = tril(diag(beta) K K^T, -1)`` (the WY representation of a product of
-Householder-like matrices). It is solved for ``diag(beta) V`` and ``diag(beta) K`` in all chunks at once, before any S
-is known.
+Householder-like matrices), solved chunk by chunk. What a chunk needs stays in a processor's cache.
 
 Sources: Katharopoulos et al. 2020, arXiv 2006.16236 (sum); Schlag, Irie and Schmidhuber 2021, arXiv 2102.11174 (delta);
 Yang et al. 2024, arXiv 2406.06484 (delta in chunks). `warmstart._reference` has both as plain recurrences.
@@ -240,45 +239,24 @@ def _read(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor | None, S: Tensor | None, chunk_size: int
 ) -> tuple[Tensor, Tensor]:
     """Write and read in chunks; without ``beta`` by the sum rule."""
-    batch, heads, length, d_phi = k.shape
-    size = min(chunk_size, length)
-    S = v.new_zeros(batch, heads, v.shape[-1], d_phi) if S is None else S
+    S = v.new_zeros(*k.shape[:2], v.shape[-1], k.shape[-1]) if S is None else S
+    shape = S.shape
+    # split, not slices: the gradient of a slice is as long as the text, so that of all would be quadratic.
+    parts = [torch.split(x.flatten(0, 1), chunk_size, dim=1) for x in (q, k, v)]  # of (G, C, .), G = batch x heads
+    strengths: Sequence[Tensor | None] = [None] * len(parts[0])
+    if beta is not None:
+        strengths = torch.split(beta.flatten(0, 1)[..., None], chunk_size, dim=1)
+    reads = []
     with torch.autocast(q.device.type, enabled=False):  # sums over a whole text need their digits
         S = S.flatten(0, 1)
-        q, k, U = (_chunks(x, size) for x in (q, k, v))  # (G, N, C, .), G = batch x heads
-        readers = q
-        if beta is not None:
-            W, U = _independent_writes(k, U, _chunks(beta[..., None], size))
-            readers = torch.cat([q, W], dim=-2)
-        reads, writes = [], []
-        # unbind, not an index: the gradient of an index is as long as the text, so that of all would be quadratic.
-        for reader, u, written in zip(readers.unbind(1), U.unbind(1), k.unbind(1), strict=True):
-            read = reader @ S.mT
-            writes.append(u if beta is None else u - read[:, size:])
-            reads.append(read[:, :size])
-            S = torch.baddbmm(S, writes[-1].mT, written)
-        within = (q @ k.mT) * q.new_ones(size, size).tril()
-        output = torch.stack(reads, dim=1) + within @ torch.stack(writes, dim=1)
-    output = output.view(batch, heads, -1, v.shape[-1])[:, :, :length]
-    return output, S.view(batch, heads, *S.shape[1:])
-
-
-def _independent_writes(k: Tensor, v: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-    """Return W (G, N, C, d_phi) and U (G, N, C, d_v): the writes of a chunk are ``U - W S^T`` of the S before it."""
-    strong = beta * k
-    # (I + L) [W, U] = [strong, beta v], transposed: rows are the columns that LAPACK wants. Only L is read.
-    both = torch.linalg.solve_triangular(
-        (strong @ k.mT).mT, torch.cat([strong, beta * v], dim=-1).mT, upper=True, left=False, unitriangular=True
-    ).mT
-    return both[..., : k.shape[-1]], both[..., k.shape[-1] :]
-
-
-def _chunks(x: Tensor, size: int) -> Tensor:
-    """Cut (batch, heads, length, d) into (batch x heads, N, size, d), zeros behind the end."""
-    x = x.flatten(0, 1)
-    if rest := -x.shape[1] % size:
-        x = functional.pad(x, (0, 0, 0, rest))
-    return x.reshape(len(x), -1, size, x.shape[-1])
+        for q_part, k_part, u, strong in zip(*parts, strengths, strict=True):
+            if strong is not None:  # only what is below the diagonal of the system is read
+                u = strong * torch.baddbmm(u, k_part, S.mT, alpha=-1)
+                system = strong * (k_part @ k_part.mT)
+                u = torch.linalg.solve_triangular(system, u, upper=False, unitriangular=True)
+            reads.append(torch.baddbmm(q_part @ S.mT, (q_part @ k_part.mT).tril(), u))
+            S = torch.baddbmm(S, u.mT, k_part)
+    return torch.cat(reads, dim=1).view(v.shape), S.view(shape)
 
 
 def _checked(

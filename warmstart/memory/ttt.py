@@ -21,12 +21,14 @@ so the outer loss differentiates through the inner steps.
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from warmstart.errors import InputError
+from warmstart.memory.shift import ShiftState, shifted, unpacked
 
 MINI_BATCH = 16
 EPSILON = 1e-6  # of the inner LayerNorm
@@ -78,20 +80,57 @@ def ttt_rule(
     ([0.5, 1.75], 1.75)
     """
     _check(q, k, v, eta, weights, mini_batch)
-    outputs, weights = [], list(weights)
+    output, state = _advance(q, k, v, eta, TTTState(list(weights)), norm, mini_batch)
+    return output, state.after
+
+
+class TTTState(NamedTuple):
+    """Where a text has got to within a mini-batch.
+
+    Attributes
+    ----------
+    weights : list of (batch, heads, d_in, d_out)
+        Before the mini-batch: gradients are taken there.
+    steps : list of (batch, heads, d_in, d_out)
+        Sum of the steps since; empty for none.
+    done : int
+        Tokens of the mini-batch that have been read, below C.
+    """
+
+    weights: list[Tensor]
+    steps: Sequence[Tensor] = ()
+    done: int = 0
+
+    @property
+    def after(self) -> list[Tensor]:
+        """Weights that the next token would be read with, before its own step."""
+        return [W - step for W, step in zip(self.weights, self.steps, strict=True)] if self.steps else self.weights
+
+
+def _advance(
+    q: Tensor, k: Tensor, v: Tensor, eta: Tensor, state: TTTState, norm: Norm | None, mini_batch: int
+) -> tuple[Tensor, TTTState]:
+    """Go on from a state: finish its mini-batch, then whole ones, then begin the last."""
+    length, first = k.shape[2], min(mini_batch - state.done, k.shape[2])
+    sizes = [first, *(min(mini_batch, length - at) for at in range(first, length, mini_batch))]
+    outputs = []
     with torch.autocast(q.device.type, enabled=False):  # the steps of a whole text add up
         # split, not slices: the gradient of a slice is as long as the text, so that of all would be quadratic.
-        parts = (torch.split(x, mini_batch, dim=2) for x in (q, k, v, eta[..., None]))
+        parts = (torch.split(x, sizes, dim=2) for x in (q, k, v, eta[..., None]))
         for q_part, k_part, v_part, eta_part in zip(*parts, strict=True):
-            read, weights = _mini_batch(q_part, k_part, v_part, eta_part, weights, norm)
+            read, steps = _part(q_part, k_part, v_part, eta_part, state, norm)
             outputs.append(read)
-    return torch.cat(outputs, dim=2), weights
+            state = TTTState(state.weights, steps, state.done + k_part.shape[2])
+            if state.done == mini_batch:
+                state = TTTState(state.after)
+    return torch.cat(outputs, dim=2), state
 
 
-def _mini_batch(
-    q: Tensor, k: Tensor, v: Tensor, eta: Tensor, weights: list[Tensor], norm: Norm | None
+def _part(
+    q: Tensor, k: Tensor, v: Tensor, eta: Tensor, state: TTTState, norm: Norm | None
 ) -> tuple[Tensor, list[Tensor]]:
-    """Read one mini-batch, q, k, v (batch, heads, C, d) and eta (batch, heads, C, 1), and step over it."""
+    """Read a part of a mini-batch, q, k, v (batch, heads, n, d), eta (batch, heads, n, 1); return the sum of steps."""
+    weights = state.weights
     inputs, outputs = [k], [k @ weights[0]]
     for W in weights[1:]:
         inputs.append(_gelu(outputs[-1]))
@@ -99,12 +138,13 @@ def _mini_batch(
     gradients = [outputs[-1] - v if norm is None else _normed_gradient(outputs[-1], v - k, norm)]
     for W, z in zip(weights[:0:-1], outputs[-2::-1], strict=True):
         gradients.insert(0, gradients[0] @ W.mT * _gelu_slope(z))
-    read, after = q, []
-    for i, (W, a, g) in enumerate(zip(weights, inputs, gradients, strict=True)):
+    read, steps = q, []
+    for i, (W, a, g) in enumerate(zip(state.after, inputs, gradients, strict=True)):
         b = read if i == 0 else _gelu(read)
-        read = b @ W - (b @ a.mT).tril() @ (eta * g)
-        after.append(W - a.mT @ (eta * g))
-    return (read if norm is None else _normed(read, norm) + q), after
+        g = eta * g
+        read = b @ W - (b @ a.mT).tril() @ g
+        steps.append(a.mT @ g + (state.steps[i] if state.steps else 0))
+    return (read if norm is None else _normed(read, norm) + q), steps
 
 
 def _standardised(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,6 +207,8 @@ class TTTLinear(nn.Module):
         Largest inner rate, in units of 1 / d; that of a token is ``rate / d * sigmoid(w . x)``.
     norm : bool
         LayerNorm and residual of the inner model. Without them, and with mini-batch 1, this is the delta rule.
+    shift : bool
+        Keys see a learned mix of the token and the one before it.
 
     Attributes
     ----------
@@ -178,6 +220,8 @@ class TTTLinear(nn.Module):
         Where the inner model begins.
     scale, shift : nn.Parameter of shape (heads, 1, d)
         Of the inner LayerNorm.
+    mix : nn.Parameter of shape (dim,), 0.5 at first, or None
+        Share of the token before in what the keys see.
 
     Raises
     ------
@@ -190,12 +234,23 @@ class TTTLinear(nn.Module):
 
     Examples
     --------
-    >>> TTTLinear(dim=16, heads=2)(torch.randn(1, 40, 16)).shape
-    torch.Size([1, 40, 16])
+    >>> layer, x = TTTLinear(dim=16, heads=2), torch.randn(1, 40, 16)
+    >>> y, state = layer.advance(x[:, :25])
+    >>> y, state = layer.advance(x[:, 25:], state)
+    >>> torch.allclose(y, layer(x)[:, 25:], atol=1e-5)
+    True
     """
 
+    mix: Tensor | None
+
     def __init__(
-        self, dim: int, heads: int, mini_batch: int = MINI_BATCH, rate: float = 1.0, norm: bool = True
+        self,
+        dim: int,
+        heads: int,
+        mini_batch: int = MINI_BATCH,
+        rate: float = 1.0,
+        norm: bool = True,
+        shift: bool = False,
     ) -> None:
         super().__init__()
         if heads < 1 or dim < 1 or dim % heads:
@@ -211,6 +266,7 @@ class TTTLinear(nn.Module):
         if norm:
             self.scale = nn.Parameter(torch.ones(heads, 1, d))
             self.shift = nn.Parameter(torch.zeros(heads, 1, d))
+        self.mix = nn.Parameter(torch.full((dim,), 0.5)) if shift else None
 
     def shapes(self, d: int) -> list[tuple[int, int]]:
         """Return the shapes of the inner model's matrices."""
@@ -218,17 +274,50 @@ class TTTLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (batch, length, dim) of inputs (batch, length, dim)."""
+        return self.advance(x)[0]
+
+    def advance(self, x: Tensor, state: TTTState | ShiftState | None = None) -> tuple[Tensor, TTTState | ShiftState]:
+        """Go on from a state: the next part of a text, or the next token of a generation in constant time and memory.
+
+        Parameters
+        ----------
+        x : (batch, length, dim)
+        state : as returned, optional
+            A `ShiftState` for layers with token shift.
+
+        Returns
+        -------
+        output : (batch, length, dim)
+        state : TTTState or ShiftState
+        """
         if x.ndim != 3 or 0 in x.shape:
             raise InputError(f"expected vectors (batch, length, dim), none of them 0, got {tuple(x.shape)}")
+        memory, last = unpacked(state, self.mix)
+        k = x if self.mix is None else shifted(x, self.mix, last)
         q, k, v = (
-            layer(x).to(x.dtype).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for layer in (self.query, self.key, self.value)
+            layer(y).to(x.dtype).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer, y in ((self.query, x), (self.key, k), (self.value, x))
         )
         eta = self.rate * self.gate(x).to(x.dtype).sigmoid().transpose(1, 2)
         norm = (self.scale, self.shift) if self.norm else None
-        read, _ = ttt_rule(q, k, v, eta, list(self.weights), norm, self.mini_batch)
+        memory = self._checked(memory, x) if memory is not None else TTTState(list(self.weights))
+        _check(q, k, v, eta, memory.weights, self.mini_batch)
+        read, memory = _advance(q, k, v, eta, memory, norm, self.mini_batch)
         out: Tensor = self.output(read.transpose(1, 2).flatten(2))
-        return out
+        return out, memory if self.mix is None else ShiftState(memory, x[:, -1])
+
+    def _checked(self, state: object, x: Tensor) -> TTTState:
+        """Return a state that this layer can go on from, or say what is wrong."""
+        if not isinstance(state, TTTState) or not 0 <= state.done < self.mini_batch:
+            raise InputError(f"state: expected a TTTState within a mini-batch of {self.mini_batch}, got {state!r:.80}")
+        right = [tuple(W.shape) for W in self.weights]
+        shapes = [tuple(W.shape[-3:]) for W in state.weights], [tuple(W.shape[1:]) for W in state.steps]
+        batches = {len(W) for W in (*state.weights, *state.steps) if W.ndim == 4}
+        if shapes[0] != right or shapes[1] not in ([], right) or batches - {len(x)}:
+            raise InputError(
+                f"state: expected weights {right} for a batch of {len(x)}; use one of this layer and batch"
+            )
+        return state
 
     def extra_repr(self) -> str:
         """Name the settings in the printed model."""

@@ -1,0 +1,176 @@
+"""Memories in place of GPT-2's attention: what the blocks compute, what is refused, how they start."""
+
+import copy
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from test_decoders import STATISTICS, TOKENS, V, expected, gpt2, log_probabilities, unclipped
+from torch import nn
+
+from warmstart import load_into
+from warmstart.adapters import replace_attention
+from warmstart.adapters.memories import predicting
+from warmstart.errors import InputError
+from warmstart.memory import TTTMLP, FastWeightAttention, TTTLinear, elu_plus_one
+from warmstart.spectral import factorise, frame, residual
+
+D, HEADS = 64, 2
+MEMORIES = {
+    "delta": partial(FastWeightAttention, shift=True),
+    "linear": partial(FastWeightAttention, feature_map=elu_plus_one, rule="sum"),
+    "ttt": partial(TTTLinear, shift=True),
+    "ttt mlp": TTTMLP,
+}
+
+
+def replaced(make, **changes):
+    torch.manual_seed(0)
+    model = gpt2(resid_pdrop=0.0, embd_pdrop=0.0, **changes)
+    replace_attention(model, make)
+    return model.eval()
+
+
+def blocks_by_hand(model, ids):
+    """The model with its blocks written out."""
+    decoder = model.transformer
+    x = decoder.wte(ids) + decoder.wpe.weight[: ids.shape[1]]
+    for block in decoder.h:
+        x = x + block.attn.memory(block.ln_1(x))
+        x = x + block.mlp(block.ln_2(x))
+    return model.lm_head(decoder.ln_f(x))
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", MEMORIES)
+def test_a_block_adds_what_the_layer_returns(name, implementation):
+    model = replaced(MEMORIES[name], attn_implementation=implementation)
+    ids = torch.from_numpy(TOKENS[:64].reshape(2, 32))
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, blocks_by_hand(model, ids))
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_padding_at_the_right_changes_nothing_and_elsewhere_is_refused(implementation):
+    model = replaced(FastWeightAttention, attn_implementation=implementation)
+    ids = torch.from_numpy(TOKENS[:60].reshape(2, 30))
+    mask = torch.ones_like(ids)
+    mask[1, 20:] = 0
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids, attention_mask=mask).logits[1, :20], model(ids).logits[1, :20])
+        for gap in (slice(0, 3), slice(7, 8)):
+            mask = torch.ones_like(ids)
+            mask[1, gap] = 0
+            with pytest.raises(InputError, match="attention_mask: expected padding at the right alone"):
+                model(ids, attention_mask=mask)
+
+
+def test_there_is_no_cache():
+    model = replaced(FastWeightAttention)
+    ids = torch.from_numpy(TOKENS[None, :5])
+    with pytest.raises(InputError, match="past_key_values: expected none"):
+        model(ids, use_cache=True)
+    found = model.generate(ids, max_new_tokens=3, do_sample=False, pad_token_id=0)
+    now = ids
+    for _ in range(3):
+        now = torch.cat([now, model(now).logits[:, -1:].argmax(-1)], 1)
+    assert torch.equal(found, now)
+
+
+def test_dropout_of_the_model_is_kept():
+    torch.manual_seed(0)
+    model = gpt2(resid_pdrop=0.5)
+    replace_attention(model, FastWeightAttention)
+    attention, x = model.transformer.h[0].attn.train(), torch.randn(1, 30, D)
+    assert 0.3 < float((attention(x)[0] == 0).float().mean()) < 0.7
+    assert not (attention.eval()(x)[0] == 0).any()
+
+
+def test_another_initialisation_and_a_state_dict_keep_the_layers():
+    model, other = replaced(TTTLinear), replaced(TTTLinear)
+    before = copy.deepcopy(model.transformer.h[0].attn.state_dict())
+    model.post_init()
+    for name, value in model.transformer.h[0].attn.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    for parameter in other.parameters():
+        parameter.data.zero_()
+    other.load_state_dict(model.state_dict())
+    np.testing.assert_array_equal(log_probabilities(model, TOKENS[:20]), log_probabilities(other, TOKENS[:20]))
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_step_0_is_the_bigram_model_and_keys_are_factors(name):
+    model, factors = replaced(MEMORIES[name]), factorise(STATISTICS, 50)
+    report = load_into(model, factors)
+    assert float(model.transformer.wpe.weight.detach().std()) == pytest.approx(0.01, rel=1e-3)
+    model.transformer.wpe.weight.data.zero_()
+    ids = unclipped(factors)
+    np.testing.assert_allclose(log_probabilities(model, ids), expected(factors, ids), atol=2e-4)
+    assert {parameter for parameter, _ in model.named_parameters()} == set(report.loaded) | set(report.missing)
+    memory = model.transformer.h[0].attn.memory
+    assert any("2 heads of the first memory" in note for note in report.notes)
+    assert ("transformer.h.0.attn.memory.mix" in report.loaded) == (memory.mix is not None)
+    with torch.no_grad():
+        x = model.transformer.h[0].ln_1(model.transformer.wte.weight[: len(factors.A)])
+        keys = (x @ memory.key.weight.T).double().numpy()[np.arange(len(factors.A))]
+    norms = np.linalg.norm(factors.A, axis=1, keepdims=True)
+    clipped = factors.A * np.minimum(1, np.quantile(norms, 0.999) / norms)
+    for rows in (slice(0, 32), slice(32, 50)):  # of the first head, of the second until the factors begin again
+        found, right = keys[:, rows] @ keys[:, rows].T, clipped[:, rows] @ clipped[:, rows].T
+        assert np.corrcoef(found.ravel(), right.ravel())[0, 1] > 0.9999
+    assert torch.equal(memory.query.weight, memory.key.weight)
+
+
+def test_values_make_the_head_predict_their_token():
+    factors = factorise(STATISTICS, 50)
+    placed = residual(factors, D, scale=0.1, centred=True, eps=0.0)
+    x = placed.E / placed.E.std(axis=1, keepdims=True)
+    back = placed.axes.T @ frame(D, centred=False)[:, : len(placed.axes)].T
+    z = x @ (back @ predicting(placed)).T @ placed.W.T  # what the value of a token adds to the logits, row by row
+    p = np.exp(factors.log_prior.astype(float))
+    own, others = z.diagonal(), z @ (p / p.sum())
+    assert (own > others + z.std(axis=1)).mean() > 0.95
+    assert (z.argmax(axis=1) == np.arange(V)).mean() > 0.5
+
+
+def test_some_heads_or_none():
+    for heads in (0, 1):
+        model, untouched = replaced(MEMORIES["delta"]), replaced(MEMORIES["delta"])
+        load_into(model, STATISTICS, heads=heads)
+        same = (model.transformer.h[0].attn.memory.key.weight == untouched.transformer.h[0].attn.memory.key.weight).all(
+            1
+        )
+        assert same.sum() == D - heads * D // HEADS
+        assert not model.transformer.h[1].attn.memory.output.weight.any()
+
+
+def test_it_learns_from_the_warm_start():
+    model = replaced(MEMORIES["delta"])
+    load_into(model, STATISTICS)
+    optimizer, ids = torch.optim.Adam(model.parameters(), 1e-3), torch.from_numpy(TOKENS[:320].reshape(10, 32))
+    losses = []
+    for _ in range(5):
+        losses.append(model(ids, labels=ids).loss)
+        losses[-1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < losses[0]
+    assert model.transformer.h[0].attn.memory.output.weight.any()
+
+
+def test_other_models_layers_and_heads_are_refused():
+    with pytest.raises(InputError, match="expected a GPT-2 of transformers, got Linear"):
+        replace_attention(nn.Linear(2, 2), FastWeightAttention)
+    with pytest.raises(InputError, match="make: expected to get a module, got int"):
+        replace_attention(gpt2(), lambda width, heads: width * heads)
+    with pytest.raises(InputError, match="heads: expected a divisor"):
+        replace_attention(gpt2(), lambda width, heads: FastWeightAttention(width, heads + 1))
+    model = replaced(lambda width, heads: nn.Linear(width, width))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(InputError, match="expected FastWeightAttention or TTTLinear in place of attention, got Linear"):
+        load_into(model, STATISTICS)
+    with pytest.raises(InputError, match="heads: expected 0 to 2, got 3"):
+        load_into(replaced(FastWeightAttention), STATISTICS, heads=3)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name

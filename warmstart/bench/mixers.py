@@ -1,0 +1,193 @@
+"""Softmax attention and three memories as language models of one size, each from a cold and a warm start.
+
+A GPT-2 whose attention is replaced, on WikiText-2. The learning rate of every arm is the best of three by short runs
+that anneal to their own end; then each has one run. Finished runs are kept in ``docs/results/mixers.jsonl`` and not run
+again by the same code. As many runs at a time as there are cores, one thread each.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from warmstart import figures
+from warmstart.adapters import load_into, replace_attention
+from warmstart.bench import report, transformers
+from warmstart.bench.report import Book
+from warmstart.bench.transformers import RATES, WARMUP, Start
+from warmstart.corpus import Corpus, Progress
+from warmstart.counts import NGrams, PairStatistics, count_pairs
+from warmstart.finetune.compare import reached
+from warmstart.memory import FastWeightAttention, TTTLinear, elu_plus_one
+
+VOCAB_SIZE, WIDTH, LAYERS, HEADS, CONTEXT, ROWS = 4096, 128, 3, 4, 256, 12
+TOKENS, SWEEP = 5_000_000, 300_000
+STEP = ROWS * CONTEXT  # tokens
+SHOWN = (0, 500_000, 1_000_000, 2_500_000, TOKENS)
+MIXERS: dict[str, Callable[[int, int], nn.Module] | None] = {
+    "delta rule": partial(FastWeightAttention, shift=True),
+    "softmax attention": None,
+    "linear attention": partial(FastWeightAttention, feature_map=elu_plus_one, rule="sum", shift=True),
+    "TTT linear": partial(TTTLinear, shift=True),
+}
+STARTS = ("cold", "warm")
+ARMS = tuple((mixer, start) for mixer in MIXERS for start in STARTS)
+QUICK = (ARMS[1], ARMS[2])
+CODE = tuple(
+    f"warmstart/{name}.py" for name in ("memory/__init__", "memory/feature_maps", "memory/layers", "memory/rules",
+    "memory/shift", "memory/ttt", "adapters/decoders", "adapters/heads", "adapters/memories", "spectral", "counts",
+    "layers/softmax")
+)  # fmt: skip
+Job = tuple[str, str, float, int]  # mixer, start, rate, tokens
+
+
+def build(mixer: str, start: str, seed: int, pairs: PairStatistics) -> Start:
+    """Return the model of an arm; what is random has the seed."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(seed)
+    shape: dict[str, Any] = {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_positions": CONTEXT}
+    shape |= {"vocab_size": pairs.vocab_size, "tie_word_embeddings": False}
+    shape |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    shape |= dict.fromkeys(("bos_token_id", "eos_token_id"))
+    shape["activation_function"] = "gelu_pytorch_tanh"  # GPT-2's own, in one kernel
+    model = GPT2LMHeadModel(GPT2Config(**shape))
+    if (make := MIXERS[mixer]) is not None:
+        replace_attention(model, make)
+    if start == "warm":
+        load_into(model, pairs)
+    return Start(model)
+
+
+def _run(folder: str, mixer: str, start: str, rate: float, tokens: int) -> dict[str, Any]:
+    """Build and train one arm, in a process of its own; the test text is read by the long runs alone."""
+    torch.set_num_threads(1)
+    text, valid, test = (np.load(Path(folder, f"{name}.npy"), mmap_mode="r") for name in ("train", "valid", "test"))
+    pairs = PairStatistics.load(Path(folder, "pairs.safetensors"))
+    began = time.process_time()
+    arm = build(mixer, start, 0, pairs)
+    made = time.process_time() - began
+    steps = max(1, tokens // STEP)
+    found = transformers.train(
+        arm, (text, valid), rate, steps, shape=(ROWS, CONTEXT), every=max(1, min(steps, TOKENS // STEP // 20))
+    )
+    if tokens == TOKENS:
+        found["test"] = transformers.score(arm, test, test.size, CONTEXT + 1)
+    return {**found, "made": made, "parameters": arm.n_parameters}
+
+
+def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+    """Run every arm, write a table and a plot; ``quick``: two arms for two steps, nothing is written."""
+    book = Book(None if quick else docs / "results" / "mixers.jsonl", report.code_digest(*CODE))
+    wiki = data / "wikitext-2"
+    text = Corpus.build(wiki / "train.txt", vocab_size=1024 if quick else VOCAB_SIZE, split_documents=r"\n\n")
+    parts = {
+        name: Corpus.encode(wiki / f"{name}.txt", text.tokenizer, split_documents=r"\n\n").tokens
+        for name in ("valid", "test")
+    }
+    began = time.process_time()
+    pairs = count_pairs(text.tokens, text.vocab_size)
+    results: dict[str, Any] = {"counting": time.process_time() - began, "arms": {}}
+    unigrams, bigrams = NGrams(pairs.pairs.sum(axis=0), pairs.pairs).nats(parts["test"])
+    results |= {"unigram": float(unigrams), "bigram": float(bigrams)}
+    with tempfile.TemporaryDirectory(prefix="warmstart-bench-") as folder:
+        pairs.save(Path(folder, "pairs.safetensors"))
+        for name, ids in ({"train": text.tokens} | parts).items():
+            np.save(Path(folder, f"{name}.npy"), ids[: 20_000 if quick else None])
+        with ProcessPoolExecutor(1 if quick else os.cpu_count(), get_context("spawn")) as processes:
+            do = partial(_all, folder, book, processes, progress)
+            rates, tokens = (RATES[1:2], 2 * STEP) if quick else (RATES, SWEEP)
+            arms = QUICK if quick else ARMS
+            tried = [(*arm, rate, tokens) for arm in arms for rate in rates]
+            ends = {job[:3]: found["nats"][-1] for job, found in zip(tried, do(tried), strict=True)}
+            sweep = {arm: [ends[*arm, rate] for rate in rates] for arm in arms}
+            best = {arm: rates[int(np.argmin(sweep[arm]))] for arm in arms}
+            runs = do([(*arm, best[arm], tokens if quick else TOKENS) for arm in arms])
+    for arm, found in zip(arms, runs, strict=True):
+        results["arms"][", ".join(arm)] = {"sweep": sweep[arm], "rate": best[arm], **found}
+    if not quick:
+        _write(results, docs)
+    return results
+
+
+def _all(
+    folder: str, book: Book, processes: ProcessPoolExecutor, progress: Progress | None, jobs: Sequence[Job]
+) -> list[Any]:
+    """Do runs that are not in the book, as many at a time as there are processes."""
+
+    def one(job: Job) -> Any:
+        mixer, start, rate, tokens = job
+        name = f"{mixer}, {start}, rate {rate:g}, {tokens} tokens"
+        found = book.do(name, lambda: processes.submit(_run, folder, *job).result())
+        if progress:
+            progress(name, 0, None)
+        return found
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(one, jobs))
+
+
+def row(name: str, arm: dict[str, Any], counting: float) -> list[Any]:
+    """Return a row of the table; a warm start pays for counting and solving."""
+    tokens = np.array(arm["steps"]) * STEP
+    seconds = arm["seconds"][-1] + (counting + arm["made"] if name.endswith("warm") else 0.0)
+    nats = [float(np.interp(at, tokens, arm["nats"])) for at in SHOWN]
+    return [name, arm["parameters"], f"{arm['rate']:g}", *nats, arm["test"], f"{seconds:,.0f}"]
+
+
+def gains(arms: dict[str, Any]) -> list[list[Any]]:
+    """Return for each mixer what the warm start gains: nats on the test text, share of the tokens to the cold end."""
+    rows = []
+    for mixer in MIXERS:
+        cold, warm = (arms[f"{mixer}, {start}"] for start in STARTS)
+        at = reached((np.array(warm["steps"], float), np.array(warm["nats"])), cold["nats"][-1])
+        share = None if at is None else at / warm["steps"][-1]
+        rows.append([mixer, cold["test"] - warm["test"], share])
+    return rows
+
+
+def _write(results: dict[str, Any], docs: Path) -> None:
+    arms = results["arms"]
+    headers = ["attention, start", "parameters", "rate", *(f"{n / 1e6:g} M" for n in SHOWN), "test", "seconds"]
+    rows = [row(name, arm, results["counting"]) for name, arm in arms.items()]
+    _draw(docs / "images" / "mixers.png", arms)
+    body = f"""## Memories as language models
+
+A GPT-2 of {LAYERS} layers, d = {WIDTH}, {HEADS} heads, V = {VOCAB_SIZE:,}, untied, whose attention is replaced;
+WikiText-2, windows of {CONTEXT} tokens, {TOKENS / 1e6:g} M tokens in steps of {STEP:,}, AdamW, cosine after {WARMUP}
+steps; products in bfloat16, memories in float32. Nats a token on validation text after so many tokens, and on the test
+text, read once. On it the unigram model has {results["unigram"]:.3f}, a bigram model with absolute discounting
+{results["bigram"]:.3f}. The rate is the best of {", ".join(f"{rate:g}" for rate in RATES)} after {SWEEP:,} tokens that
+anneal to their own end; one seed. Seconds are of one core, for a warm start with counting and solving. The keys of all
+memories see a learned mix of a token and the one before, cold or warm; softmax attention starts warm with half its
+heads of the first layer at the token before. Cold: the defaults of PyTorch and transformers.
+
+{report.table(headers, rows)}
+What the warm start gains on the test text, and the share of the tokens after which it has the validation loss that the
+cold start has at its end:
+
+{report.table(["", "nats", "share of tokens"], gains(arms))}
+![Nats over tokens](images/mixers.png)
+"""
+    report.write(docs, "mixers", body)
+
+
+def _draw(path: Path, arms: dict[str, Any]) -> None:
+    figure, (axis,) = figures.figure(1)
+    for i, mixer in enumerate(MIXERS):
+        for start, style in zip(STARTS, ("--", "-"), strict=True):
+            arm = arms[f"{mixer}, {start}"]
+            axis.plot(np.array(arm["steps"]) * STEP / 1e6, arm["nats"], style, color=f"C{i}", label=f"{mixer}, {start}")
+    axis.set(xlabel="tokens (M)", ylabel="nats a token, validation", ylim=(None, 6.0))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize="x-small")
+    figures.save_figure(figure, path)
