@@ -129,7 +129,7 @@ def test_files_are_those_that_are_read(data):
 @pytest.mark.parametrize(
     ("package", "extra", "quick", "lost"),
     [
-        ("transformers", "hf", True, ["transformers", "embeddings"]),
+        ("transformers", "hf", True, ["transformers", "mixers", "embeddings"]),
         ("matplotlib", "plot", True, []),
         ("matplotlib", "plot", False, [name for name, needed in needs.BENCHES.items() if needed.plots]),
         ("gensim", "bench", False, []),  # some arms of vectors need it, the bench does not

@@ -1,7 +1,8 @@
 """Language model on the classics (10 M words): every preset, bits, radius and set of contexts, beside n-grams.
 
 Every arm is the command line itself in a process of its own, so seconds and peak memory are what a user gets. Radius
-and contexts are compared on the validation books; the test books are read for presets and bits only. Finished arms are
+and contexts are compared on validation text; test text is read for presets, bits, and the memory context, on WikiText-2
+too. Finished arms are
 kept in ``docs/results/lm.jsonl`` and not run again by the same code.
 """
 
@@ -24,27 +25,29 @@ CONTEXTS = (
     "radial", "radial,attended", "radial,block", "radial,document", "radial,memory", "radial,block,document",
     "radial,document,memory", "block,document",
 )  # fmt: skip
-SPLIT = r"\n\n"  # a blank line between books
+SPLITS = {"classics": r"\n\n", "wikitext-2": r"\n(?= = [^=])"}  # a blank line between books, a heading
 READING = ("documents", "tokenizer", "corpus", "counts", "contexts")
 SOLVING = ("accumulators", "_kernels", "solution", "attention", "language_model", "estimators/language_model")
 CODE = ("bitcipher/codes.py", *(f"warmstart/{name}.py" for name in READING + SOLVING))
 
-Arm = tuple[str, list[str], str]  # table, arguments of fit, books it is scored on
+Arm = tuple[str, list[str], str]  # table, arguments of fit, text it is scored on
 
 
 def arms(quick: bool) -> list[Arm]:
     """Return all arms; the first is the default and is the one that tokenises the corpus."""
+    test, valid = "classics/test.txt", "classics/valid.txt"
     if quick:
         few = ["--vocab-size", "1024"]
         options = (["--preset", "potato", *few], ["--bits", "128", "--contexts", "radial", *few])
-        return [("presets", option, "test.txt") for option in options]
+        return [("presets", option, test) for option in options]
     names = ["base", *(name for name in PRESETS if name != "base")]
-    presets = [("presets", ["--preset", name], "test.txt") for name in names]
-    bits = [("bits", ["--bits", str(b), "--contexts", "radial"], "test.txt") for b in BITS]
-    radii = [("radius", ["--radius", str(r), "--contexts", "radial"], "valid.txt") for r in RADII]
-    wide = [("bits", ["--bits", "4096", "--radius", "4", "--contexts", "radial"], "test.txt")]
-    contexts = [("contexts", ["--contexts", names], "valid.txt") for names in CONTEXTS]
-    return presets + bits + wide + radii + contexts
+    presets = [("presets", ["--preset", name], test) for name in names]
+    bits = [("bits", ["--bits", str(b), "--contexts", "radial"], test) for b in BITS]
+    radii = [("radius", ["--radius", str(r), "--contexts", "radial"], valid) for r in RADII]
+    wide = [("bits", ["--bits", "4096", "--radius", "4", "--contexts", "radial"], test)]
+    contexts = [("contexts", ["--contexts", names], valid) for names in CONTEXTS]
+    memory = [("memory", ["--contexts", c], f"{t}/test.txt") for t in SPLITS for c in ("radial", "radial,memory")]
+    return presets + bits + wide + radii + contexts + memory
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
@@ -55,7 +58,6 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     RuntimeError
         An arm failed; its own message is shown.
     """
-    books = data / "classics"
     book = report.Book(None if quick else docs / "results" / "lm.jsonl", report.code_digest(*CODE))
     todo = arms(quick)
     rows = []
@@ -63,19 +65,22 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
         name = " ".join([*options, text])
         if progress:
             progress(f"{table}: {name}", i, len(todo))
-        found = book.do(name, partial(_arm, books, options, text))
+        found = book.do(name, partial(_arm, data, options, text))
         rows.append({"table": table, "options": " ".join(options), "text": text, **found})
     if not quick:
         _write(rows, docs)
     return {"arms": rows}
 
 
-def _arm(books: Path, options: list[str], text: str) -> dict[str, Any]:
+def _arm(data: Path, options: list[str], text: str) -> dict[str, Any]:
     """Fit and evaluate one arm by the command line."""
+    source = (data / text).parent
+    split = ("--split-documents", SPLITS[source.name])
     with tempfile.TemporaryDirectory(prefix="warmstart-bench-") as folder:
         model = str(Path(folder) / "model")
-        fitted = _warmstart("fit", str(books / "train.txt.xz"), "-o", model, "--split-documents", SPLIT, *options)
-        scored = _warmstart("eval", model, str(books / text), "--split-documents", SPLIT)
+        train = next(source / name for name in ("train.txt.xz", "train.txt") if (source / name).exists())
+        fitted = _warmstart("fit", str(train), "-o", model, *split, *options)
+        scored = _warmstart("eval", model, str(data / text), *split)
     return {"fit": fitted, "eval": scored}
 
 
@@ -89,12 +94,13 @@ def _warmstart(*arguments: str) -> dict[str, Any]:
 
 def _write(rows: list[dict[str, Any]], docs: Path) -> None:
     """Write the section of docs/benchmarks.md and the plot of perplexity over bits."""
-    by_table = {
-        name: [row for row in rows if row["table"] == name] for name in ("presets", "bits", "radius", "contexts")
-    }
+    by_table: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_table.setdefault(row["table"], []).append(row)
     default = by_table["presets"][0]
     headers = ["fit options", "weights", "perplexity", "/ unigram", "/ bigram", "bits a byte", "fit (s)", "peak (GiB)"]
     tables = {name: report.table(headers, [_row(row) for row in part]) for name, part in by_table.items()}
+    memory = report.table(["text", *headers], [[row["text"].split("/")[0], *_row(row)] for row in by_table["memory"]])
     scored = default["eval"]
     stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in default["fit"]["seconds"].items())
     body = f"""## Language model: classics
@@ -118,7 +124,10 @@ Radius, radial context alone, validation books:
 {tables["radius"]}
 Contexts, validation books:
 
-{tables["contexts"]}"""
+{tables["contexts"]}
+The memory context, a delta rule without a trained weight, reset at document start; test text:
+
+{memory}"""
     _draw(docs / "images" / "lm_bits.png", by_table["bits"])
     report.write(docs, "lm", body)
 

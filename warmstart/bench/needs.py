@@ -30,7 +30,7 @@ BENCHES = {
     "classifier": Needs((*MNIST, "clinc150/data_full.json", *EWT)),
     "attention": Needs(CLASSICS),
     "throughput": Needs(CLASSICS, plots=False),
-    "lm": Needs(CLASSICS),
+    "lm": Needs((*CLASSICS, *WIKITEXT)),
     "finetune": Needs((*WIKITEXT, *CLASSICS)),
     "transformers": Needs(CLASSICS, ("transformers",)),
     "mixers": Needs(WIKITEXT, ("transformers",)),
