@@ -53,7 +53,7 @@ def test_language_model_numbers_are_the_measured_ones():
     rows = re.findall(r"^\| `(--[^`]*)`[^|]*\| ([^|]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", README, re.M)
     assert len(rows) >= 6
     for options, weights, perplexity, unigram, bigram in rows:
-        fit, scored = (measured[f"{options} test.txt"][part] for part in ("fit", "eval"))
+        fit, scored = (measured[f"{options} classics/test.txt"][part] for part in ("fit", "eval"))
         assert f"{fit['parameters'] / 1e6:.1f} M" == weights
         assert f"{scored['perplexity']:.1f}" == perplexity
         assert f"{scored['perplexity'] / scored['unigram_perplexity']:.3f}" == unigram
