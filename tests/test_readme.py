@@ -90,14 +90,23 @@ def test_sparse_classifier_numbers_are_the_measured_ones():
             assert cell == f"{row['accuracy']:.3f} / {row['cross_entropy']:.3f}"
 
 
+def table_of(text):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
 def test_transformer_numbers_are_the_measured_ones():
-    docs = (ROOT / "docs" / "benchmarks.md").read_text().split("<!-- transformers -->")[1].split("Llama:")[0]
-    cells = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in docs.splitlines() if line.startswith("|")
-    ]
-    measured = {row[0]: [row[i] for i in (3, 6, 7, 8)] for row in cells if len(row) == 10}
-    table = README.split("| start (GPT-2) |")[1].split("\n\n")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    docs = (ROOT / "docs" / "benchmarks.md").read_text().split("<!-- transformers -->")[1].split("The marks.")[0]
+    gpt2, llama = ({row[0]: [row[3], row[7]] for row in table_of(part)} for part in docs.split("Llama:"))
+    rows = table_of(README.split("| start | GPT-2, step 0")[1].split("\n\n")[0])[1:]
     assert len(rows) >= 9
     for name, *figures in rows:
-        assert figures == measured[name]
+        assert figures == gpt2[name] + llama.get(name, ["-", "-"])
+
+
+def test_vector_numbers_are_the_measured_ones():
+    docs = (ROOT / "docs" / "benchmarks.md").read_text().split("<!-- vectors -->")[1].split("<!-- /vectors -->")[0]
+    whole, tenth = ({row[0]: row for row in table_of(part)} for part in docs.split("A tenth of the text:"))
+    rows = table_of(README.split("| vectors | part of speech |")[1].split("\n\n")[0])[1:]
+    assert len(rows) >= 5
+    for name, *figures in rows:
+        assert figures == [whole[name][i] for i in (2, 3, 8)] + [tenth[name][i] for i in (2, 3)]

@@ -95,21 +95,21 @@ def _text(path: Path) -> Sentences:
 
 
 def _cipher(sentences: Sentences, size: int, **settings: Any) -> WordVectors:
-    model = CooccurrenceEmbedding(sides="separate", min_count=MIN_COUNT, **settings)
+    model = CooccurrenceEmbedding(min_count=MIN_COUNT, **settings)
     vectors = model.fit(sentences, workers=os.cpu_count() or 1).vectors_
     return WordVectors(model.vocabulary_, vectors)
 
 
 def _plain(sentences: Sentences, size: int) -> WordVectors:
     """Left and right neighbour, square roots: half the dimension each."""
-    return _cipher(sentences, size, bits=size // 2, radii=(1,), transform="sqrt")
+    return _cipher(sentences, size, bits=size // 2, radii=(1,), sides="separate", transform="sqrt")
 
 
-def _compressed(bits: int) -> Train:
-    """Left and right, radius 1 and 5, log ratios, compressed."""
+def _compressed(bits: int, radii: tuple[int, ...] = (1, WINDOW), sides: str = "separate") -> Train:
+    """Log ratios, compressed; by default left and right, radius 1 and 5."""
 
     def train(sentences: Sentences, size: int) -> WordVectors:
-        return _cipher(sentences, size, bits=bits, radii=(1, WINDOW), transform="log_ratio", components=size)
+        return _cipher(sentences, size, bits=bits, radii=radii, sides=sides, transform="log_ratio", components=size)
 
     return train
 
@@ -178,6 +178,7 @@ ARMS: dict[str, Train] = {
     "word2vec CBOW": _gensim("Word2Vec", 0),
     "cipher 256, compressed": _compressed(256),
     "cipher 100, left and right": _plain,
+    "cipher 2048, both sides, radius 5": _compressed(2048, (WINDOW,), "both"),
     "PPMI-SVD": _ppmi_svd,
     "word2vec skip-gram": _gensim("Word2Vec", 1),
     "fastText skip-gram": _gensim("FastText", 1),
