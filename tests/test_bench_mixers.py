@@ -43,6 +43,15 @@ def run(*nats, seconds=100.0, made=5.0):
             "parameters": 7, "rate": 0.005, "test": nats[-1] + 0.1}  # fmt: skip
 
 
+@pytest.mark.parametrize("lowest", [0.1, 0.5, 1.0, 2.0, 3.0])
+def test_a_rate_is_halved_or_doubled_until_there_is_a_worse_one_on_either_side(lowest):
+    ends = mixers.climb(lambda rate: abs(np.log(rate / lowest)), 1.0)
+    best = min(ends, key=ends.get)
+    assert abs(np.log2(best / lowest)) < 0.5
+    assert sorted(ends) == [2.0**i for i in range(round(np.log2(min(ends))), round(np.log2(max(ends))) + 1)]
+    assert min(ends) < best < max(ends)
+
+
 def test_rows_by_hand():
     arm = run(9.0, 6.0, 5.0)
     assert mixers.row("delta rule, cold", arm, 3.0)[-2:] == [pytest.approx(5.1), "100"]

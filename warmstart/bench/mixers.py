@@ -1,14 +1,15 @@
 """Softmax attention and three memories as language models of one size, each from a cold and a warm start.
 
-A GPT-2 whose attention is replaced, on WikiText-2. The learning rate of every arm is the best of three by short runs
-that anneal to their own end; then each has one run. Finished runs are kept in ``docs/results/mixers.jsonl`` and not run
-again by the same code. As many runs at a time as there are cores, one thread each.
+A GPT-2 whose attention is replaced, on WikiText-2. Every arm finds its own learning rate by shorter runs that anneal to
+their own end: it is halved, or else doubled, for as long as that helps. Then each has one run. Finished runs are kept
+in ``docs/results/mixers.jsonl`` and not run again by the same code. As many runs at a time as there are cores, one
+thread each.
 """
 
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -23,14 +24,14 @@ from warmstart import figures
 from warmstart.adapters import load_into, replace_attention
 from warmstart.bench import report, transformers
 from warmstart.bench.report import Book
-from warmstart.bench.transformers import RATES, WARMUP, Start
+from warmstart.bench.transformers import WARMUP, Start
 from warmstart.corpus import Corpus, Progress
 from warmstart.counts import NGrams, PairStatistics, count_pairs
 from warmstart.finetune.compare import reached
 from warmstart.memory import FastWeightAttention, TTTLinear, elu_plus_one
 
 VOCAB_SIZE, WIDTH, LAYERS, HEADS, CONTEXT, ROWS = 4096, 128, 3, 4, 256, 12
-TOKENS, SWEEP = 5_000_000, 300_000
+TOKENS, SWEEP, RATE = 5_000_000, 1_000_000, 5e-3  # of the long run and of those that find its rate; the first rate
 STEP = ROWS * CONTEXT  # tokens
 SHOWN = (0, 500_000, 1_000_000, 2_500_000, TOKENS)
 MIXERS: dict[str, Callable[[int, int], nn.Module] | None] = {
@@ -47,7 +48,6 @@ CODE = tuple(
     "memory/shift", "memory/ttt", "adapters/decoders", "adapters/heads", "adapters/memories", "spectral", "counts",
     "layers/softmax")
 )  # fmt: skip
-Job = tuple[str, str, float, int]  # mixer, start, rate, tokens
 
 
 def build(mixer: str, start: str, seed: int, pairs: PairStatistics) -> Start:
@@ -104,36 +104,52 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
         for name, ids in ({"train": text.tokens} | parts).items():
             np.save(Path(folder, f"{name}.npy"), ids[: 20_000 if quick else None])
         with ProcessPoolExecutor(1 if quick else os.cpu_count(), get_context("spawn")) as processes:
-            do = partial(_all, folder, book, processes, progress)
-            rates, tokens = (RATES[1:2], 2 * STEP) if quick else (RATES, SWEEP)
+            do = partial(_arm, folder, book, processes, progress, quick)
             arms = QUICK if quick else ARMS
-            tried = [(*arm, rate, tokens) for arm in arms for rate in rates]
-            ends = {job[:3]: found["nats"][-1] for job, found in zip(tried, do(tried), strict=True)}
-            sweep = {arm: [ends[*arm, rate] for rate in rates] for arm in arms}
-            best = {arm: rates[int(np.argmin(sweep[arm]))] for arm in arms}
-            runs = do([(*arm, best[arm], tokens if quick else TOKENS) for arm in arms])
-    for arm, found in zip(arms, runs, strict=True):
-        results["arms"][", ".join(arm)] = {"sweep": sweep[arm], "rate": best[arm], **found}
+            with ThreadPoolExecutor(os.cpu_count()) as threads:
+                for arm, found in zip(arms, threads.map(do, arms), strict=True):
+                    results["arms"][", ".join(arm)] = found
     if not quick:
         _write(results, docs)
     return results
 
 
-def _all(
-    folder: str, book: Book, processes: ProcessPoolExecutor, progress: Progress | None, jobs: Sequence[Job]
-) -> list[Any]:
-    """Do runs that are not in the book, as many at a time as there are processes."""
+def _arm(
+    folder: str,
+    book: Book,
+    processes: ProcessPoolExecutor,
+    progress: Progress | None,
+    quick: bool,
+    arm: tuple[str, str],
+) -> dict[str, Any]:
+    """Find the rate of an arm, then train it; what is in the book is not done again."""
 
-    def one(job: Job) -> Any:
-        mixer, start, rate, tokens = job
-        name = f"{mixer}, {start}, rate {rate:g}, {tokens} tokens"
-        found = book.do(name, lambda: processes.submit(_run, folder, *job).result())
+    def train(rate: float, tokens: int) -> Any:
+        name = f"{', '.join(arm)}, rate {rate:g}, {tokens} tokens"
+        found = book.do(name, lambda: processes.submit(_run, folder, *arm, rate, tokens).result())
         if progress:
             progress(name, 0, None)
         return found
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(one, jobs))
+    if quick:
+        return {"rate": RATE, **train(RATE, 2 * STEP)}
+    ends = climb(lambda rate: train(rate, SWEEP)["nats"][-1], RATE)
+    best = min(ends, key=ends.__getitem__)
+    return {"sweep": ends, "rate": best, **train(best, TOKENS)}
+
+
+def climb(end: Callable[[float], float], rate: float) -> dict[float, float]:
+    """Return the ends of rates: from the first one it is halved, or else doubled, for as long as the end gets lower."""
+    ends = {rate: end(rate)}
+    for factor in (0.5, 2.0):
+        at, best = rate, np.inf
+        while ends[at] < best:
+            best = ends[at]
+            at *= factor
+            ends[at] = end(at)
+        if len(ends) > 2:
+            break
+    return ends
 
 
 def row(name: str, arm: dict[str, Any], counting: float) -> list[Any]:
@@ -166,10 +182,10 @@ A GPT-2 of {LAYERS} layers, d = {WIDTH}, {HEADS} heads, V = {VOCAB_SIZE:,}, unti
 WikiText-2, windows of {CONTEXT} tokens, {TOKENS / 1e6:g} M tokens in steps of {STEP:,}, AdamW, cosine after {WARMUP}
 steps; products in bfloat16, memories in float32. Nats a token on validation text after so many tokens, and on the test
 text, read once. On it the unigram model has {results["unigram"]:.3f}, a bigram model with absolute discounting
-{results["bigram"]:.3f}. The rate is the best of {", ".join(f"{rate:g}" for rate in RATES)} after {SWEEP:,} tokens that
-anneal to their own end; one seed. Seconds are of one core, for a warm start with counting and solving. The keys of all
-memories see a learned mix of a token and the one before, cold or warm; softmax attention starts warm with half its
-heads of the first layer at the token before. Cold: the defaults of PyTorch and transformers.
+{results["bigram"]:.3f}. Every arm finds its rate by runs of {SWEEP:,} tokens that anneal to their own end: {RATE:g} is
+halved, or else doubled, for as long as that helps; one seed. Seconds are of one core, for a warm start with counting
+and solving. The keys of all memories see a learned mix of a token and the one before, cold or warm; softmax attention
+starts warm with half its heads of the first layer at the token before. Cold: the defaults of PyTorch and transformers.
 
 {report.table(headers, rows)}
 What the warm start gains on the test text, and the share of the tokens after which it has the validation loss that the
