@@ -60,6 +60,19 @@ def test_language_model_numbers_are_the_measured_ones():
         assert f"{scored['perplexity'] / scored['bigram_perplexity']:.2f}" == bigram
 
 
+def test_memory_context_numbers_are_the_measured_ones():
+    found = re.search(
+        r"one from\s+([\d.]+) to ([\d.]+); on WikiText-2 from ([\d.]+) to ([\d.]+) \(bigram ([\d.]+)\)", README
+    )
+    measured = result("lm")
+    names = [
+        f"--contexts {c} {text}/test.txt" for text in ("classics", "wikitext-2") for c in ("radial", "radial,memory")
+    ]
+    expected = [measured[name]["eval"]["perplexity"] for name in names]
+    expected.append(measured[names[-1]]["eval"]["bigram_perplexity"])
+    assert [f"{value:.1f}" for value in expected] == list(found.groups())
+
+
 def test_classifier_numbers_are_the_measured_ones():
     measured = {name.removeprefix("MNIST, "): row for name, row in result("classifier").items()}
     rows = re.findall(r"^\| ([a-z][^|`]*) \| (0\.\d{3}) \| (\d\.\d{3}|-) \|$", README, re.M)

@@ -2,8 +2,7 @@
 
 Every arm is the command line itself in a process of its own, so seconds and peak memory are what a user gets. Radius
 and contexts are compared on validation text; test text is read for presets, bits, and the memory context, on WikiText-2
-too. Finished arms are
-kept in ``docs/results/lm.jsonl`` and not run again by the same code.
+too. Finished arms are kept in ``docs/results/lm.jsonl`` and not run again by the same code.
 """
 
 import json
@@ -102,14 +101,14 @@ def _write(rows: list[dict[str, Any]], docs: Path) -> None:
     tables = {name: report.table(headers, [_row(row) for row in part]) for name, part in by_table.items()}
     memory = report.table(["text", *headers], [[row["text"].split("/")[0], *_row(row)] for row in by_table["memory"]])
     scored = default["eval"]
-    stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in default["fit"]["seconds"].items())
+    stages = sorted(default["fit"]["seconds"].items(), key=lambda stage: -stage[1])
     body = f"""## Language model: classics
 
 {default["fit"]["tokens"]:,} training tokens (byte-level BPE, V = {default["fit"]["vocab_size"]:,}),
 {scored["tokens"]:,} test tokens. No gradient step. Perplexity on the test books: unigram
 {scored["unigram_perplexity"]:.1f}, absolute-discounting bigram {scored["bigram_perplexity"]:.1f}.
 The first row trains the tokenizer and encodes the text; the others find it in the cache.
-Seconds of the default by stage: {stages}.
+Seconds of the default by stage: {", ".join(f"{name} {seconds:.1f}" for name, seconds in stages)}.
 
 Presets, test books:
 

@@ -51,8 +51,13 @@ FIRST: list[Run] = [
     *((1, name, "sum", size) for name, size in (("DPFP-2", 240), ("DPFP-3", 340))),
     (2, "DPFP-2", "delta", 200),
 ]
-CURVES = [(1, name, "softmax" if name == "softmax" else "sum", 600) for name in MAPS]
-CURVES += [(2, name, rule, 200) for name in ("DPFP-1", "DPFP-2", "DPFP-3") for rule in ("sum", "delta")]
+REDUCED: list[Run] = [
+    *((1, "ELU+1", "sum", size) for size in (20, 40, 60)),
+    *((1, "DPFP-1", "sum", size) for size in (20, 60)),
+    *((2, "DPFP-1", rule, size) for rule, size in (("sum", 20), ("delta", 20), ("delta", 40))),
+]
+CURVES = [(2, name, rule, 200) for name in ("DPFP-1", "DPFP-2", "DPFP-3") for rule in ("sum", "delta")]
+CURVES += [(1, name, "softmax" if name == "softmax" else "sum", 600) for name in MAPS]
 SPACING = 20  # keys between two points of a curve
 FIXED_SIZES = (16, 32, 48, 64, 96, 128, 192, 256, 320, 384, 448, 512)
 PASSES = 30
@@ -188,7 +193,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     docs : Path
         Folder to write to.
     quick : bool
-        One small memory, a few sizes of the closed form; nothing is written.
+        A reduced grid, under a minute; nothing is written.
     progress : callable of (stage, done, total), optional
 
     Returns
@@ -197,10 +202,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
         ``trained``: rows of setting, map, rule, size, loss, steps; ``fixed``: rows of map, size and losses.
     """
     if quick:
-        return {
-            "trained": [_row((1, "ELU+1", "sum", 10), train(1, "ELU+1", "sum", 10, 300))],
-            "fixed": _fixed((32, 96)),
-        }
+        return {"trained": [_row(job, train(*job)) for job in REDUCED], "fixed": _fixed((32, 96))}
     book = report.Book(docs / "results" / "retrieval.jsonl", report.code_digest("warmstart/memory/feature_maps.py"))
     results: dict[str, Any] = {"trained": [], "fixed": _fixed(FIXED_SIZES)}
 
@@ -249,7 +251,7 @@ def _write(results: dict[str, Any], docs: Path) -> None:
             }
             solved = max((size for size, value in losses.items() if value <= SOLVED), default=0)
             ends = ", ".join(f"{size}: {value:.4f}" for size, value in sorted(losses.items())[-3:])
-            published = [PUBLISHED.get(name, 0)] if setting == 1 else []
+            published = [PUBLISHED.get(name)] if setting == 1 else []
             rows.append([name, rule, dims.get(name), solved, *published, ends])
         headers = ["feature map", "rule", "d_phi", "keys solved", *(["published"] if setting == 1 else [])]
         tables[setting] = report.table([*headers, "loss at the largest sizes that were run"], rows)
