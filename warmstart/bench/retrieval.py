@@ -57,8 +57,8 @@ REDUCED: list[Run] = [
     *((1, "DPFP-1", "sum", size) for size in (20, 60)),
     *((2, "DPFP-1", rule, size) for rule, size in (("sum", 20), ("delta", 20), ("delta", 40))),
 ]
-CURVES = [(2, name, rule, 200) for name in ("DPFP-1", "DPFP-2", "DPFP-3") for rule in ("sum", "delta")]
-CURVES += [(1, name, "softmax" if name == "softmax" else "sum", 600) for name in MAPS]
+CURVES = [(1, name, "softmax" if name == "softmax" else "sum", 600) for name in MAPS]
+CURVES += [(2, name, rule, 200) for name in ("DPFP-1", "DPFP-2", "DPFP-3") for rule in ("sum", "delta")]
 SPACING = 20  # keys between two points of a curve
 FIXED_SIZES = (16, 32, 48, 64, 96, 128, 192, 256, 320, 384, 448, 512)
 PASSES = 30
