@@ -73,6 +73,27 @@ def test_memory_context_numbers_are_the_measured_ones():
     assert [f"{value:.1f}" for value in expected] == list(found.groups())
 
 
+def test_numbers_of_memories_are_the_measured_ones():
+    section = (ROOT / "docs" / "benchmarks.md").read_text().split("<!-- mixers -->")[1].split("<!-- /mixers -->")[0]
+    rows = re.findall(r"^\| (\w[\w ]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", README, re.M)
+    assert len(rows) == 4
+    for mixer, cold, warm, gain, share in rows:
+        assert f"| {mixer} | {gain} | {share} |" in section
+        for start, test in (("cold", cold), ("warm", warm)):
+            assert re.search(rf"^\| {mixer}, {start} \|.*\| {test} \| \d+ \|$", section, re.M)
+
+
+def test_retrieval_numbers_are_the_measured_ones():
+    measured = result("retrieval")
+    for setting, name, rule, size in ((1, "ELU+1", "sum", 40), (1, "DPFP-2", "sum", 240), (1, "DPFP-3", "sum", 340),
+                                      (2, "DPFP-2", "delta", 200)):  # fmt: skip
+        runs = [
+            run for key, run in measured.items() if key.startswith(f"setting {setting}, {name}, {rule}, {size} keys")
+        ]
+        assert min(run["loss"] for run in runs) <= 0.001
+    assert measured["setting 2, DPFP-2, sum, 20 keys"]["loss"] > 0.05
+
+
 def test_classifier_numbers_are_the_measured_ones():
     measured = {name.removeprefix("MNIST, "): row for name, row in result("classifier").items()}
     rows = re.findall(r"^\| ([a-z][^|`]*) \| (0\.\d{3}) \| (\d\.\d{3}|-) \|$", README, re.M)
