@@ -33,6 +33,8 @@ lint: $(BIN)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Threads of one process wait for each other, many times as long where others use the cores too.
+test: export OMP_NUM_THREADS = 1
 test: lint
 	$(BIN)/python -m pytest
 	$(BIN)/warmstart bench all --quick

@@ -220,7 +220,9 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
         results["trained"] += [row] if row not in results["trained"] else []
         return row
 
-    for job in FIRST:
+    grid = [(s, name, rule, n) for s, name, rule, last in CURVES for n in range(SPACING, last + 1, SPACING)]
+    kept = [job for job in grid if book.has(_name(job))]
+    for job in [*FIRST, *kept]:
         measure(job)
         _write(results, docs)
     for setting, name, rule, largest in CURVES:
