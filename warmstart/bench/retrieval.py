@@ -34,6 +34,7 @@ from warmstart.corpus import Progress
 from warmstart.memory import FAVOR, delta_rule, dpfp, elu_plus_one, sum_normalise, sum_rule
 
 DIM, BATCH, RATE = 64, 32, 1e-3
+BLOCK = 32  # writes: by time
 SOLVED, EVERY, TEXTS, STRIKES, STEPS = 1e-3, 100, 20, 10, 30_000
 MAPS: dict[str, Callable[[Tensor], Tensor]] = {
     "ELU+1": elu_plus_one,
@@ -102,7 +103,7 @@ def write_weights(q: Tensor, k: Tensor, beta: Tensor, rule: str) -> Tensor:
     """Return the weight (B, n, L) of every write in the reads of queries after all of them.
 
     q (B, n, d_phi), k (B, L, d_phi), beta (B, L, 1). Delta rule: the read is ``sum_t a_t v_t`` with
-    ``a_t = beta_t k_t . (q - sum_(s>t) a_s k_s)``, a triangular system.
+    ``a_t = beta_t k_t . (q - sum_(s>t) a_s k_s)``, a triangular system for every block of writes, the last one first.
     """
     if rule == "softmax":
         return torch.softmax(q @ k.mT / math.sqrt(k.shape[-1]), dim=-1)
@@ -111,9 +112,13 @@ def write_weights(q: Tensor, k: Tensor, beta: Tensor, rule: str) -> Tensor:
         total = weights.sum(-1, keepdim=True)
         return weights / torch.where(total == 0, 1.0, total)
     q, k = sum_normalise(q), sum_normalise(k)
-    strong = beta * k
-    columns: Tensor = torch.linalg.solve_triangular(strong @ k.mT, strong @ q.mT, upper=True, unitriangular=True)
-    return columns.mT
+    rest, blocks = q, []
+    for keys, strength in zip(reversed(torch.split(k, BLOCK, 1)), reversed(torch.split(beta, BLOCK, 1)), strict=True):
+        system, right = strength * (keys @ keys.mT), strength * (keys @ rest.mT)
+        columns: Tensor = torch.linalg.solve_triangular(system, right, upper=True, unitriangular=True)
+        rest = rest - columns.mT @ keys
+        blocks.append(columns.mT)
+    return torch.cat(blocks[::-1], dim=-1)
 
 
 def draw(setting: int, size: int, n: int, generator: torch.Generator, turns: int = 2) -> tuple[Tensor, Tensor, Tensor]:
