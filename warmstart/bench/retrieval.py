@@ -7,9 +7,11 @@ value they are written with; values are one-hot. The loss is half the squared di
 - Setting 1, capacity: S keys and S values, each once.
 - Setting 2, re-writes: 2 S writes with keys and values drawn with replacement; the last write of a key counts.
 
-One key of a text is asked for in training, all of them in the evaluation, as in the paper. Its end of training is kept
-too: a loss of 0.001, or eleven evaluations in a row that are no better than the best. In setting 2 the paper evaluates
-on texts of S writes. So do we; the loss of the last weights on texts of 2 S writes, as in training, stands beside it.
+One key of a text is asked for in training, all of them in the evaluation, as in the paper. Training ends with a loss of
+0.001, or with 31 evaluations in a row that are no better than the best. The authors end with 11, which some runs need
+longer than: keys are learned one by one, and the last ones stay at a loss of 0.5 until a write first answers them. In
+setting 2 the paper evaluates on texts of S writes. So do we; the loss of the last weights on texts of 2 S writes, as in
+training, stands beside it.
 
 The closed-form part trains nothing: random keys, and the memory that is best for them, the pseudo-inverse.
 
@@ -35,7 +37,7 @@ from warmstart.memory import FAVOR, delta_rule, dpfp, elu_plus_one, sum_normalis
 
 DIM, BATCH, RATE = 64, 32, 1e-3
 BLOCK = 32  # writes: by time
-SOLVED, EVERY, TEXTS, STRIKES, STEPS = 1e-3, 100, 20, 10, 30_000
+SOLVED, EVERY, TEXTS, STRIKES, STEPS = 1e-3, 100, 20, 30, 30_000
 MAPS: dict[str, Callable[[Tensor], Tensor]] = {
     "ELU+1": elu_plus_one,
     "DPFP-1": dpfp,
@@ -50,11 +52,10 @@ FIRST: list[Run] = [
     *((1, name, "sum", size) for name, size in (("ELU+1", 40), ("DPFP-1", 100), ("FAVOR+ 128", 20))),
     *((2, name, rule, 20) for name in ("DPFP-1", "DPFP-2") for rule in ("sum", "delta")),
     *((1, name, "sum", size) for name, size in (("DPFP-2", 240), ("DPFP-3", 340))),
-    (2, "DPFP-2", "delta", 200),
+    *((2, "DPFP-2", "delta", size) for size in (200, 180, 160, 140, 120)),
 ]
-SEEDS: dict[Run, int] = {
-    (2, "DPFP-2", "delta", 200): 3
-}  # training can miss what a memory could hold: the median counts
+# Training can miss what a memory could hold: the median counts.
+SEEDS: dict[Run, int] = {(2, "DPFP-2", "delta", size): 5 if size == 200 else 3 for size in (120, 140, 160, 180, 200)}
 REDUCED: list[Run] = [
     *((1, "ELU+1", "sum", size) for size in (20, 40, 60)),
     *((1, "DPFP-1", "sum", size) for size in (20, 60)),
@@ -270,15 +271,17 @@ def _write(results: dict[str, Any], docs: Path) -> None:
     ]
     body = f"""## Associative retrieval: how many keys a memory holds
 
-Keys of dimension {DIM}, trained embeddings, one-hot values; batch {BATCH}, Adam {RATE:g}, at most
-{STEPS:,} steps. Loss: half the squared distance, 0.5 is chance; solved: at most {SOLVED:g} over all keys of
-{TEXTS} texts of its own.
+Keys of dimension {DIM}, trained embeddings, one-hot values; batch {BATCH}, Adam {RATE:g}. Loss: half the squared
+distance, 0.5 is chance; solved: at most {SOLVED:g} over all keys of {TEXTS} texts of its own. A run ends when it has
+solved its keys, after {STEPS:,} steps, or after {STRIKES + 1} evaluations without progress, {EVERY} steps apart (the
+authors: 11).
 
 Setting 1, every key written once; published: Schlag et al. 2021, the authors' logs:
 
 {_solved(trained, 1, dims)}
 Setting 2, S writes drawn with replacement, the last of a key counts; in training 2 S writes. Where several losses are
-given they are of several seeds, and the median counts: training can miss what a memory could hold, by a key or two.
+given they are of several seeds, and the median counts: training can miss what a memory could hold, by a key or two,
+each of which costs 0.5 / S.
 
 {_solved(trained, 2, dims)}
 ![Loss over the number of keys](images/retrieval.png)
@@ -299,8 +302,8 @@ def _solved(trained: list[dict[str, Any]], setting: int, dims: dict[str, int]) -
         runs = [row for row in trained if (row["setting"], row["map"], row["rule"]) == (setting, name, rule)]
         runs.sort(key=lambda row: int(row["size"]))
         solved = max((row["size"] for row in runs if row["loss"] <= SOLVED), default=0)
-        ends = ", ".join(f"{row['size']}: {' / '.join(f'{loss:.4f}' for loss in row['losses'])}" for row in runs[-3:])
-        own = PUBLISHED.get(name) if setting == 1 else ", ".join(f"{row['at 2 S']:.4f}" for row in runs[-3:])
+        ends = ", ".join(f"{row['size']}: {' / '.join(f'{loss:.4f}' for loss in row['losses'])}" for row in runs[-5:])
+        own = PUBLISHED.get(name) if setting == 1 else ", ".join(f"{row['at 2 S']:.4f}" for row in runs[-5:])
         rows.append([name, rule, dims.get(name), solved, ends, own])
     last = "published" if setting == 1 else "the same after 2 S writes"
     headers = ["feature map", "rule", "d_phi", "keys solved", "loss at the largest sizes that were run", last]
