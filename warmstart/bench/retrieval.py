@@ -38,6 +38,7 @@ from warmstart.memory import FAVOR, delta_rule, dpfp, elu_plus_one, sum_normalis
 DIM, BATCH, RATE = 64, 32, 1e-3
 BLOCK = 32  # writes: by time
 SOLVED, EVERY, TEXTS, STRIKES, STEPS = 1e-3, 100, 20, 30, 30_000
+QUICK_STEPS = 2_000
 MAPS: dict[str, Callable[[Tensor], Tensor]] = {
     "ELU+1": elu_plus_one,
     "DPFP-1": dpfp,
@@ -85,8 +86,11 @@ class Memory(nn.Module):
         self.key_of_value = nn.Embedding(size, DIM)
         self.strength = nn.Linear(width, 1)
         self.strength_of_value = nn.Embedding(size, 1)
-        for weight in (self.query.weight, self.key.weight, self.key_of_value.weight):
-            nn.init.uniform_(weight, -(DIM**-0.5), DIM**-0.5)
+        wide = width + size  # of an embedding with its one-hot value
+        for weight, inputs in ((self.query.weight, width), (self.key.weight, wide), (self.key_of_value.weight, wide)):
+            # The authors' starts; a softmax of larger scores would look at one write only.
+            bound = math.sqrt(6 / (inputs + DIM)) if rule == "softmax" else DIM**-0.5
+            nn.init.uniform_(weight, -bound, bound)
         nn.init.zeros_(self.strength_of_value.weight)
 
     def forward(self, keys: Tensor, values: Tensor, asked: Tensor) -> Tensor:
@@ -206,7 +210,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     docs : Path
         Folder to write to.
     quick : bool
-        A reduced grid, about 40 CPU seconds; nothing is written.
+        A reduced grid of short runs, about 30 CPU seconds; nothing is written.
     progress : callable of (stage, done, total), optional
 
     Returns
@@ -215,7 +219,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
         ``trained``: rows of setting, map, rule, size, loss, steps; ``fixed``: rows of map, size and losses.
     """
     if quick:
-        return {"trained": [_row(job, train(*job)) for job in REDUCED], "fixed": _fixed((32, 96))}
+        return {"trained": [_row(job, train(*job, QUICK_STEPS)) for job in REDUCED], "fixed": _fixed((32, 96))}
     book = report.Book(docs / "results" / "retrieval.jsonl", report.code_digest("warmstart/memory/feature_maps.py"))
     results: dict[str, Any] = {"trained": [], "fixed": _fixed(FIXED_SIZES)}
 
