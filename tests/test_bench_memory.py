@@ -14,15 +14,21 @@ def test_the_recurrence_that_is_timed_is_the_rule(rule):
 
 
 def test_a_point_has_times_and_memory():
-    point = memory._alone("delta rule, chunks", 65, 2)
+    point = memory._alone("measure", "delta rule, chunks", 65, 2)
     assert point["forward"] > 0
     assert point["training"] > 0
     assert 0 <= point["bytes"] < 2**30
 
 
+def test_turns_time_both_forms():
+    found = memory.compare("sum rule", 65, 3)
+    assert set(found) == {f"{form}, {part}" for form in ("recurrence", "chunks") for part in ("forward", "training")}
+    assert all(len(seconds) == 3 and min(seconds) > 0 for seconds in found.values())
+
+
 def test_a_failing_point_is_an_error():
-    with pytest.raises(RuntimeError, match=r"nothing at length 5 failed: (?s:.*)KeyError"):
-        memory._alone("nothing", 5, 1)
+    with pytest.raises(RuntimeError, match=r"measure .*nothing.* failed: (?s:.*)KeyError"):
+        memory._alone("measure", "nothing", 5, 1)
 
 
 def test_exponents_by_hand():

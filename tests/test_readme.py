@@ -2,6 +2,7 @@
 
 import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,15 @@ def test_retrieval_numbers_are_the_measured_ones():
         assert (len(losses), sum(loss <= 0.001 for loss in losses)) == ((5, 4) if size == 200 else (3, 2))
         assert losses[-1] < 0.004  # a key that is not learned costs 0.5 / size
     assert measured["setting 2, DPFP-2, sum, 20 keys"]["loss"] > 0.05
+
+
+def test_chunks_are_as_fast_as_measured():
+    assert "more than ten times as fast as the recurrence" in README
+    for rule in ("sum rule", "delta rule"):
+        seconds = result("memory")[f"{rule}, in turns, length 1024"]
+        for part in ("forward", "training"):
+            turns = zip(seconds[f"recurrence, {part}"], seconds[f"chunks, {part}"], strict=True)
+            assert statistics.median(slow / fast for slow, fast in turns) > 10
 
 
 def test_classifier_numbers_are_the_measured_ones():

@@ -2,7 +2,9 @@
 
 Every point is a process of its own with one thread, so peak memory is that of the point; points are kept in
 ``docs/results/memory.jsonl`` and not measured again by the same code. The recurrence is the bare loop over positions,
-without the checks that `delta_step` makes.
+without the checks that `delta_step` makes. It and the chunks are timed in turns, in one process, as the speed of a
+machine changes from minute to minute. A turn is a pass of the recurrence, then ten of the chunks: both work about as
+long, so neither is timed on what the other has left in caches and in the heap.
 """
 
 import json
@@ -29,9 +31,10 @@ HEADS, DIM = 4, 64
 LENGTHS = (1024, 2048, 4096, 8192, 16384)
 SQUARE = 4096  # softmax attention to this length: four times as long takes sixteen times the memory
 AT = 1024  # the recurrence is timed here
-REPEATS = 3
+REPEATS, TURNS, PASSES = 3, 40, 10
 CODE = (
-    "import json, sys; from warmstart.bench import memory as m; print(json.dumps(m.measure(*json.loads(sys.argv[1]))))"
+    "import json, sys; from warmstart.bench import memory as m;"
+    "print(json.dumps(getattr(m, sys.argv[1])(*json.loads(sys.argv[2]))))"
 )
 
 
@@ -76,25 +79,53 @@ def measure(arm: str, length: int, repeats: int) -> dict[str, float]:
     dict
         ``forward`` and ``training``, the fastest of the repeats in CPU seconds; ``bytes``.
     """
+    tensors = _tensors(length)
+    _pass(arm, [x[:, :, :64] for x in tensors], "training")  # what PyTorch loads
+    before = peak_memory()
+    _pass(arm, tensors, "training")
+    added = peak_memory() - before
+    parts = ("forward", "training")
+    return {part: min(_seconds(arm, tensors, part) for _ in range(repeats)) for part in parts} | {"bytes": added}
+
+
+def compare(rule: str, length: int, turns: int) -> dict[str, list[float]]:
+    """Time the recurrence and the chunks of a rule in turns.
+
+    Returns
+    -------
+    dict
+        ``recurrence, forward``, ``chunks, forward`` and the same of ``training``: CPU seconds of a pass in each turn.
+    """
+    tensors = _tensors(length)
+    found: dict[str, list[float]] = {}
+    for part in ("forward", "training"):
+        for form, passes in (("recurrence", 1), ("chunks", PASSES)) * (turns + 1):
+            seconds = _seconds(f"{rule}, {form}", tensors, part, passes)
+            found.setdefault(f"{form}, {part}", []).append(seconds)
+    return {name: seconds[1:] for name, seconds in found.items()}  # the first is to warm up
+
+
+def _tensors(length: int) -> list[Tensor]:
+    """Return q, k, v and beta."""
     torch.manual_seed(0)
     q, k = (sum_normalise(torch.rand(1, HEADS, length, DIM)).requires_grad_() for _ in range(2))
     v = torch.randn(1, HEADS, length, DIM, requires_grad=True)
-    beta = torch.rand(1, HEADS, length, requires_grad=True)
-    work = ARMS[arm]
-    work(*(x[:, :, :64] for x in (q, k, v, beta))).sum().backward()  # type: ignore[no-untyped-call] # what PyTorch loads
-    before = peak_memory()
-    work(q, k, v, beta).sum().backward()  # type: ignore[no-untyped-call]
-    added = peak_memory() - before
-    seconds: dict[str, list[float]] = {"forward": [], "training": []}
-    for _ in range(repeats):
-        began = time.process_time()
-        with torch.no_grad():
-            work(q, k, v, beta)
-        half = time.process_time()
-        work(q, k, v, beta).sum().backward()  # type: ignore[no-untyped-call]
-        seconds["forward"].append(half - began)
-        seconds["training"].append(time.process_time() - half)
-    return {name: min(times) for name, times in seconds.items()} | {"bytes": added}
+    return [q, k, v, torch.rand(1, HEADS, length, requires_grad=True)]
+
+
+def _pass(arm: str, tensors: list[Tensor], part: str) -> None:
+    with torch.set_grad_enabled(part == "training"):
+        output = ARMS[arm](*tensors)
+    if part == "training":
+        output.sum().backward()  # type: ignore[no-untyped-call]
+
+
+def _seconds(arm: str, tensors: list[Tensor], part: str, passes: int = 1) -> float:
+    """CPU seconds of a pass, the mean of some."""
+    began = time.process_time()
+    for _ in range(passes):
+        _pass(arm, tensors, part)
+    return (time.process_time() - began) / passes
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
@@ -113,7 +144,8 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     Returns
     -------
     dict
-        ``points``: rows of arm, length, ``forward`` and ``training`` in seconds, ``bytes``.
+        ``points``: rows of arm, length, ``forward`` and ``training`` in seconds, ``bytes``; ``turns``: for each rule
+        the seconds of the recurrence and of the chunks, turn by turn.
     """
     lengths = (64,) if quick else LENGTHS
     jobs = [
@@ -128,50 +160,44 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
         name = f"{arm}, length {length}"
         if progress:
             progress(name, i, len(jobs))
-        point = book.do(name, partial(_alone, arm, length, 2 if quick else REPEATS))
+        point = book.do(name, partial(_alone, "measure", arm, length, 2 if quick else REPEATS))
         points.append({"arm": arm, "length": length, **point})
+    at, turns = (64, 2) if quick else (AT, TURNS)
+    compared = {
+        rule: book.do(f"{rule}, in turns, length {at}", partial(_alone, "compare", rule, at, turns))
+        for rule in ("sum rule", "delta rule")
+    }
     if not quick:
         _draw(docs / "images" / "memory.png", points)
-        report.write(docs, "memory", _section(points))
-    return {"points": points}
+        report.write(docs, "memory", _section(points, compared))
+    return {"points": points, "turns": compared}
 
 
-def _alone(arm: str, length: int, repeats: int) -> dict[str, Any]:
-    """Measure one point in a process of its own."""
-    command = [sys.executable, "-c", CODE, json.dumps([arm, length, repeats])]
+def _alone(function: str, *arguments: str | int) -> dict[str, Any]:
+    """Measure in a process of its own."""
+    command = [sys.executable, "-c", CODE, function, json.dumps(arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)  # noqa: S603 - ours
     if result.returncode:
-        raise RuntimeError(f"{arm} at length {length} failed: {result.stderr.strip()}")
+        raise RuntimeError(f"{function} {arguments} failed: {result.stderr.strip()}")
     return dict(json.loads(result.stdout))
 
 
-def _section(points: list[dict[str, Any]]) -> str:
-    at = {row["arm"]: row for row in points if row["length"] == AT}
-    rows = [
-        [
-            f"{rule} rule",
-            *(
-                1e3 * at[f"{rule} rule, {form}"][part]
-                for part in ("forward", "training")
-                for form in ("recurrence", "chunks")
-            ),
-            *(
-                at[f"{rule} rule, recurrence"][part] / at[f"{rule} rule, chunks"][part]
-                for part in ("forward", "training")
-            ),
-        ]
-        for rule in ("sum", "delta")
-    ]
-    headers = [
-        "",
-        "recurrence, forward (ms)",
-        "chunks",
-        "recurrence, training (ms)",
-        "chunks",
-        "forward, times as fast",
-        "training",
-    ]
+def _section(points: list[dict[str, Any]], compared: dict[str, dict[str, list[float]]]) -> str:
+    rows = []
+    for rule, seconds in compared.items():
+        row: list[Any] = [rule]
+        for part in ("forward", "training"):
+            slow, fast = (np.array(seconds[f"{form}, {part}"]) for form in ("recurrence", "chunks"))
+            low, middle, high = np.quantile(slow / fast, (0.25, 0.5, 0.75))
+            row += [
+                1e3 * float(np.median(slow)),
+                1e3 * float(np.median(fast)),
+                f"{middle:.1f} ({low:.1f} to {high:.1f})",
+            ]
+        rows.append(row)
+    parts = (("recurrence, " + part + " (ms)", "chunks", "times as fast") for part in ("forward", "training"))
+    headers = ["", *(header for part in parts for header in part)]
     growth = [
         [arm, *rows_of[-1][:1], *(_slope(rows_of, i) for i in (1, 2)), 1e3 * rows_of[-1][1], rows_of[-1][2] / 2**20]
         for arm in ARMS
@@ -181,9 +207,11 @@ def _section(points: list[dict[str, Any]]) -> str:
     return (
         "## Memories: time and memory over the length\n\n"
         f"Batch 1, {HEADS} heads, d = d_phi = {DIM}, float32, one thread; "
-        f"CPU time, the fastest of {REPEATS}. Training is a pass forwards and backwards. Length {AT:,}:\n\n"
+        f"CPU time. Training is a pass forwards and backwards. Length {AT:,}, medians of {TURNS} turns, a pass of the "
+        f"recurrence, then {PASSES} of the chunks; times as fast: the median of the turns, and the middle half of "
+        "them:\n\n"
         f"{report.table(headers, rows)}\nGrowth over the longest three lengths: the exponent p of time or memory as "
-        "length to the power p.\n\n"
+        f"length to the power p, each time the fastest of {REPEATS}.\n\n"
         + report.table(
             ["", "longest", "exponent, time", "exponent, memory", "training at the longest (ms)", "peak (MiB)"], growth
         )
