@@ -199,7 +199,7 @@ def test_a_quick_bench_reads_the_beginnings_of_its_files(data, tmp_path):
 
 
 def test_a_quick_run_keeps_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "_alone", lambda arm, length, repeats: {"forward": 1, "training": 1, "bytes": 1})
+    monkeypatch.setattr(memory, "_alone", lambda *_: {"forward": 1, "training": 1, "bytes": 1})
     points = memory.run(tmp_path, tmp_path / "docs", quick=True)["points"]
     assert {point["length"] for point in points} == {64}
     assert not (tmp_path / "docs").exists()
