@@ -21,7 +21,7 @@ def test_a_point_has_times_and_memory():
 
 
 def test_turns_time_both_forms():
-    found = memory.compare("sum rule", 65, 3)
+    found = memory.compare("sum rule", 65, 3, 2)
     assert set(found) == {f"{form}, {part}" for form in ("recurrence", "chunks") for part in ("forward", "training")}
     assert all(len(seconds) == 3 and min(seconds) > 0 for seconds in found.values())
 

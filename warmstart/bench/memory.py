@@ -3,8 +3,8 @@
 Every point is a process of its own with one thread, so peak memory is that of the point; points are kept in
 ``docs/results/memory.jsonl`` and not measured again by the same code. The recurrence is the bare loop over positions,
 without the checks that `delta_step` makes. It and the chunks are timed in turns, in one process, as the speed of a
-machine changes from minute to minute. A turn is a pass of the recurrence, then ten of the chunks: both work about as
-long, so neither is timed on what the other has left in caches and in the heap.
+machine changes from minute to minute. A turn is a pass of the recurrence, then ten of the chunks, so that both work
+about as long; and once more with one pass each, where the chunks find what the recurrence has left in caches and heap.
 """
 
 import json
@@ -88,8 +88,8 @@ def measure(arm: str, length: int, repeats: int) -> dict[str, float]:
     return {part: min(_seconds(arm, tensors, part) for _ in range(repeats)) for part in parts} | {"bytes": added}
 
 
-def compare(rule: str, length: int, turns: int) -> dict[str, list[float]]:
-    """Time the recurrence and the chunks of a rule in turns.
+def compare(rule: str, length: int, turns: int, passes: int) -> dict[str, list[float]]:
+    """Time a pass of the recurrence of a rule and some of its chunks in turns.
 
     Returns
     -------
@@ -99,8 +99,8 @@ def compare(rule: str, length: int, turns: int) -> dict[str, list[float]]:
     tensors = _tensors(length)
     found: dict[str, list[float]] = {}
     for part in ("forward", "training"):
-        for form, passes in (("recurrence", 1), ("chunks", PASSES)) * (turns + 1):
-            seconds = _seconds(f"{rule}, {form}", tensors, part, passes)
+        for form, times in (("recurrence", 1), ("chunks", passes)) * (turns + 1):
+            seconds = _seconds(f"{rule}, {form}", tensors, part, times)
             found.setdefault(f"{form}, {part}", []).append(seconds)
     return {name: seconds[1:] for name, seconds in found.items()}  # the first is to warm up
 
@@ -164,8 +164,11 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
         points.append({"arm": arm, "length": length, **point})
     at, turns = (64, 2) if quick else (AT, TURNS)
     compared = {
-        rule: book.do(f"{rule}, in turns, length {at}", partial(_alone, "compare", rule, at, turns))
+        f"{rule}{once}": book.do(
+            f"{rule}{once}, in turns, length {at}", partial(_alone, "compare", rule, at, turns, passes)
+        )
         for rule in ("sum rule", "delta rule")
+        for once, passes in (("", PASSES), (", one pass", 1))
     }
     if not quick:
         _draw(docs / "images" / "memory.png", points)
@@ -208,8 +211,8 @@ def _section(points: list[dict[str, Any]], compared: dict[str, dict[str, list[fl
         "## Memories: time and memory over the length\n\n"
         f"Batch 1, {HEADS} heads, d = d_phi = {DIM}, float32, one thread; "
         f"CPU time. Training is a pass forwards and backwards. Length {AT:,}, medians of {TURNS} turns, a pass of the "
-        f"recurrence, then {PASSES} of the chunks; times as fast: the median of the turns, and the middle half of "
-        "them:\n\n"
+        f"recurrence, then {PASSES} of the chunks or one; times as fast: the median of the turns, and the middle half "
+        "of them:\n\n"
         f"{report.table(headers, rows)}\nGrowth over the longest three lengths: the exponent p of time or memory as "
         f"length to the power p, each time the fastest of {REPEATS}.\n\n"
         + report.table(
