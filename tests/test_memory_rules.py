@@ -226,6 +226,26 @@ def test_bad_tensors_are_refused(name, value, message):
                 call()
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("others", [0.0, 1.0])
+@pytest.mark.parametrize("position", [0, 63, 64, 128])
+@pytest.mark.parametrize("name", ["q", "k", "v", "beta"])
+def test_one_bad_number_is_found_wherever_it_is(name, position, others, bad):
+    tensors = [x[:1] * others for x in inputs(129)[:4]]
+    tensors[["q", "k", "v", "beta"].index(name)].view(HEADS, 129, -1)[1, position, -1] = bad
+    for rule in rules(*tensors)[name == "beta" :]:
+        with pytest.raises(InputError, match=f"{name}: expected finite numbers"):
+            rule(slice(None))
+
+
+def test_large_finite_numbers_are_no_bad_ones():
+    q, k, v, beta = (x.float() for x in inputs(70)[:4])
+    for rule in rules(q, k, torch.full_like(v, 3e36), beta):
+        output, _ = rule(slice(None))
+        assert output.isfinite().all()
+        assert output.sum().isinf()
+
+
 @pytest.mark.parametrize("value", [lambda b: b[..., None], lambda b: b.double(), lambda b: b * torch.nan])
 def test_bad_strengths_are_refused(value):
     with pytest.raises(InputError, match="beta: expected"):

@@ -15,23 +15,25 @@ to chunk goes `S` alone. So time and memory grow with the length, not with its s
 The delta rule in a chunk: its writes ``u_t = beta_t (v_t - S_(t-1) k_t)`` depend on each other through the memory,
 ``u_t = beta_t (v_t - S k_t - sum_(s<t) (k_s . k_t) u_s)`` with the S before the chunk. That is a triangular system
 ``(I + L) U = diag(beta) (V - K S^T)``, ``L = tril(diag(beta) K K^T, -1)`` (the WY representation of a product of
-Householder-like matrices), solved chunk by chunk. What a chunk needs stays in a processor's cache.
+Householder-like matrices), solved chunk by chunk. What a chunk needs stays in a processor's cache. Between chunks the
+memory is kept as ``S^T``, and the system is solved transposed: the orders in which a CPU's libraries are fastest.
 
 Sources: Katharopoulos et al. 2020, arXiv 2006.16236 (sum); Schlag, Irie and Schmidhuber 2021, arXiv 2102.11174 (delta);
 Yang et al. 2024, arXiv 2406.06484 (delta in chunks). `warmstart._reference` has both as plain recurrences.
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from warmstart.errors import InputError
 
-CHUNK = 64  # tokens; on a CPU 32 to 128 are about as fast
+Memory = TypeVar("Memory")  # what goes from chunk to chunk
+CHUNK = 64  # tokens; on a CPU 32 and 128 take about a tenth longer
 
 
 class SumState(NamedTuple):
@@ -97,14 +99,15 @@ def sum_rule(
     ([1.0, 2.0], [1.0, 1.0])
     """
     k, v = _checked(q, k, v, mask, chunk_size)
-    S = None
-    if state is not None:
-        _check_state("S", state.S, (*k.shape[:2], v.shape[-1], k.shape[-1]), k)
-        _check_state("z", state.z, (*k.shape[:2], k.shape[-1]), k)
-        S = torch.cat([state.S, state.z[..., None, :]], dim=-2)
-    # The normaliser is the read of a memory whose values are 1: one more row of S.
-    output, S = _read(q, k, functional.pad(v, (0, 1), value=1.0), None, S, chunk_size)
-    return _normalised(output, normalise), SumState(S[..., :-1, :], S[..., -1, :])
+    if state is None:
+        state = SumState(v.new_zeros(*k.shape[:2], v.shape[-1], k.shape[-1]), k.new_zeros(*k.shape[:2], k.shape[-1]))
+    _check_state("S", state.S, (*k.shape[:2], v.shape[-1], k.shape[-1]), k)
+    _check_state("z", state.z, (*k.shape[:2], k.shape[-1]), k)
+    before = state.S.flatten(0, 1).mT, state.z.flatten(0, 1)[..., None]
+    reads, (after, z) = _in_chunks(partial(_sum_chunk, normalise), before, (q, k, v), chunk_size)
+    output = reads.view(v.shape)
+    _check_finite(output, k=k, q=q, v=v)
+    return output, SumState(after.mT.reshape(state.S.shape), z.view(state.z.shape))
 
 
 def delta_rule(
@@ -160,9 +163,12 @@ def delta_rule(
     """
     k, v = _checked(q, k, v, mask, chunk_size)
     _check_like("beta", beta, k, k.shape[:-1])
-    if state is not None:
-        _check_state("S", state, (*k.shape[:2], v.shape[-1], k.shape[-1]), k)
-    return _read(q, k, v, beta, state, chunk_size)
+    state = v.new_zeros(*k.shape[:2], v.shape[-1], k.shape[-1]) if state is None else state
+    _check_state("S", state, (*k.shape[:2], v.shape[-1], k.shape[-1]), k)
+    reads, after = _in_chunks(_delta_chunk, state.flatten(0, 1).mT, (q, k, v, beta[..., None]), chunk_size)
+    output = reads.view(v.shape)
+    _check_finite(output, k=k, q=q, v=v, beta=beta)
+    return output, after.mT.reshape(state.shape)
 
 
 def sum_step(
@@ -189,8 +195,11 @@ def sum_step(
         _check_state("S", state.S, S.shape, k)
         _check_state("z", state.z, z.shape, k)
         S, z = state.S + S, state.z + z
-    both = torch.cat([_apply(S, q), (z * q).sum(-1, keepdim=True)], dim=-1)
-    return _normalised(both, normalise), SumState(S, z)
+    output = _apply(S, q)
+    if normalise:
+        output = _normalised(output, (z * q).sum(-1, keepdim=True))
+    _check_finite(output, k=k, q=q, v=v)
+    return output, SumState(S, z)
 
 
 def delta_step(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -221,7 +230,9 @@ def delta_step(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state: Tensor | No
         S = state
     u = beta[..., None] * (v - _apply(S, k))
     S = S + u[..., None] * k[..., None, :]
-    return _apply(S, q), S
+    output = _apply(S, q)
+    _check_finite(output, k=k, q=q, v=v, beta=beta)
+    return output, S
 
 
 def _apply(S: Tensor, x: Tensor) -> Tensor:
@@ -229,34 +240,50 @@ def _apply(S: Tensor, x: Tensor) -> Tensor:
     return (S @ x[..., None])[..., 0]
 
 
-def _normalised(output: Tensor, normalise: bool) -> Tensor:
-    """Divide a read (..., d_v + 1) by its last entry, ``z . q``, and drop that."""
-    total = output[..., -1:]
-    return output[..., :-1] / torch.where(total == 0, 1.0, total) if normalise else output[..., :-1]
+def _normalised(read: Tensor, total: Tensor) -> Tensor:
+    """Divide a read (..., d_v) by ``z . q`` (..., 1)."""
+    return read / torch.where(total == 0, 1.0, total)
 
 
-def _read(
-    q: Tensor, k: Tensor, v: Tensor, beta: Tensor | None, S: Tensor | None, chunk_size: int
-) -> tuple[Tensor, Tensor]:
-    """Write and read in chunks; without ``beta`` by the sum rule."""
-    S = v.new_zeros(*k.shape[:2], v.shape[-1], k.shape[-1]) if S is None else S
-    shape = S.shape
+def _in_chunks(
+    chunk: Callable[..., tuple[Tensor, Memory]], state: Memory, tensors: Sequence[Tensor], chunk_size: int
+) -> tuple[Tensor, Memory]:
+    """Go through tensors (batch, heads, length, .) by ``chunk(state, *parts)``, parts (batch x heads, C, .).
+
+    Returns
+    -------
+    reads : (batch x heads, length, d_v)
+    state
+    """
     # split, not slices: the gradient of a slice is as long as the text, so that of all would be quadratic.
-    parts = [torch.split(x.flatten(0, 1), chunk_size, dim=1) for x in (q, k, v)]  # of (G, C, .), G = batch x heads
-    strengths: Sequence[Tensor | None] = [None] * len(parts[0])
-    if beta is not None:
-        strengths = torch.split(beta.flatten(0, 1)[..., None], chunk_size, dim=1)
+    parts = (torch.split(x.flatten(0, 1), chunk_size, dim=1) for x in tensors)
     reads = []
-    with torch.autocast(q.device.type, enabled=False):  # sums over a whole text need their digits
-        S = S.flatten(0, 1)
-        for q_part, k_part, u, strong in zip(*parts, strengths, strict=True):
-            if strong is not None:  # only what is below the diagonal of the system is read
-                u = strong * torch.baddbmm(u, k_part, S.mT, alpha=-1)
-                system = strong * (k_part @ k_part.mT)
-                u = torch.linalg.solve_triangular(system, u, upper=False, unitriangular=True)
-            reads.append(torch.baddbmm(q_part @ S.mT, (q_part @ k_part.mT).tril(), u))
-            S = torch.baddbmm(S, u.mT, k_part)
-    return torch.cat(reads, dim=1).view(v.shape), S.view(shape)
+    with torch.autocast(tensors[0].device.type, enabled=False):  # sums over a whole text need their digits
+        for part in zip(*parts, strict=True):
+            read, state = chunk(state, *part)
+            reads.append(read)
+    return torch.cat(reads, dim=1), state
+
+
+def _sum_chunk(
+    normalise: bool, state: tuple[Tensor, Tensor], q: Tensor, k: Tensor, v: Tensor
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Read and write a chunk by the sum rule; the state is ``M = S^T`` and z as a column."""
+    M, z = state
+    scores = torch.bmm(q, k.mT).tril_()
+    read = torch.bmm(q, M).baddbmm_(scores, v)
+    if normalise:
+        read = _normalised(read, scores.sum(-1, keepdim=True).baddbmm_(q, z))
+    return read, (torch.baddbmm(M, k.mT, v), z + k.sum(1)[..., None])
+
+
+def _delta_chunk(M: Tensor, q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    """Read and write a chunk by the delta rule; the state is ``M = S^T``."""
+    u = beta * torch.baddbmm(v, k, M, alpha=-1)
+    system = beta * torch.bmm(k, k.mT)  # only what is below its diagonal is read
+    u = torch.linalg.solve_triangular(system.mT, u.mT, upper=True, left=False, unitriangular=True).mT
+    read = torch.bmm(q, M).baddbmm_(torch.bmm(q, k.mT).tril_(), u)
+    return read, torch.baddbmm(M, k.mT, u)
 
 
 def _checked(
@@ -276,7 +303,6 @@ def _checked(
             expected = (k.shape[0], k.shape[2])
             raise InputError(f"mask: expected bool {expected}, (batch, length), got {mask.dtype} {tuple(mask.shape)}")
         k, v = (x.masked_fill(~mask[:, None, :, None], 0.0) for x in (k, v))
-    _check_like("k", k, k, k.shape)
     _check_like("q", q, k, k.shape)
     _check_like("v", v, k, (*k.shape[:3], v.shape[-1]))
     return k, v
@@ -287,9 +313,21 @@ def _check_like(name: str, x: Tensor, k: Tensor, shape: Sequence[int]) -> None:
         raise InputError(f"{name}: expected the shape {tuple(shape)} after k, got {tuple(x.shape)}")
     if x.dtype != k.dtype:
         raise InputError(f"{name}: expected {k.dtype} as k, got {x.dtype}; convert one of them")
-    # One pass in the usual case; a sum of finite numbers can overflow, so a bad one is only a reason to look.
-    if not math.isfinite(x.detach().sum()) and not torch.isfinite(x).all():
-        raise InputError(f"{name}: expected finite numbers, got NaN or infinity; mask positions that are not to count")
+
+
+def _check_finite(output: Tensor, **inputs: Tensor) -> None:
+    """Say which input has NaN or infinity: any that has one spoils the read of its position.
+
+    So in the usual case one pass over the reads is enough. Their sum can overflow without that, and is only a reason to
+    look.
+    """
+    if math.isfinite(output.detach().sum()):
+        return
+    for name, x in inputs.items():
+        if not torch.isfinite(x).all():
+            raise InputError(
+                f"{name}: expected finite numbers, got NaN or infinity; mask positions that are not to count"
+            )
 
 
 def _check_state(name: str, x: Tensor, shape: Sequence[int], k: Tensor) -> None:
