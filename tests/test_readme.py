@@ -102,7 +102,8 @@ def test_retrieval_numbers_are_the_measured_ones():
 
 def test_chunks_are_as_fast_as_measured():
     measured = result("memory")
-    for rule, ratio in (("delta rule", "13.8"), ("sum rule", "12.8"), ("delta rule, one pass", "9.9")):
+    ratios = {"delta rule, one pass": "11.4", "sum rule, one pass": "11.1", "delta rule": "14.3", "sum rule": "13.5"}
+    for rule, ratio in ratios.items():
         seconds = measured[f"{rule}, in turns, length 1024"]
         turns = zip(seconds["recurrence, forward"], seconds["chunks, forward"], strict=True)
         assert f"{statistics.median(slow / fast for slow, fast in turns):.1f}" == ratio
