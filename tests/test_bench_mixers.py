@@ -38,9 +38,11 @@ def test_a_run_learns():
     assert any(p.abs().max() > 0 for p in arm.model.transformer.h[2].attn.memory.output.parameters())
 
 
-def run(*nats, seconds=100.0, made=5.0):
-    return {"steps": [0, 1000, 2000], "nats": list(nats), "seconds": [0.0, 50.0, seconds], "made": made,
-            "parameters": 7, "rate": 0.005, "test": nats[-1] + 0.1}  # fmt: skip
+def arm_of(*nats, seconds=100.0, made=5.0):
+    """An arm of two seeds; the second ends 0.2 higher."""
+    one = {"steps": [0, 1000, 2000], "seconds": [0.0, 50.0, seconds], "made": made, "parameters": 7}
+    runs = [one | {"nats": [n + up for n in nats], "test": nats[-1] + 0.1 + up} for up in (-0.1, 0.1)]
+    return {"rate": 0.005, "runs": runs}
 
 
 @pytest.mark.parametrize("lowest", [0.1, 0.5, 1.0, 2.0, 3.0])
@@ -53,26 +55,26 @@ def test_a_rate_is_halved_or_doubled_until_there_is_a_worse_one_on_either_side(l
 
 
 def test_rows_by_hand():
-    arm = run(9.0, 6.0, 5.0)
-    assert mixers.row("delta rule, cold", arm, 3.0)[-2:] == [pytest.approx(5.1), "100"]
+    arm = arm_of(9.0, 6.0, 5.0)
+    assert mixers.row("delta rule, cold", arm, 3.0)[-2:] == ["5.100 ± 0.141", "100"]
     name, parameters, rate, *nats, _, seconds = mixers.row("delta rule, warm", arm, 3.0)
     assert (name, parameters, rate, seconds) == ("delta rule, warm", 7, "0.005", "108")
-    assert nats[:2] == [9.0, pytest.approx(9 - 3 * 500_000 / (1000 * mixers.STEP))]
+    assert nats[:2] == [pytest.approx(9.0), pytest.approx(9 - 3 * 500_000 / (1000 * mixers.STEP))]
     assert nats[-1] == pytest.approx(6 - (5_000_000 - 1000 * mixers.STEP) / (1000 * mixers.STEP))
 
 
 def test_gains_by_hand():
-    arms = {f"{mixer}, {start}": run(*nats) for mixer in mixers.MIXERS
+    arms = {f"{mixer}, {start}": arm_of(*nats) for mixer in mixers.MIXERS
             for start, nats in (("cold", (9.0, 6.0, 5.0)), ("warm", (5.6, 5.2, 4.6)))}  # fmt: skip
-    arms["TTT linear, warm"] = run(9.0, 6.0, 5.5)
+    arms["TTT linear, warm"] = arm_of(9.0, 6.0, 5.5)
     *found, worse = mixers.gains(arms)
-    assert [row[1] for row in found] == pytest.approx([0.4] * 3)
+    assert [row[1] for row in found] == ["0.400 ± 0.000"] * 3
     assert [row[2] for row in found] == pytest.approx([(1000 + 1000 * 0.2 / 0.6) / 2000] * 3)
-    assert worse == ["TTT linear", pytest.approx(-0.5), None]
+    assert worse == ["TTT linear", "-0.500 ± 0.000", None]
 
 
 def test_the_section_has_every_arm(tmp_path):
-    arms = {", ".join(arm): run(9.0, 6.0, 5.0) for arm in mixers.ARMS}
+    arms = {", ".join(arm): arm_of(9.0, 6.0, 5.0) for arm in mixers.ARMS}
     mixers._write({"counting": 1.0, "unigram": 6.4, "bigram": 4.7, "arms": arms}, tmp_path)
     text = (tmp_path / "benchmarks.md").read_text()
     assert all(f"| {name} | 7 | 0.005 | 9.000 |" in text for name in arms)

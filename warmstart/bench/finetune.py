@@ -220,7 +220,7 @@ def _ends(name: str, case: dict[str, Any]) -> list[Any]:
         name,
         warm["nats"][0],
         warm["nats"][-1],
-        f"{statistics.mean(ends):.3f} ± {statistics.stdev(ends):.3f}" if len(ends) > 1 else ends[0],
+        report.spread(ends),
         len(ends),
         statistics.mean(ends) - warm["nats"][-1],
         warm["test_perplexity"],

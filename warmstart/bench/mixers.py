@@ -1,9 +1,9 @@
 """Softmax attention and three memories as language models of one size, each from a cold and a warm start.
 
 A GPT-2 whose attention is replaced, on WikiText-2. Every arm finds its own learning rate by shorter runs that anneal to
-their own end: it is halved, or else doubled, for as long as that helps. Then each has one run. Finished runs are kept
-in ``docs/results/mixers.jsonl`` and not run again by the same code. As many runs at a time as there are cores, one
-thread each.
+their own end: it is halved, or else doubled, for as long as that helps. Then each is run for every seed: of what is
+random in the model, and of the windows that it reads. Finished runs are kept in ``docs/results/mixers.jsonl`` and not
+run again by the same code. As many runs at a time as there are cores, one thread each.
 """
 
 import os
@@ -33,6 +33,7 @@ from warmstart.memory import FastWeightAttention, TTTLinear, elu_plus_one
 VOCAB_SIZE, WIDTH, LAYERS, HEADS, CONTEXT, ROWS = 4096, 128, 3, 4, 256, 12
 TOKENS, SWEEP, RATE = 5_000_000, 1_000_000, 5e-3  # of the long run and of those that find its rate; the first rate
 STEP = ROWS * CONTEXT  # tokens
+SEEDS = (0, 1, 2)
 SHOWN = (0, 500_000, 1_000_000, 2_500_000, TOKENS)
 MIXERS: dict[str, Callable[[int, int], nn.Module] | None] = {
     "delta rule": partial(FastWeightAttention, shift=True),
@@ -68,18 +69,17 @@ def build(mixer: str, start: str, seed: int, pairs: PairStatistics) -> Start:
     return Start(model)
 
 
-def _run(folder: str, mixer: str, start: str, rate: float, tokens: int) -> dict[str, Any]:
+def _run(folder: str, mixer: str, start: str, seed: int, rate: float, tokens: int) -> dict[str, Any]:
     """Build and train one arm, in a process of its own; the test text is read by the long runs alone."""
     torch.set_num_threads(1)
     text, valid, test = (np.load(Path(folder, f"{name}.npy"), mmap_mode="r") for name in ("train", "valid", "test"))
     pairs = PairStatistics.load(Path(folder, "pairs.safetensors"))
     began = time.process_time()
-    arm = build(mixer, start, 0, pairs)
+    arm = build(mixer, start, seed, pairs)
     made = time.process_time() - began
     steps = max(1, tokens // STEP)
-    found = transformers.train(
-        arm, (text, valid), rate, steps, shape=(ROWS, CONTEXT), every=max(1, min(steps, TOKENS // STEP // 20))
-    )
+    every = max(1, min(steps, TOKENS // STEP // 20))
+    found = transformers.train(arm, (text, valid), rate, steps, seed=seed, shape=(ROWS, CONTEXT), every=every)
     if tokens == TOKENS:
         found["test"] = transformers.score(arm, test, test.size, CONTEXT + 1)
     return {**found, "made": made, "parameters": arm.n_parameters}
@@ -122,20 +122,20 @@ def _arm(
     quick: bool,
     arm: tuple[str, str],
 ) -> dict[str, Any]:
-    """Find the rate of an arm, then train it; what is in the book is not done again."""
+    """Find the rate of an arm, then train it for every seed; what is in the book is not done again."""
 
-    def train(rate: float, tokens: int) -> Any:
-        name = f"{', '.join(arm)}, rate {rate:g}, {tokens} tokens"
-        found = book.do(name, lambda: processes.submit(_run, folder, *arm, rate, tokens).result())
+    def train(seed: int, rate: float, tokens: int) -> Any:
+        name = f"{', '.join(arm)}, seed {seed}, rate {rate:g}, {tokens} tokens"
+        found = book.do(name, lambda: processes.submit(_run, folder, *arm, seed, rate, tokens).result())
         if progress:
             progress(name, 0, None)
         return found
 
     if quick:
-        return {"rate": RATE, **train(RATE, 2 * STEP)}
-    ends = climb(lambda rate: train(rate, SWEEP)["nats"][-1], RATE)
+        return {"rate": RATE, "runs": [train(0, RATE, 2 * STEP)]}
+    ends = climb(lambda rate: train(0, rate, SWEEP)["nats"][-1], RATE)
     best = min(ends, key=ends.__getitem__)
-    return {"sweep": ends, "rate": best, **train(best, TOKENS)}
+    return {"sweep": ends, "rate": best, "runs": [train(seed, best, TOKENS) for seed in SEEDS]}
 
 
 def climb(end: Callable[[float], float], rate: float) -> dict[float, float]:
@@ -154,10 +154,12 @@ def climb(end: Callable[[float], float], rate: float) -> dict[float, float]:
 
 def row(name: str, arm: dict[str, Any], counting: float) -> list[Any]:
     """Return a row of the table; a warm start pays for counting and solving."""
-    tokens = np.array(arm["steps"]) * STEP
-    seconds = arm["seconds"][-1] + (counting + arm["made"] if name.endswith("warm") else 0.0)
-    nats = [float(np.interp(at, tokens, arm["nats"])) for at in SHOWN]
-    return [name, arm["parameters"], f"{arm['rate']:g}", *nats, arm["test"], f"{seconds:,.0f}"]
+    warm = name.endswith("warm")
+    seconds = np.mean([run["seconds"][-1] + warm * (counting + run["made"]) for run in arm["runs"]])
+    steps, mean = transformers.mean_curve(arm)
+    nats = [float(np.interp(at, steps * STEP, mean)) for at in SHOWN]
+    test = report.spread([run["test"] for run in arm["runs"]])
+    return [name, arm["runs"][0]["parameters"], f"{arm['rate']:g}", *nats, test, f"{seconds:,.0f}"]
 
 
 def gains(arms: dict[str, Any]) -> list[list[Any]]:
@@ -165,9 +167,10 @@ def gains(arms: dict[str, Any]) -> list[list[Any]]:
     rows = []
     for mixer in MIXERS:
         cold, warm = (arms[f"{mixer}, {start}"] for start in STARTS)
-        at = reached((np.array(warm["steps"], float), np.array(warm["nats"])), cold["nats"][-1])
-        share = None if at is None else at / warm["steps"][-1]
-        rows.append([mixer, cold["test"] - warm["test"], share])
+        gained = [a["test"] - b["test"] for a, b in zip(cold["runs"], warm["runs"], strict=True)]
+        steps, nats = transformers.mean_curve(warm)
+        at = reached((steps, nats), transformers.mean_curve(cold)[1][-1])
+        rows.append([mixer, report.spread(gained), None if at is None else at / steps[-1]])
     return rows
 
 
@@ -183,7 +186,8 @@ WikiText-2, windows of {CONTEXT} tokens, {TOKENS / 1e6:g} M tokens in steps of {
 steps; products in bfloat16, memories in float32. Nats a token on validation text after so many tokens, and on the test
 text, read once. On it the unigram model has {results["unigram"]:.3f}, a bigram model with absolute discounting
 {results["bigram"]:.3f}. Every arm finds its rate by runs of {SWEEP:,} tokens that anneal to their own end: {RATE:g} is
-halved, or else doubled, for as long as that helps; one seed. Seconds are of one core, for a warm start with counting
+halved, or else doubled, for as long as that helps. Nats are means of {len(SEEDS)} seeds, with the standard deviation on
+the test text; both starts of a seed read the same windows. Seconds are of one core, for a warm start with counting
 and solving. The keys of all memories see a learned mix of a token and the one before, cold or warm; softmax attention
 starts warm with half its heads of the first layer at the token before. Cold: the defaults of PyTorch and transformers.
 
@@ -202,7 +206,8 @@ def _draw(path: Path, arms: dict[str, Any]) -> None:
     for i, mixer in enumerate(MIXERS):
         for start, style in zip(STARTS, ("--", "-"), strict=True):
             arm = arms[f"{mixer}, {start}"]
-            axis.plot(np.array(arm["steps"]) * STEP / 1e6, arm["nats"], style, color=f"C{i}", label=f"{mixer}, {start}")
+            steps, nats = transformers.mean_curve(arm)
+            axis.plot(steps * STEP / 1e6, nats, style, color=f"C{i}", label=f"{mixer}, {start}")
     axis.set(xlabel="tokens (M)", ylabel="nats a token, validation", ylim=(None, 6.0))
     axis.grid(alpha=0.3)
     axis.legend(fontsize="x-small")

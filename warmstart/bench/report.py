@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import threading
@@ -36,6 +37,18 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     body = "".join(f"| {' | '.join(line)} |\n" for line in [list(headers), *lines])
     head, rest = body.split("\n", 1)
     return f"{head}\n|{'|'.join('---:' if n else '---' for n in numeric)}|\n{rest}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return mean and standard deviation of the values of several seeds; of one, the value.
+
+    Examples
+    --------
+    >>> spread([1.0, 2.0, 3.0]), spread([1.0])
+    ('2.000 ± 1.000', '1.000')
+    """
+    deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{deviation}"
 
 
 def _cell(value: Any) -> str:

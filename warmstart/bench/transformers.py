@@ -348,21 +348,20 @@ def _final(arm: dict[str, Any]) -> float:
     return float(statistics.mean(run["nats"][-1] for run in arm["runs"]))
 
 
-def _mean(arm: dict[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def mean_curve(arm: dict[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return steps, and nats as the mean of the seeds."""
     return np.array(arm["runs"][0]["steps"], float), np.mean([run["nats"] for run in arm["runs"]], axis=0)
 
 
 def _row(name: str, arm: dict[str, Any]) -> list[Any]:
-    steps, mean = _mean(arm)
+    steps, mean = mean_curve(arm)
     ends = [run["nats"][-1] for run in arm["runs"]]
-    spread = f" ± {statistics.stdev(ends):.3f}" if len(ends) > 1 else ""
     return [
         name,
         arm["runs"][0]["parameters"],
         f"{arm['rate']:g}",
         *(float(np.interp(at, steps, mean)) for at in (0, 50, 100, 200)),
-        f"{statistics.mean(ends):.3f}{spread}",
+        report.spread(ends),
         len(ends),
         arm["runs"][0]["made"],
     ]
@@ -372,15 +371,15 @@ def marks(arms: dict[str, Any], counting: float, stock: float) -> dict[str, Any]
     """Return what the best of our starts gains over the best that ignores the text, and over the best of the others."""
     ours, blind, knowing = (min(names, key=lambda name: _final(arms[name])) for names in (OURS, BLIND, KNOWING))
     warm = arms[ours]
-    step = reached(_mean(warm), _final(arms[blind]))
+    step = reached(mean_curve(warm), _final(arms[blind]))
     made = counting + statistics.mean(run["made"] for run in warm["runs"])
     seconds = statistics.mean(run["seconds"][-1] for run in arms[blind]["runs"])
     spent = np.mean([run["seconds"] for run in warm["runs"]], axis=0)
-    equal = None if step is None else made + float(np.interp(step, _mean(warm)[0], spent))
-    crossed = crossing(_mean(warm), _mean(arms[blind]))
+    equal = None if step is None else made + float(np.interp(step, mean_curve(warm)[0], spent))
+    crossed = crossing(mean_curve(warm), mean_curve(arms[blind]))
     return {
         "our best": ours,
-        "step 0": float(_mean(warm)[1][0]),
+        "step 0": float(mean_curve(warm)[1][0]),
         "best that knows unigrams at most": blind,
         "gap to it": _final(arms[blind]) - _final(warm),
         "share of steps to its end": None if step is None else step / STEPS,
@@ -436,7 +435,7 @@ def _write(results: dict[str, Any], docs: Path) -> None:
 
 def _draw(path: Path, results: dict[str, Any]) -> None:
     panels = [
-        (f"{ARCHITECTURES[arch]}, {STEPS} steps", {name: _mean(arm) for name, arm in arms.items()})
+        (f"{ARCHITECTURES[arch]}, {STEPS} steps", {name: mean_curve(arm) for name, arm in arms.items()})
         for arch, arms in results["architectures"].items()
     ]
     if "long" in results:
