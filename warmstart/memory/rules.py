@@ -33,7 +33,7 @@ from torch import Tensor
 from warmstart.errors import InputError
 
 Memory = TypeVar("Memory")  # what goes from chunk to chunk
-CHUNK = 64  # tokens; on a CPU 32 and 128 take about a tenth longer
+CHUNK = 64  # tokens; on a CPU 32 and 128 are a little slower
 
 
 class SumState(NamedTuple):
