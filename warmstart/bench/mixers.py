@@ -185,11 +185,12 @@ A GPT-2 of {LAYERS} layers, d = {WIDTH}, {HEADS} heads, V = {VOCAB_SIZE:,}, unti
 WikiText-2, windows of {CONTEXT} tokens, {TOKENS / 1e6:g} M tokens in steps of {STEP:,}, AdamW, cosine after {WARMUP}
 steps; products in bfloat16, memories in float32. Nats a token on validation text after so many tokens, and on the test
 text, read once. On it the unigram model has {results["unigram"]:.3f}, a bigram model with absolute discounting
-{results["bigram"]:.3f}. Every arm finds its rate by runs of {SWEEP:,} tokens that anneal to their own end: {RATE:g} is
-halved, or else doubled, for as long as that helps. Nats are means of {len(SEEDS)} seeds, with the standard deviation on
-the test text; both starts of a seed read the same windows. Seconds are of one core, for a warm start with counting
-and solving. The keys of all memories see a learned mix of a token and the one before, cold or warm; softmax attention
-starts warm with half its heads of the first layer at the token before. Cold: the defaults of PyTorch and transformers.
+{results["bigram"]:.3f}. Every arm finds its rate by runs of {SWEEP:,} tokens, with the first seed, that anneal to their
+own end: {RATE:g} is halved, or else doubled, for as long as that helps. Nats are means of {len(SEEDS)} seeds, with the
+standard deviation on the test text; both starts of a seed read the same windows. Seconds are of one core, for a warm
+start with counting and solving. The keys of all memories see a learned mix of a token and the one before, cold or warm;
+softmax attention starts warm with half its heads of the first layer at the token before. Cold: the defaults of PyTorch
+and transformers.
 
 {report.table(headers, rows)}
 What the warm start gains on the test text, and the share of the tokens after which it has the validation loss that the
