@@ -37,10 +37,10 @@ lint: $(BIN)/installed-dev
 test: export OMP_NUM_THREADS = 1
 test: lint
 	$(BIN)/python -m pytest
-	$(BIN)/warmstart bench all --quick
+	$(BIN)/python -m benchmarks all --quick --quiet
 
 bench: $(BIN)/installed-dev
-	$(BIN)/warmstart bench all
+	$(BIN)/python -m benchmarks all
 
 clean:
 	rm -rf $(VENV) $(MODEL) build *.egg-info

@@ -1,4 +1,4 @@
-"""The loops that need a compiler; their readable twins are in `_reference.py`.
+"""The loops that need a compiler; their readable twins are in `tests/bitcipher_reference.py`.
 
 No ``fastmath``: the logs of zero evidence are ``-inf`` and have to stay so.
 """

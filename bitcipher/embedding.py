@@ -93,7 +93,7 @@ class CooccurrenceEmbedding(BaseEstimator):  # type: ignore[misc]
     (a ``collections.Counter`` can be added), then give all parts the same ``counts``: what is merged has the bytes of
     one long `fit`.
 
-    What to choose, from ``warmstart bench vectors``: for parts of speech, entities and the like ``bits=256,
+    What to choose, from ``python -m benchmarks vectors``: for parts of speech, entities and the like ``bits=256,
     sides="separate", transform="log_ratio", components=200``; for the similarity of words ``bits=2048, radii=(5,),
     transform="log_ratio", components=200``; without a compression ``radii=(1,), sides="separate", transform="sqrt"``.
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from warmstart import weights
+from warmstart import files
 from warmstart.accumulators import Accumulator, code_unit, empty, load, merge, run_parts, save, update, update_pairs
 from warmstart.errors import InputError
 
@@ -53,7 +53,7 @@ def test_soft_targets_share_an_example():
 
 
 @given(st.lists(st.integers(0, 50), max_size=6), st.sampled_from([1, 2, 3]), st.booleans())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_any_chunking_workers_and_format_give_the_same_bits(cuts, workers, as_sparse):
     X, targets = examples()
     got = counted(sparse.csr_array(X) if as_sparse else X, targets, cuts, workers=workers)
@@ -118,7 +118,7 @@ def test_bytes_on_disk_are_the_golden_ones(tmp_path):
 
 
 def test_a_foreign_file_is_refused(tmp_path):
-    weights.save_arrays(tmp_path / "w", {"x": np.ones(2)}, {"kind": "model"})
+    files.save_arrays(tmp_path / "w", {"x": np.ones(2)}, {"kind": "model"})
     with pytest.raises(InputError, match="expected accumulators"):
         load(tmp_path / "w")
     with pytest.raises(InputError, match="expected a whole safetensors file"):

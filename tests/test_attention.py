@@ -4,7 +4,7 @@ from scipy import sparse
 
 from warmstart import contexts
 from warmstart.attention import comparisons, fit_attention, log_normalisers, solve_attention
-from warmstart.language_model import cipher_vectors
+from warmstart.near_shallow import cipher_vectors
 from warmstart.solution import class_prior
 
 V, B = 24, 6

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
+from benchmarks import blimp
 from warmstart import WarmStartLM
-from warmstart.bench import blimp
 from warmstart.corpus import Corpus
 from warmstart.counts import NGrams, bigram_counts
 from warmstart.errors import InputError

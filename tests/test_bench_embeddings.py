@@ -8,7 +8,7 @@ import pytest
 import torch
 
 pytest.importorskip("transformers")
-from warmstart.bench import embeddings
+from benchmarks import embeddings
 
 V = 420  # 256 bytes, and room for whole words
 

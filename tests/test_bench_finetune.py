@@ -2,7 +2,7 @@
 
 import pytest
 
-from warmstart.bench.finetune import _ends, _lead
+from benchmarks.finetune import _ends, _lead
 
 
 def run(*nats):

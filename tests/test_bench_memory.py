@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from warmstart.bench import memory
+from benchmarks import memory
 
 
 @pytest.mark.parametrize("rule", ["sum rule", "delta rule"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from warmstart.bench import mixers, transformers
+from benchmarks import mixers, transformers
 from warmstart.counts import NGrams, count_pairs
 
 V = 200

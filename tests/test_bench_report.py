@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from warmstart import InputError, cli
-from warmstart.bench import classifier, memory, needs, probes
-from warmstart.bench.report import Book
+from benchmarks import classifier, memory, needs, probes
+from benchmarks.report import Book
+from warmstart import InputError
 
 
 def counter():
@@ -157,14 +157,14 @@ def test_all_goes_on_with_the_others_and_one_alone_is_an_error(tmp_path):
     """In a process without transformers and without data: what needs neither is measured."""
     code = (
         "import sys; sys.modules['transformers'] = None\n"
-        "from warmstart import cli; from warmstart.bench import memory, retrieval\n"
+        "import typer; from benchmarks import __main__, memory, retrieval\n"
         "memory.run = retrieval.run = lambda *a: {'ran': 1}\n"
-        "cli.main()"
+        "typer.run(__main__.main)"
     )
 
     def bench(*arguments):
-        command = [sys.executable, "-c", code, "bench", *arguments]
-        environment = {"WARMSTART_DATA": str(tmp_path / "missing"), "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+        command = [sys.executable, "-c", code, *arguments]
+        environment = {"WARMSTART_DATA": str(tmp_path / "missing"), "PYTHONPATH": str(Path(__file__).parents[1])}
         return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
     done = bench("all", "--quick", "--json")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from warmstart.bench import retrieval
+from benchmarks import retrieval
 from warmstart.memory import delta_rule, softmax_attention, sum_normalise, sum_rule
 
 

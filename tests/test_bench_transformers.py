@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from warmstart.bench import transformers as bench
+from benchmarks import transformers as bench
 from warmstart.counts import NGrams, count_pairs
 
 V = 200

@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 
+from benchmarks import probes, vectors
+from benchmarks.probes import WordVectors
 from warmstart import InputError
-from warmstart.bench import probes, vectors
-from warmstart.bench.probes import WordVectors
 
 CONLLU = """# text = Don't go.
 1-2\tDon't\t_\t_

@@ -83,7 +83,7 @@ def test_counts_beyond_float_precision_keep_their_order():
     assert BitCipher(bits=2).fit([2**53, 2**53 + 1]).ranks_.tolist() == [1, 0]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=60))
 def test_properties_of_fit(counts):
     cipher = BitCipher(bits=6).fit(counts)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from warmstart import Corpus, WarmStartLM, cli
-from warmstart.weights import load_arrays
+from warmstart.files import load_arrays
 
 SENTENCES = ["the cat sat on the mat", "the dog lay on the rug", "a bird sang in the tree", "one fish swam in the sea"]
 
@@ -216,7 +216,7 @@ def test_full_disk_leaves_the_old_model(run, model, text, monkeypatch):
         raise OSError(28, "No space left on device", "model.safetensors")
 
     before = {name: (model / name).read_bytes() for name in names(model)}
-    monkeypatch.setattr("warmstart.weights.save_file", full)
+    monkeypatch.setattr("warmstart.files.save_file", full)
     code, _, err = run(*small(text, model, "--quiet"))
     assert code == 1
     assert "No space left on device" in err

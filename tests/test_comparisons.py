@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from warmstart.language_model import cipher_vectors
 from warmstart.layers import comparisons
 from warmstart.layers.comparisons import Comparisons
+from warmstart.near_shallow import cipher_vectors
 
 V, BITS = 90, 70
 

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
+import reference
 from scipy import sparse
 from scipy.special import softmax
 
-from warmstart import _reference, contexts
-from warmstart.language_model import cipher_vectors
+from warmstart import contexts
+from warmstart.near_shallow import cipher_vectors
 
 TOKENS = np.array([9, 1, 2, 3, 9, 4, 9, 9, 5, 9])  # "1 2 3", "4", "" and "5"; the separator is 9
 DOCUMENTS = np.array([0, 4, 6, 7, 9])
@@ -135,7 +136,7 @@ def test_memory_is_the_readable_one_for_any_chunk_size_and_workers(corpus, chunk
         out.append(contexts.remembered(chunk, keys, labels, memory, workers))
     (whole,) = contexts.read_all(*corpus, 1, len(corpus[0]))
     sides = (keys.toarray().astype(float), labels.toarray().astype(float))
-    reads = _reference.remember(whole.window[0], whole.targets, whole.position, *sides, contexts.WRITE_STRENGTH)
+    reads = reference.remember(whole.window[0], whole.targets, whole.position, *sides, contexts.WRITE_STRENGTH)
     expected = np.maximum(reads, 0) + contexts.EMPTY / 5
     np.testing.assert_allclose(np.concatenate(out), expected / expected.sum(axis=1, keepdims=True), atol=1e-6)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from warmstart import counts, weights
+from warmstart import counts, files
 from warmstart.counts import NGrams, PairStatistics, bigram_counts, count_pairs
 from warmstart.errors import InputError
 
@@ -81,7 +81,7 @@ def test_pair_statistics_are_read_as_they_were_written(tmp_path):
     read = PairStatistics.load(tmp_path / "pairs.safetensors")
     assert (read.pairs != written.pairs).nnz == 0
     assert (read.vocabulary, read.max_pairs, read.dropped) == (written.vocabulary, written.max_pairs, 0)
-    weights.save_arrays(tmp_path / "other.safetensors", {"x": np.arange(2)})
+    files.save_arrays(tmp_path / "other.safetensors", {"x": np.arange(2)})
     with pytest.raises(InputError, match="expected pair statistics"):
         PairStatistics.load(tmp_path / "other.safetensors")
 

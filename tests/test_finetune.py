@@ -12,9 +12,9 @@ from warmstart.errors import InputError
 from warmstart.finetune import Batches, Clock, Log, Phase, Run, Schedule, Settings, apply, named_schedule
 from warmstart.finetune import batches as batches_module
 from warmstart.finetune.log import KEYS, read
-from warmstart.language_model import Config
 from warmstart.layers import NearShallowLM, comparisons
-from warmstart.layers.language_model import IGNORED
+from warmstart.layers.near_shallow import IGNORED
+from warmstart.near_shallow import Config
 
 LETTERS = "abcdefghijklmnop"
 CONTEXTS = ("radial", "attended", "block", "document")

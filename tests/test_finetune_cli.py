@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from warmstart import Corpus, WarmStartLM
 from warmstart.cli import app
 from warmstart.errors import InputError
+from warmstart.files import load_arrays
 from warmstart.finetune.job import Job, Plan
 from warmstart.finetune.log import read
-from warmstart.weights import load_arrays
 
 WORDS = ["the cat sat on the mat", "the dog lay on the rug", "a bird sang in the tree", "one fish swam in the sea"]
 

@@ -11,9 +11,9 @@ import pytest
 
 from warmstart import folder as module
 from warmstart.errors import InputError
+from warmstart.files import load_arrays, save_arrays
 from warmstart.folder import check_target, load_model, save_model
-from warmstart.language_model import Config, NearShallowModel
-from warmstart.weights import load_arrays, save_arrays
+from warmstart.near_shallow import Config, NearShallowModel
 
 SHAPE = {"vocab_size": 9, "separator": 0, "bits": 5, "hidden_bits": 4, "block_size": 3}
 

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+import reference
 from scipy import sparse
 
-from warmstart import _kernels, _reference
+from warmstart import _kernels
 
 SIZES = [0, 1, 63, 64, 65, 65_600]
 AWKWARD = pytest.mark.parametrize("n", SIZES)
@@ -31,7 +32,7 @@ def test_add_pairs(n):
     sums = before.copy()
     for part in np.array_split(np.arange(n), 3):
         _kernels.add_pairs(inputs[part], targets[part], codes.indptr, codes.indices, units, sums)
-    assert np.array_equal(sums, _reference.add_pairs(inputs, targets, bits, units, before))
+    assert np.array_equal(sums, reference.add_pairs(inputs, targets, bits, units, before))
 
 
 def added(X, targets, rows, before, *, cuts=1, parts=1):
@@ -57,7 +58,7 @@ def test_add_examples_in_any_chunks_and_parts(n, dtype):
     soft, targets = sparse_rows(rng, 9, 4)  # target rows of several classes
     rows = rng.integers(0, 9, n)
     before = rng.random((4, 6))
-    expected = _reference.add_examples(dense.astype(np.float64), soft[rows], before)
+    expected = reference.add_examples(dense.astype(np.float64), soft[rows], before)
     for X in (dense, sparse.csr_array(dense)):
         for cuts, parts in ((1, 1), (1, 2), (1, 3), (3, 1), (7, 2)):
             assert np.array_equal(added(X, targets, rows, before, cuts=cuts, parts=parts), expected)
@@ -70,7 +71,7 @@ def test_add_examples_to_more_classes_than_16_bits_hold():
     rows = np.r_[classes - 1, 65_535, 65_536, 0, rng.integers(0, classes, 36)]
     one_hot = sparse.eye_array(classes, format="csr")
     before = np.zeros((classes, 3))
-    expected = _reference.add_examples(dense, one_hot[rows].toarray(), before)
+    expected = reference.add_examples(dense, one_hot[rows].toarray(), before)
     assert np.array_equal(added(dense, one_hot, rows, before, parts=3), expected)
     assert np.array_equal(added(X, one_hot, rows, before, parts=2), expected)
 
@@ -82,7 +83,7 @@ def test_compare(n):
     window = windows(rng, 3, n, 10)
     q = np.full((n, 3), np.nan)
     _kernels.compare(window, rows.indptr, rows.indices, rows.data, q)
-    assert np.array_equal(q, _reference.compare(window, E))
+    assert np.array_equal(q, reference.compare(window, E))
 
 
 def test_compare_with_an_empty_pivot_is_zero():
@@ -98,7 +99,7 @@ def test_superpose(n):
     A, G = rng.random((n, 3)), rng.random((10, 5))
     out = np.full((n, 5), np.nan)
     _kernels.superpose(window, A, G, out)
-    assert np.array_equal(out, _reference.superpose(window, A, G))
+    assert np.array_equal(out, reference.superpose(window, A, G))
 
 
 @pytest.mark.parametrize("n", [0, 1, 63, 64, 65, 3_000])
@@ -109,7 +110,7 @@ def test_running_mean_in_any_chunks(n):
     starts = rng.random(n) < 0.02
     starts[:1] = True
     position = np.arange(n) - np.maximum.accumulate(np.where(starts, np.arange(n), 0))
-    expected = _reference.running_mean(newest, position, G)
+    expected = reference.running_mean(newest, position, G)
     for cuts in (1, 4):
         out, state = np.full((n, 4), np.nan), np.full(4, np.nan)
         for part in np.array_split(np.arange(n), cuts):
@@ -129,7 +130,7 @@ def test_responsibilities(n):
     A = rng.random((n, 3))
     R = np.full((n, 3), np.nan)
     total = _kernels.responsibilities(window, targets, A, rows.indptr, rows.indices, rows.data, L, norm, R)
-    expected, expected_total = _reference.responsibilities(window, targets, A, E, L, norm)
+    expected, expected_total = reference.responsibilities(window, targets, A, E, L, norm)
     np.testing.assert_allclose(R, expected, rtol=1e-12)
     np.testing.assert_allclose(total, expected_total, rtol=1e-12)
 
@@ -151,7 +152,7 @@ def test_attend(n):
     window, W = windows(rng, 3, n, 10), rng.normal(size=(3, 3))
     A = np.full((n, 3), np.nan)
     _kernels.attend(window, rows.indptr, rows.indices, rows.data, W, A)
-    np.testing.assert_allclose(A, _reference.attend(window, E, W), rtol=1e-12)
+    np.testing.assert_allclose(A, reference.attend(window, E, W), rtol=1e-12)
 
 
 def test_attend_to_large_scores_does_not_overflow():
@@ -174,7 +175,7 @@ def test_compare_codes(n, bits):
     q = np.full((n, 7), np.nan, dtype=np.float32)
     inverse = 1 / there.sum(axis=1)
     _kernels.compare_codes(pivots, window, codes, inverse, q)
-    np.testing.assert_allclose(q, _reference.compare_codes(pivots, window, codes), rtol=1e-6, atol=0)
+    np.testing.assert_allclose(q, reference.compare_codes(pivots, window, codes), rtol=1e-6, atol=0)
 
 
 @AWKWARD
@@ -185,7 +186,7 @@ def test_remember_in_any_chunks_and_columns(n):
     for i in range(1, n):
         position[i] = 0 if rng.random() < 0.1 else position[i - 1] + 1
     sides = [a for rows in (sparse_keys, sparse_labels) for a in (rows.indptr, rows.indices, rows.data)]
-    expected = _reference.remember(tokens[:-1], tokens[1:], position, keys, labels, 0.3)
+    expected = reference.remember(tokens[:-1], tokens[1:], position, keys, labels, 0.3)
     for columns in (slice(0, 5), slice(0, 2), slice(2, 5)):
         memory, out = np.full((6, columns.stop - columns.start), np.nan), np.full((n, 5), np.nan)
         for part in np.array_split(np.arange(n), 3):

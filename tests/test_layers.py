@@ -3,15 +3,15 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from reference import language_model_logits
 from safetensors.torch import load_file, save_file
 from scipy import special
 
 from warmstart import NearShallowLM, contexts
-from warmstart._reference import language_model_logits
 from warmstart.errors import InputError
-from warmstart.language_model import Config, Fitter
 from warmstart.layers import SelfAttention
-from warmstart.layers.language_model import sample
+from warmstart.layers.near_shallow import sample
+from warmstart.near_shallow import Config, Fitter
 
 V, SEPARATOR, BLOCK = 25, 24, 4
 SHAPE = {"vocab_size": V, "separator": SEPARATOR, "bits": 8, "hidden_bits": 6, "radius": 3, "block_size": BLOCK}

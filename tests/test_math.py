@@ -10,7 +10,7 @@ from sklearn.naive_bayes import MultinomialNB
 
 from bitcipher import codes
 from warmstart import accumulators, contexts, solution
-from warmstart.language_model import cipher_vectors
+from warmstart.near_shallow import cipher_vectors
 
 ONE = np.ones(1)
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+import reference
 import torch
 
-from warmstart import _reference
 from warmstart.errors import InputError
 from warmstart.memory import SumState, delta_rule, delta_step, sum_normalise, sum_rule, sum_step
 
@@ -34,7 +34,7 @@ def by_head(twin, *arrays):
 @pytest.mark.parametrize("length", LENGTHS)
 def test_sum_rule_recurrence_chunks_and_steps_agree(length, normalise):
     q, k, v, _, before = inputs(length)
-    expected = by_head(lambda *a: _reference.sum_rule(*a, normalise), q, k, v, *before)
+    expected = by_head(lambda *a: reference.sum_rule(*a, normalise), q, k, v, *before)
     output, state = sum_rule(q, k, v, normalise=normalise, state=before)
     for found, right in zip((output, *state), expected, strict=True):
         torch.testing.assert_close(found, right, **CLOSE)
@@ -49,7 +49,7 @@ def test_sum_rule_recurrence_chunks_and_steps_agree(length, normalise):
 @pytest.mark.parametrize("length", LENGTHS)
 def test_delta_rule_recurrence_chunks_and_steps_agree(length):
     q, k, v, beta, (S, _) = inputs(length)
-    expected = by_head(_reference.delta_rule, q, k, v, beta, S)
+    expected = by_head(reference.delta_rule, q, k, v, beta, S)
     for found, right in zip(delta_rule(q, k, v, beta, state=S), expected, strict=True):
         torch.testing.assert_close(found, right, **CLOSE)
     steps = []
@@ -65,7 +65,7 @@ def test_delta_rule_agrees_for_signed_unit_keys_and_full_strength(length):
     q, k, v, _, (S, _) = inputs(length)
     k = torch.nn.functional.normalize(k - k.mean(), dim=-1)
     beta = torch.full(k.shape[:3], 2.0, dtype=k.dtype)  # the most that is stable
-    expected = by_head(_reference.delta_rule, q, k, v, beta, S)
+    expected = by_head(reference.delta_rule, q, k, v, beta, S)
     for found, right in zip(delta_rule(q, k, v, beta, state=S), expected, strict=True):
         torch.testing.assert_close(found, right, **CLOSE)
 

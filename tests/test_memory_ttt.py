@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+import reference
 import torch
 from torch.nn import functional
 
-from warmstart import _reference
 from warmstart.errors import InputError
 from warmstart.memory import TTTMLP, TTTLinear, delta_rule, ttt_rule
 
@@ -74,7 +74,7 @@ def test_the_dual_form_is_its_twin(length, normed):
         for h in range(HEADS):
             one = [x[i, h].numpy() for x in (q, k, v, eta)]
             head_norm = tuple(x[h, 0].numpy() for x in norm) if normed else None
-            expected, last = _reference.ttt_linear(*one, W[h].numpy(), head_norm, 16)
+            expected, last = reference.ttt_linear(*one, W[h].numpy(), head_norm, 16)
             np.testing.assert_allclose(output[i, h], expected, **CLOSE)
             np.testing.assert_allclose(after[i, h], last, **CLOSE)
 

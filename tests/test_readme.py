@@ -46,7 +46,7 @@ def test_tree_is_the_tree():
     listed = set(re.findall(r"^      (\S+)", tree, re.M))
     for package in ("bitcipher", "warmstart"):
         there = {p.name + "/" * p.is_dir() for p in (ROOT / package).iterdir() if not p.name.startswith(("_", "py."))}
-        assert there - {"errors.py", "weights.py", "progress.py"} <= listed
+        assert there - {"errors.py", "files.py", "progress.py"} <= listed
 
 
 def test_language_model_numbers_are_the_measured_ones():

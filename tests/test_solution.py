@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
+from reference import explicit_solution, leave_one_out_cross_entropy
 from scipy import sparse
 
 from warmstart import solution
-from warmstart._reference import explicit_solution, leave_one_out_cross_entropy
 from warmstart.accumulators import empty, update
 from warmstart.errors import InputError
 from warmstart.solution import Sample, class_prior, cross_entropy, fit, leave_one_out, log_likelihood, solve

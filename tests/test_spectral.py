@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+import reference
 from scipy import sparse
 
-from warmstart import _reference, spectral
+from warmstart import spectral
 from warmstart.counts import count_pairs
 from warmstart.errors import InputError
 from warmstart.spectral import Bigram, Factors, factorise, frame, refit_columns, refit_rows, residual
@@ -37,7 +38,7 @@ def test_bigram_is_the_readable_one_also_without_counts():
     bigram = Bigram.of(sparse.csr_array(counts))
     discount = 2 / (2 + 0)  # pairs seen once and twice: 2 and 0, so 1, taken back to 0.9
     assert discount > 0.9
-    np.testing.assert_allclose(dense(bigram), _reference.discounted_bigram(counts, 0.9, bigram.prior), atol=1e-7)
+    np.testing.assert_allclose(dense(bigram), reference.discounted_bigram(counts, 0.9, bigram.prior), atol=1e-7)
 
 
 def test_log_ratio_gives_the_bigram_back(bigram):
@@ -52,9 +53,9 @@ def test_refits_are_the_readable_ones(bigram, workers, monkeypatch):
     rng = np.random.default_rng(0)
     A, B = rng.normal(size=(2, 65, 9)).astype(np.float32)
     rows, P = np.arange(65), dense(bigram)
-    expected = _reference.refit_rows(P, A.astype(float), B.astype(float), bigram.prior, spectral.DAMPING)
+    expected = reference.refit_rows(P, A.astype(float), B.astype(float), bigram.prior, spectral.DAMPING)
     np.testing.assert_allclose(refit_rows(bigram, A, B, rows, workers), expected, atol=2e-5)
-    expected = _reference.refit_columns(
+    expected = reference.refit_columns(
         P, A.astype(float), B.astype(float), bigram.prior, bigram.share, spectral.DAMPING, spectral.STEPS["B"]
     )
     np.testing.assert_allclose(refit_columns(bigram, A, B, rows, workers), expected, atol=2e-5)

@@ -1,4 +1,4 @@
-"""The inner loops that count, compiled. Each has a readable twin in `_reference.py`.
+"""The inner loops that count, compiled. Each has a readable twin in `tests/reference.py`.
 
 Every kernel adds to a cell in the order of the examples, whatever the chunk size, and a thread owns the cells it
 writes. So float sums are the same bits for any chunking and any number of threads.

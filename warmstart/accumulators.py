@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from warmstart import _kernels, weights
+from warmstart import _kernels, files
 from warmstart.errors import InputError
 
 
@@ -196,7 +196,7 @@ def merge(a: Accumulator, b: Accumulator) -> Accumulator:
 def save(path: Path, accumulators: dict[str, Accumulator]) -> None:
     """Write named accumulators to one safetensors file, whole or not at all."""
     facts = {name: {"n_examples": a.n_examples, "unit": a.unit} for name, a in accumulators.items()}
-    weights.save_arrays(path, {name: a.sums for name, a in accumulators.items()}, {"accumulators": facts})
+    files.save_arrays(path, {name: a.sums for name, a in accumulators.items()}, {"accumulators": facts})
 
 
 def load(path: Path) -> dict[str, Accumulator]:
@@ -207,7 +207,7 @@ def load(path: Path) -> dict[str, Accumulator]:
     InputError
         The file is missing, truncated or of another kind.
     """
-    arrays, facts = weights.load_arrays(path)
+    arrays, facts = files.load_arrays(path)
     if "accumulators" not in facts:
         raise InputError(f"{path}: expected accumulators, got a safetensors file of another kind")
     return {name: Accumulator(arrays[name], **fact) for name, fact in facts["accumulators"].items()}

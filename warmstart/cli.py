@@ -1,4 +1,4 @@
-"""The command line: ``warmstart fit``, ``eval``, ``generate``, ``finetune``, ``init``, ``compare``, ``bench``.
+"""The command line: ``warmstart fit``, ``eval``, ``generate``, ``finetune``, ``init``, ``compare``.
 
 Results go to stdout (a table, or one JSON object with ``--json``), progress and errors to stderr.
 """
@@ -313,33 +313,6 @@ def compare(
             table.add_row(*("never" if value is None else _shown(value) for value in row.values()))
         Console().print(table)
     comparison.draw(runs, output)
-
-
-@app.command()
-def bench(
-    name: Annotated[
-        str, typer.Argument(help="A bench of docs/benchmarks.md, such as lm, or all; another word lists them.")
-    ],
-    docs: Annotated[Path, typer.Option(help="Folder for benchmarks.md, results/ and images/.")] = Path("docs"),
-    quick: Annotated[bool, typer.Option(help="A small part of the data, to see that it runs.")] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Measure: tables and plots go to docs/benchmarks.md. Data: WARMSTART_DATA, else ../shared/data."""
-    from importlib import import_module
-    from tempfile import TemporaryDirectory
-
-    from warmstart.bench import needs
-
-    if name not in (*needs.BENCHES, "all"):
-        raise InputError(f"bench: expected one of {', '.join(needs.BENCHES)} or all, got {name!r}")
-    if name != "all":
-        needs.check(name, quick)
-    for each in needs.able(quick) if name == "all" else [name]:
-        with Reporter(quiet) as progress, TemporaryDirectory(prefix="warmstart-bench-") as folder:
-            data = needs.cut(each, Path(folder)) if quick else needs.data_folder()
-            result = import_module(f"warmstart.bench.{each}").run(data, docs, quick, progress)
-        _print({"bench": each, **result} if name == "all" else result, as_json, quiet or not as_json)
 
 
 def _paths(names: list[str] | None) -> list[Path]:

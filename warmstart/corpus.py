@@ -20,7 +20,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self
@@ -30,9 +30,10 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from warmstart import weights
 from warmstart.documents import STDIN, Piece, Sources, find_sources, read_documents
 from warmstart.errors import InputError
+from warmstart.files import save_json
+from warmstart.progress import Progress
 from warmstart.tokenizer import KINDS, SEPARATOR, load_tokenizer, rank_tokens, token_ranks, train_tokenizer, unknown_id
 
 FORMAT = 1
@@ -41,7 +42,6 @@ BLOCK = 2**22  # ids renumbered at once
 TICK = 2**20  # bytes between two calls of progress
 FILES = ("counts.npy", "documents.npy", "tokenizer.json", "tokens.npy")
 
-Progress = Callable[[str, int, int | None], None]
 Folder = str | os.PathLike[str] | None
 
 
@@ -349,7 +349,7 @@ def _write(
         "separator": tokenizer.token_to_id(SEPARATOR),
         "vocab_size": len(counts),
     }
-    weights.save_json(folder / "manifest.json", facts)
+    save_json(folder / "manifest.json", facts)
 
 
 def _id_type(vocab_size: int) -> np.dtype[np.unsignedinteger]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from warmstart import weights
+from warmstart import files
 from warmstart.errors import InputError
 from warmstart.solution import class_prior
 
@@ -87,7 +87,7 @@ class PairStatistics:
         parts = {"pairs": self.pairs, "held_out": self.held_out}
         arrays = {f"{k}.{a}": getattr(m, a) for k, m in parts.items() for a in ("indptr", "indices", "data")}
         facts = {name: getattr(self, name) for name in ("max_pairs", "dropped", "vocabulary")}
-        weights.save_arrays(path, arrays, {"pairs": facts})
+        files.save_arrays(path, arrays, {"pairs": facts})
 
     @classmethod
     def load(cls, path: Path) -> "PairStatistics":
@@ -98,7 +98,7 @@ class PairStatistics:
         InputError
             The file is missing, truncated or of another kind.
         """
-        arrays, facts = weights.load_arrays(path)
+        arrays, facts = files.load_arrays(path)
         if "pairs" not in facts:
             raise InputError(f"{path}: expected pair statistics, got a safetensors file of another kind")
         size = arrays["pairs.indptr"].size - 1

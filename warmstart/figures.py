@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.errors import InputError
-from warmstart.weights import replacing
+from warmstart.files import replacing
 
 
 def figure(panels: int) -> tuple[Any, Any]:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.errors import InputError
-from warmstart.language_model import Config, NearShallowModel
-from warmstart.weights import load_arrays, replacing, save_arrays, save_json
+from warmstart.files import load_arrays, replacing, save_arrays, save_json
+from warmstart.near_shallow import Config, NearShallowModel
 
 MODEL_TYPE = "near-shallow"
 FORMAT_VERSION = 1

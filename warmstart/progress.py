@@ -1,16 +1,16 @@
 """Progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere; and its peak memory."""
 
-import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import rich.progress
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    Progress,
     ProgressColumn,
     Task,
     TaskID,
@@ -20,6 +20,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+Progress = Callable[[str, int, int | None], None]  # stage, done, total; a total of None is unknown
 STATUS = Path("/proc/self/status")
 PLAIN_EVERY = 10.0  # seconds between two plain lines of one stage
 
@@ -44,6 +45,8 @@ def peak_memory() -> int:
     if STATUS.exists():  # on Linux ru_maxrss begins at what the parent process held
         line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
+    import resource  # Unix only
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -63,7 +66,7 @@ class Reporter:
         self.stage = ""
         self.began = self.shown = time.monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), _Rate(), TimeElapsedColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, console=Console(stderr=True), disable=quiet or self.plain)
+        self.bar = rich.progress.Progress(*columns, console=Console(stderr=True), disable=quiet or self.plain)
         self.task: TaskID | None = None
 
     def __enter__(self) -> Self:

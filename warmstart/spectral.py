@@ -13,7 +13,6 @@ Speech and Language 8, discounting), Boehning 1992 (Annals of the Institute of S
 of a softmax with a curvature that all rows share).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,6 +26,7 @@ from threadpoolctl import threadpool_limits
 from warmstart.accumulators import run_parts
 from warmstart.counts import NGrams, PairStatistics
 from warmstart.errors import InputError
+from warmstart.progress import Progress
 from warmstart.solution import class_prior
 
 EXPONENTS = ((0.25, 0.25), (0.35, 0.35), (0.35, 0.5))  # a, b: weights of rows and columns
@@ -38,7 +38,6 @@ ROWS = 512  # rows of logits worked on at once
 FLOOR = 8  # least rank
 
 Array = NDArray[np.float32]
-Progress = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True)

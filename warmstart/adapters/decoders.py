@@ -19,12 +19,13 @@ from warmstart.adapters import memories
 from warmstart.adapters.report import LoadReport
 from warmstart.counts import PairStatistics, vocabulary_digest
 from warmstart.errors import InputError
-from warmstart.spectral import Factors, Progress, Residual, factorise, residual
+from warmstart.progress import Progress
+from warmstart.spectral import Factors, Residual, factorise, residual
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SCALE = 0.1  # standard deviation of an embedding row; see `warmstart bench transformers`
+SCALE = 0.1  # standard deviation of an embedding row; see `python -m benchmarks transformers`
 POSITIONS = 0.1  # standard deviation of learned positions, as a share of the scale
 PADDING = 1024  # rows that a vocabulary may be padded by, at most
 UNLIKELY = 30.0  # nats by which a padded row is below the rarest token

@@ -15,7 +15,7 @@ from warmstart.adapters.report import LoadReport
 from warmstart.corpus import Corpus
 from warmstart.counts import count_pairs
 from warmstart.errors import InputError
-from warmstart.spectral import Progress
+from warmstart.progress import Progress
 from warmstart.tokenizer import SEPARATOR
 
 if TYPE_CHECKING:

@@ -13,16 +13,16 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from warmstart.contexts import read_all
-from warmstart.corpus import Corpus, Progress
+from warmstart.corpus import Corpus
 from warmstart.counts import NGrams, bigram_counts
 from warmstart.documents import Sources
 from warmstart.errors import InputError
+from warmstart.files import load_arrays, save_arrays
 from warmstart.folder import Content, load_model, save_model
-from warmstart.language_model import PRESETS, Config, Fitter, nats, softmax
-from warmstart.progress import peak_memory
+from warmstart.near_shallow import PRESETS, Config, Fitter, nats, softmax
+from warmstart.progress import Progress, peak_memory
 from warmstart.solution import class_prior
 from warmstart.tokenizer import load_tokenizer
-from warmstart.weights import load_arrays, save_arrays
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +56,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
 
     Attributes
     ----------
-    model_ : warmstart.language_model.NearShallowModel
+    model_ : warmstart.near_shallow.NearShallowModel
     tokenizer_ : tokenizers.Tokenizer
         Its ids are frequency ranks.
     ngrams_ : warmstart.counts.NGrams

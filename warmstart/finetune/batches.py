@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from warmstart.corpus import Corpus
 from warmstart.errors import InputError
-from warmstart.language_model import Config
-from warmstart.layers.language_model import IGNORED, Segments
+from warmstart.layers.near_shallow import IGNORED, Segments
+from warmstart.near_shallow import Config
 
 SEGMENT = 256  # tokens of a row, at least a block
 POOL = 64  # batches whose rows are sorted by length together

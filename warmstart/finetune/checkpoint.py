@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from warmstart.errors import InputError
-from warmstart.weights import load_arrays, save_arrays
+from warmstart.files import load_arrays, save_arrays
 
 CHECKPOINT = "checkpoint.safetensors"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warmstart.corpus import Corpus, Progress
+from warmstart.corpus import Corpus
 from warmstart.documents import Sources
 from warmstart.errors import InputError
 from warmstart.estimators import WarmStartLM
@@ -16,6 +16,7 @@ from warmstart.finetune.log import LOG, Log
 from warmstart.finetune.loop import Run, Settings
 from warmstart.finetune.phases import Schedule, named_schedule
 from warmstart.folder import WEIGHTS, check_target
+from warmstart.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.errors import InputError
-from warmstart.weights import replacing
+from warmstart.files import replacing
 
 KEYS = ("step", "tokens", "seconds", "phase", "nats", "bits_per_byte")
 LOG = "log.jsonl"

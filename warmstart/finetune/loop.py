@@ -22,15 +22,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from warmstart.corpus import Corpus, Progress
+from warmstart.corpus import Corpus
 from warmstart.errors import InputError
+from warmstart.files import load_arrays
 from warmstart.finetune import checkpoint
 from warmstart.finetune.batches import Batches
 from warmstart.finetune.log import Log
 from warmstart.finetune.phases import Clock, Phase, Schedule, apply
 from warmstart.layers import NearShallowLM
-from warmstart.layers.language_model import IGNORED, Segments
-from warmstart.weights import load_arrays
+from warmstart.layers.near_shallow import IGNORED, Segments
+from warmstart.progress import Progress
 
 CHECKPOINT_EVERY = 120.0  # seconds, and at every validation
 

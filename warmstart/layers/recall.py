@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from warmstart.contexts import EMPTY, WRITE_STRENGTH
-from warmstart.language_model import Config, cipher_vectors
 from warmstart.memory.rules import delta_rule, delta_step
+from warmstart.near_shallow import Config, cipher_vectors
 
 
 class MemoryContext(nn.Module):

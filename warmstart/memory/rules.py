@@ -19,7 +19,7 @@ Householder-like matrices), solved chunk by chunk. What a chunk needs stays in a
 memory is kept as ``S^T``, and the system is solved transposed: the orders in which a CPU's libraries are fastest.
 
 Sources: Katharopoulos et al. 2020, arXiv 2006.16236 (sum); Schlag, Irie and Schmidhuber 2021, arXiv 2102.11174 (delta);
-Yang et al. 2024, arXiv 2406.06484 (delta in chunks). `warmstart._reference` has both as plain recurrences.
+Yang et al. 2024, arXiv 2406.06484 (delta in chunks). `tests/reference.py` has both as plain recurrences.
 """
 
 import math

@@ -1,6 +1,6 @@
 """Sparse inputs and more classes: intents of CLINC150 from bags of words, parts of speech of UD English EWT.
 
-Part of `warmstart bench classifier`. Nothing is chosen by the test split; every model has its defaults.
+Part of `python -m benchmarks classifier`. Nothing is chosen by the test split; every model has its defaults.
 """
 
 import json
@@ -21,9 +21,9 @@ from sklearn.naive_bayes import MultinomialNB
 from sklearn.neighbors import NearestCentroid
 from sklearn.preprocessing import LabelEncoder
 
-from warmstart.bench import report
-from warmstart.bench.probes import Sentence, read_conllu
-from warmstart.bench.report import Book
+from benchmarks import report
+from benchmarks.probes import Sentence, read_conllu
+from benchmarks.report import Book
 from warmstart.errors import InputError
 from warmstart.estimators import ExplicitClassifier
 

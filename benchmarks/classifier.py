@@ -1,7 +1,7 @@
 """MNIST and two texts: the explicit solution beside naive Bayes, nearest mean and logistic regression.
 
 No setting was chosen by the test images: the temperature is fitted on training images, the peers have their defaults.
-The texts are in `warmstart.bench.texts`, plain networks in `warmstart.bench.networks`.
+The texts are in `benchmarks.texts`, plain networks in `benchmarks.networks`.
 """
 
 import gzip
@@ -17,10 +17,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import MultinomialNB
 from sklearn.neighbors import NearestCentroid
 
+from benchmarks import networks, report, texts
+from benchmarks.report import Book
+from benchmarks.texts import fit_and_measure, measure
 from warmstart import figures
-from warmstart.bench import networks, report, texts
-from warmstart.bench.report import Book
-from warmstart.bench.texts import fit_and_measure, measure
 from warmstart.errors import InputError
 from warmstart.estimators import ExplicitClassifier
 

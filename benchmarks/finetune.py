@@ -23,16 +23,17 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from benchmarks import report
+from benchmarks.report import Book
 from warmstart import figures
-from warmstart.bench import report
-from warmstart.bench.report import Book
-from warmstart.corpus import Corpus, Progress
+from warmstart.corpus import Corpus
 from warmstart.finetune.batches import Batches
 from warmstart.finetune.compare import Curve, crossing, reached
 from warmstart.finetune.log import LOG, read
-from warmstart.language_model import Config, cipher_vectors
 from warmstart.layers import NearShallowLM
-from warmstart.layers.language_model import Segments
+from warmstart.layers.near_shallow import Segments
+from warmstart.near_shallow import Config, cipher_vectors
+from warmstart.progress import Progress
 
 TEXTS = {  # folder of the data, training file, expression between documents
     "wikitext-2": ("train.txt", r"\n(?= = [^=])"),

@@ -1,4 +1,4 @@
-"""The near-shallow language model in PyTorch: the forward pass of `warmstart.language_model`, ready to be trained.
+"""The near-shallow language model in PyTorch: the forward pass of `warmstart.near_shallow`, ready to be trained.
 
 | symbol | shape | meaning |
 |---|---|---|
@@ -19,11 +19,11 @@ from torch.nn import functional
 
 from warmstart.errors import InputError
 from warmstart.folder import load_model, save_model
-from warmstart.language_model import Config, NearShallowModel
 from warmstart.layers.attention import SelfAttention, ages
 from warmstart.layers.comparisons import Comparisons
 from warmstart.layers.recall import MemoryContext
 from warmstart.layers.softmax import SoftmaxLayer
+from warmstart.near_shallow import Config, NearShallowModel
 
 
 class Segments(NamedTuple):

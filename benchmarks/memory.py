@@ -21,11 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks import report
 from warmstart import figures
-from warmstart.bench import report
-from warmstart.corpus import Progress
 from warmstart.memory import delta_rule, softmax_attention, sum_normalise, sum_rule, ttt_rule
-from warmstart.progress import peak_memory
+from warmstart.progress import Progress, peak_memory
 
 HEADS, DIM = 4, 64
 LENGTHS = (1024, 2048, 4096, 8192, 16384)
@@ -33,7 +32,7 @@ SQUARE = 4096  # softmax attention to this length: four times as long takes sixt
 AT = 1024  # the recurrence is timed here
 REPEATS, TURNS, PASSES = 3, 40, 10
 CODE = (
-    "import json, sys; from warmstart.bench import memory as m;"
+    "import json, sys; from benchmarks import memory as m;"
     "print(json.dumps(getattr(m, sys.argv[1])(*json.loads(sys.argv[2]))))"
 )
 

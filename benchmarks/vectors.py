@@ -22,13 +22,13 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import svds
 
+from benchmarks import probes, report
+from benchmarks.needs import AbsentError, need
+from benchmarks.probes import WordVectors
+from benchmarks.report import Book
 from bitcipher import CooccurrenceEmbedding
 from warmstart import figures
-from warmstart.bench import probes, report
-from warmstart.bench.needs import AbsentError, need
-from warmstart.bench.probes import WordVectors
-from warmstart.bench.report import Book
-from warmstart.corpus import Progress
+from warmstart.progress import Progress
 
 WORDS = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]")  # cased words with their apostrophes; other signs one by one
 SIZE, MIN_COUNT, WINDOW, EPOCHS = 200, 5, 5, 5

@@ -131,7 +131,7 @@ def leave_one_out_cross_entropy(
 def language_model_logits(config: Any, arrays: dict[str, Array], ids: Array) -> Array:
     """Return the logits (length, V) after each token of one sequence, a position at a time, in float64.
 
-    config: fields of `warmstart.language_model.Config`; arrays: dense weights by their names in the state_dict.
+    config: fields of `warmstart.near_shallow.Config`; arrays: dense weights by their names in the state_dict.
     """
     a = {name: np.asarray(array, dtype=np.float64) for name, array in arrays.items()}
     out = []

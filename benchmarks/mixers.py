@@ -20,15 +20,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks import report, transformers
+from benchmarks.report import Book
+from benchmarks.transformers import WARMUP, Start
 from warmstart import figures
 from warmstart.adapters import load_into, replace_attention
-from warmstart.bench import report, transformers
-from warmstart.bench.report import Book
-from warmstart.bench.transformers import WARMUP, Start
-from warmstart.corpus import Corpus, Progress
+from warmstart.corpus import Corpus
 from warmstart.counts import NGrams, PairStatistics, count_pairs
 from warmstart.finetune.compare import reached
 from warmstart.memory import FastWeightAttention, TTTLinear, elu_plus_one
+from warmstart.progress import Progress
 
 VOCAB_SIZE, WIDTH, LAYERS, HEADS, CONTEXT, ROWS = 4096, 128, 3, 4, 256, 12
 TOKENS, SWEEP, RATE = 5_000_000, 1_000_000, 5e-3  # of the long run and of those that find its rate; the first rate

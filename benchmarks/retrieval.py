@@ -30,10 +30,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks import report
 from warmstart import figures
-from warmstart.bench import report
-from warmstart.corpus import Progress
 from warmstart.memory import FAVOR, delta_rule, dpfp, elu_plus_one, sum_normalise, sum_rule
+from warmstart.progress import Progress
 
 DIM, BATCH, RATE = 64, 32, 1e-3
 BLOCK = 32  # writes: by time

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.errors import InputError
-from warmstart.weights import replacing
+from warmstart.files import replacing
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -168,7 +168,7 @@ def _git(*arguments: str) -> str:
 
 def write(docs: Path, name: str, body: str) -> None:
     """Write the section of a bench in ``docs/benchmarks.md``, stamped."""
-    write_section(docs, name, f"{body.rstrip()}\n\n{stamp(f'warmstart bench {name}')}")
+    write_section(docs, name, f"{body.rstrip()}\n\n{stamp(f'python -m benchmarks {name}')}")
 
 
 def write_section(docs: Path, name: str, body: str) -> None:

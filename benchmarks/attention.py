@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from benchmarks import report
 from warmstart import attention, contexts, figures, solution
 from warmstart.accumulators import Accumulator, empty, update
-from warmstart.bench import report
-from warmstart.corpus import Corpus, Progress
-from warmstart.language_model import SAMPLE, STRETCHES, cipher_vectors
+from warmstart.corpus import Corpus
+from warmstart.near_shallow import cipher_vectors
+from warmstart.near_shallow.fit import SAMPLE, STRETCHES
+from warmstart.progress import Progress
 
 SPLIT = r"\n\n"  # a blank line between books
 BITS, BLOCK, SMOOTHING = 256, 8, 1.0

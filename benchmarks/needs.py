@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from warmstart.bench.report import ROOT
+from benchmarks.report import ROOT
 from warmstart.errors import InputError
 
 

@@ -23,15 +23,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks import report
+from benchmarks.report import Book
 from warmstart import accumulators, baselines, figures, solution
 from warmstart.adapters import load_into
-from warmstart.bench import report
-from warmstart.bench.report import Book
-from warmstart.corpus import Corpus, Progress
+from warmstart.corpus import Corpus
 from warmstart.counts import PairStatistics, count_pairs
 from warmstart.finetune.compare import crossing, reached
-from warmstart.language_model import cipher_vectors
 from warmstart.layers.softmax import nats
+from warmstart.near_shallow import cipher_vectors
+from warmstart.progress import Progress
 
 VOCAB_SIZE, WIDTH, CONTEXT, ROWS = 8192, 128, 64, 48
 STEPS, TABLE_STEPS, LONG_STEPS = 600, 100, 2400  # the second: to choose the rate of the table

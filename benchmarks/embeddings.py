@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks import report
+from benchmarks.report import Book
 from warmstart.adapters import replace_embeddings
-from warmstart.bench import report
-from warmstart.bench.report import Book
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from benchmarks import report
 from bitcipher import codes
 from warmstart import accumulators, contexts
-from warmstart.bench import report
-from warmstart.corpus import Corpus, Progress
-from warmstart.language_model import cipher_vectors
+from warmstart.corpus import Corpus
+from warmstart.near_shallow import cipher_vectors
+from warmstart.progress import Progress
 
 SPLIT = r"\n\n"  # a blank line between books
 CODE = ("bitcipher/codes.py", *(f"warmstart/{name}.py" for name in ("accumulators", "_kernels", "contexts")))

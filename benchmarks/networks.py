@@ -1,4 +1,4 @@
-"""Plain networks on MNIST from PyTorch's default weights and from `warm_start`: part of `warmstart bench classifier`.
+"""Plain networks on MNIST from PyTorch's default weights and from `warm_start`: a part of the classifier bench.
 
 The learning rate of every arm is chosen by cross-entropy on training images held out; then it trains with three seeds
 (of the default weights and of the order of the images) and is measured on the test images.
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks import report
+from benchmarks.report import Book
 from warmstart.adapters import warm_start
-from warmstart.bench import report
-from warmstart.bench.report import Book
 
 Examples: TypeAlias = tuple[Tensor, Tensor]
 

@@ -14,14 +14,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks import report
+from benchmarks.report import Book
 from warmstart import solution
-from warmstart.bench import report
-from warmstart.bench.report import Book
-from warmstart.corpus import Corpus, Progress
+from warmstart.corpus import Corpus
 from warmstart.counts import NGrams, bigram_counts
 from warmstart.errors import InputError
 from warmstart.estimators import WarmStartLM
 from warmstart.layers import NearShallowLM
+from warmstart.progress import Progress
 
 FITS: dict[str, dict[str, Any]] = {
     "micro": {"preset": "micro"},

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from warmstart.errors import InputError
-from warmstart.weights import load_arrays, replacing, save_arrays, save_json
+from warmstart.files import load_arrays, replacing, save_arrays, save_json
 
 
 def test_transposed_views_come_back_as_they_were(tmp_path):

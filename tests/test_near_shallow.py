@@ -7,7 +7,7 @@ from scipy.special import log_softmax, softmax
 from bitcipher import CapacityError
 from warmstart import contexts
 from warmstart.errors import InputError
-from warmstart.language_model import PRESETS, Config, Fitter, nats
+from warmstart.near_shallow import PRESETS, Config, Fitter, nats
 from warmstart.solution import class_prior
 
 V = 25  # 24 words and the separator, 24

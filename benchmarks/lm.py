@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks import report
 from warmstart import figures
-from warmstart.bench import report
-from warmstart.corpus import Progress
-from warmstart.language_model import PRESETS
+from warmstart.near_shallow import PRESETS
+from warmstart.progress import Progress
 
 BITS = (128, 256, 512, 1024, 2048, 4096)
 RADII = (1, 2, 4, 8)

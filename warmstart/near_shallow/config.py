@@ -1,0 +1,118 @@
+"""The shape of a near-shallow language model: sizes, contexts, and the shape of every weight.
+
+| symbol | shape | meaning |
+|---|---|---|
+| `E` | (V, b) | embedding: cipher vectors, rows of unit L1 norm |
+| `W` | (B, B) | attention of a context, ``A = softmax(q W)`` |
+| `U` | (b, m) | values of a context, ``h = softmax((A^T X) U)``, targets are label embeddings of m bits |
+| `O` | (D, V) | output, ``softmax(concat(x_1 ... x_r, h_1, ..., h_c) O)`` |
+
+The radial context enters the output as it is, position by position, and so does what the memory context reads;
+attended, block and document contexts enter through a value layer. Every group of inputs has L1 norm 1, so k is the
+number of groups and no layer needs a bias. Source: Williams and Zhao 2023, arXiv 2311.07498 and 2311.07510.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from warmstart.contexts import CONTEXTS
+from warmstart.errors import InputError
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "potato": {"bits": 32, "hidden_bits": 16, "radius": 1, "block_size": 4},
+    "micro": {"bits": 128, "hidden_bits": 32, "radius": 2, "block_size": 8},
+    "small": {"bits": 512, "hidden_bits": 128, "radius": 2, "block_size": 8},
+    "base": {"bits": 1024, "hidden_bits": 256, "radius": 2, "block_size": 8},
+    "large": {"bits": 2048, "hidden_bits": 128, "radius": 2, "block_size": 16},
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Shape of a near-shallow language model; `config.json` holds these fields.
+
+    Parameters
+    ----------
+    vocab_size : int
+    separator : int
+        Id of the token between documents.
+    bits : int
+        Dimension b of the cipher vectors.
+    hidden_bits : int
+        Dimension m of the label embeddings, the width of a value layer.
+    radius : int
+        Vectors in the radial and the attended context.
+    block_size : int
+        Vectors in a full block.
+    contexts : tuple of str
+        Some of "radial", "attended", "block", "document", "memory".
+
+    Examples
+    --------
+    >>> Config(vocab_size=8192, separator=0, bits=1024, radius=2, contexts=("radial",)).n_parameters
+    25165824
+    """
+
+    vocab_size: int
+    separator: int
+    bits: int = 1024
+    hidden_bits: int = 256
+    radius: int = 2
+    block_size: int = 8
+    contexts: tuple[str, ...] = ("radial", "block", "document")
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that cannot be built; put the contexts in their canonical order."""
+        for name in ("vocab_size", "bits", "hidden_bits", "radius", "block_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name}: expected a whole number of at least 1, got {value!r}")
+        unknown = [name for name in self.contexts if name not in CONTEXTS]
+        if unknown or not self.contexts or len(set(self.contexts)) < len(self.contexts):
+            raise InputError(f"contexts: expected some of {', '.join(CONTEXTS)}, once each, got {list(self.contexts)}")
+        if type(self.separator) is not int or not 0 <= self.separator < self.vocab_size:
+            raise InputError(f"separator: expected a token id below {self.vocab_size}, got {self.separator!r}")
+        object.__setattr__(self, "contexts", tuple(name for name in CONTEXTS if name in self.contexts))
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Contexts of m features: those with a value layer, and the memory."""
+        return tuple(name for name in self.contexts if name != "radial")
+
+    @property
+    def valued(self) -> tuple[str, ...]:
+        """Contexts with a value layer."""
+        return tuple(name for name in self.hidden if name != "memory")
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """Context and width of every group of output features, in order."""
+        radial = [("radial", self.bits)] * (self.radius if "radial" in self.contexts else 0)
+        return radial + [(name, self.hidden_bits) for name in self.hidden]
+
+    @property
+    def window(self) -> int:
+        """Tokens a window must hold for all contexts."""
+        return max(self.radius, self.block_size if "block" in self.contexts else 1)
+
+    def attention_size(self, context: str) -> int:
+        """Positions the attention of a context sees; 0 if it has none."""
+        return {"block": self.block_size, "attended": self.radius}.get(context, 0)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Shape of every weight by its name in the state_dict."""
+        shapes = {"embedding.weight": (self.vocab_size, self.bits)}
+        for name in self.valued:
+            if size := self.attention_size(name):
+                shapes[f"contexts.{name}.attention.weight"] = (size, size)
+            shapes[f"contexts.{name}.values.weight"] = (self.bits, self.hidden_bits)
+        if "memory" in self.contexts:
+            shapes["contexts.memory.labels.weight"] = (self.vocab_size, self.hidden_bits)
+        shapes["output.weight"] = (sum(width for _, width in self.groups), self.vocab_size)
+        return shapes
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of weights."""
+        return sum(rows * columns for rows, columns in self.shapes.values())
