@@ -1,0 +1,318 @@
+"""What every bench shares: where results are kept, which code made them, on what machine and how many run at a time.
+
+A result is kept under its whole configuration, as one JSON line of ``docs/results/NAME.jsonl``, with the commit, a
+digest of the code that the bench can reach, and the machine. Changed code does not throw results away: their rows are
+marked in the tables (`Results.mark`). Delete a line to measure it again.
+"""
+
+import ast
+import datetime
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import cache
+from importlib import import_module
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Self, TypeVar
+
+from bitcipher.files import replacing
+from warmstart.progress import Progress
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("benchmarks", "bitcipher", "warmstart")
+NEUTRAL = ("benchmarks.harness", "benchmarks.render", "benchmarks.needs", "warmstart.progress")  # cannot change results
+OLDER = " †"  # marks a row whose result was made by other code
+
+T = TypeVar("T")
+
+
+class Results:
+    """Results of one bench, each kept on disk as soon as it is there.
+
+    Parameters
+    ----------
+    path : Path or None
+        A file of JSON lines, read if it exists; None keeps results in memory only.
+    modules : sequence of str
+        Modules whose code, with everything of this project that they import, stands for the results.
+
+    Attributes
+    ----------
+    used : list of dict
+        The records that this process asked for, in order.
+    """
+
+    def __init__(self, path: Path | None, *modules: str) -> None:
+        self.path, self.code, self.lock = path, code_digest(*modules), threading.Lock()
+        self.used: list[dict[str, Any]] = []
+        self.records: dict[str, dict[str, Any]] = {}
+        text = path.read_text(encoding="utf-8", errors="replace") if path and path.exists() else ""
+        self.whole = not text or text.endswith("\n")
+        for number, line in enumerate(text.splitlines(), start=1):
+            try:
+                record = json.loads(line)
+                self.records[_canonical(record["key"])] = {
+                    name: record[name] for name in ("key", "result", "commit", "code", "machine", "date")
+                }
+            except (ValueError, KeyError, TypeError):
+                sys.stderr.write(f"{path}, line {number}: expected a result as a JSON object, dropped\n")
+                self.whole = False
+
+    def has(self, key: Mapping[str, Any]) -> bool:
+        """Return whether a result of this configuration is kept."""
+        return _canonical(key) in self.records
+
+    def do(self, key: Mapping[str, Any], work: Callable[[], Any], machine: str | None = None) -> Any:
+        """Return the kept result of a configuration, or make it; a result is what JSON makes of it.
+
+        Parameters
+        ----------
+        key : mapping
+            Everything that decides the result: arm, seed, sizes, rates, precision.
+        work : callable
+            Makes the result.
+        machine : str, optional
+            Where it runs; this machine's `machine_name` by default.
+        """
+        if not self.has(key):
+            result = work()
+            record = {"key": dict(key), "result": result, "commit": commit(), "code": self.code}
+            record |= {
+                "machine": machine or machine_name(),
+                "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            }
+            with self.lock:
+                self._append(record)
+        record = self.records[_canonical(key)]
+        if record not in self.used:
+            self.used.append(record)
+        return record["result"]
+
+    def mark(self, *keys: Mapping[str, Any]) -> str:
+        """Return ` †` if other code than today's made one of these results, else nothing."""
+        return OLDER if any(self.records[_canonical(key)]["code"] != self.code for key in keys) else ""
+
+    def stamp(self, command: str) -> str:
+        """Return the lines under a section: command, machines, commits, dates, and what ` †` means."""
+        machines = dict.fromkeys(record["machine"] for record in self.used)
+        commits = dict.fromkeys(record["commit"] for record in self.used)
+        dates = sorted({record["date"] for record in self.used})
+        when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}" if dates else "never"
+        older = any(record["code"] != self.code for record in self.used)
+        note = "\n\n† Made by an earlier state of the code." if older else ""
+        return f"`{command}`; {' and '.join(machines)}; commit {', '.join(commits)}; {when}.{note}"
+
+    def _append(self, record: dict[str, Any]) -> None:
+        line = json.dumps(record) + "\n"
+        self.records[_canonical(record["key"])] = json.loads(line)
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.whole:
+            self.whole = False  # until the line is written
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line)
+        else:
+            with replacing(self.path) as temporary:
+                lines = (json.dumps(each) + "\n" for each in self.records.values())
+                temporary.write_text("".join(lines), encoding="utf-8")
+        self.whole = True
+
+
+def _canonical(key: Mapping[str, Any]) -> str:
+    return json.dumps(key, sort_keys=True)
+
+
+class Workers:
+    """Processes that make results, one thread each, as many at a time as there are cores. A context manager.
+
+    Examples
+    --------
+    >>> with Workers(Results(None, "benchmarks.harness")) as workers:
+    ...     workers.do({"arm": "a"}, max, 2, 3)
+    3
+    """
+
+    def __init__(self, results: Results, progress: Progress | None = None, processes: int | None = None) -> None:
+        self.results, self.progress = results, progress
+        self.n = processes or os.cpu_count() or 1
+
+    def __enter__(self) -> Self:
+        self.pool = ProcessPoolExecutor(self.n, get_context("spawn"), initializer=_single_thread)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+    def do(self, key: Mapping[str, Any], function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return the result of a configuration; if it is not kept, a process makes it by ``function(*arguments)``."""
+        result = self.results.do(key, lambda: self.pool.submit(function, *arguments).result())
+        if self.progress:
+            self.progress(", ".join(str(value) for value in key.values()), 0, None)
+        return result
+
+    def together(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
+        """Run functions that call `do`, at the same time; return what they return, in order."""
+        with ThreadPoolExecutor(max(1, len(jobs))) as threads:
+            return list(threads.map(lambda job: job(), jobs))
+
+
+def _single_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def search(
+    score: Callable[[dict[str, float]], float], start: Mapping[str, float], trials: int, factor: float = 2.0
+) -> tuple[dict[str, float], list[tuple[dict[str, float], float]]]:
+    """Choose positive settings by a coordinate search that gives every arm the same number of trials.
+
+    Each setting in turn is divided or multiplied by ``factor`` while the score falls. When no step helps, the factor
+    becomes its square root. The search ends after ``trials`` scores, or later, when both neighbours of the best point
+    have been tried for every setting: so no chosen value lies at the border of what was tried.
+
+    Parameters
+    ----------
+    score : callable of a dict of settings
+        The validation loss; a loss that is not finite counts as infinite.
+    start : mapping of str to float
+    trials : int
+    factor : float
+
+    Returns
+    -------
+    best : dict of str to float
+    tried : list of (settings, score)
+
+    Examples
+    --------
+    >>> best, tried = search(lambda at: (at["rate"] - 3) ** 2, {"rate": 1.0}, trials=6)
+    >>> round(best["rate"], 2), len(tried)
+    (2.83, 6)
+    """
+    tried: dict[str, tuple[dict[str, float], float]] = {}
+
+    def at(point: Mapping[str, float]) -> float:
+        name = _canonical({setting: float(f"{value:.4g}") for setting, value in point.items()})
+        if name not in tried:
+            rounded = {setting: float(f"{value:.4g}") for setting, value in point.items()}
+            value = score(rounded)
+            tried[name] = (rounded, value if math.isfinite(value) else math.inf)
+        return tried[name][1]
+
+    best = dict(start)
+    at(best)
+    coarse = True
+    while coarse or len(tried) < trials:
+        moved = False
+        for setting, step in ((s, f) for s in start for f in (1 / factor, factor)):
+            while (coarse or len(tried) < trials) and at(next_ := best | {setting: best[setting] * step}) < at(best):
+                best, moved = next_, True
+        if not moved:
+            coarse, factor = False, math.sqrt(factor)
+    final = min(tried.values(), key=lambda pair: pair[1])
+    return final[0], list(tried.values())
+
+
+@cache
+def code_digest(*modules: str) -> str:
+    """Return a digest of modules and of all that they import from this project, without comments and docstrings.
+
+    Imports inside functions count too.
+    """
+    pending, trees = list(modules), {}
+    while pending:
+        name = pending.pop()
+        if name in trees or name in NEUTRAL:
+            continue
+        tree = ast.parse(_source(name))
+        trees[name] = tree
+        pending += _imported(tree, name)
+    for node in (node for tree in trees.values() for node in ast.walk(tree)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
+            del node.body[0]
+    return hashlib.sha256("".join(ast.dump(trees[name]) for name in sorted(trees)).encode()).hexdigest()[:16]
+
+
+def _source(module: str) -> bytes:
+    path = ROOT.joinpath(*module.split("."))
+    return (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_bytes()
+
+
+def _imported(tree: ast.Module, name: str) -> Iterator[str]:
+    """Yield the project's modules that a module imports, and the homes of the names that it takes from them."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] in PACKAGES)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
+            module = import_module(str(node.module))
+            yield module.__name__
+            for alias in node.names:
+                value = getattr(module, alias.name, None)
+                home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+                if isinstance(home, str) and home.split(".")[0] in PACKAGES:
+                    yield home
+
+
+@cache
+def commit() -> str:
+    """Return the short commit of the checkout, with a plus where files differ from it; empty without git."""
+    head = _git("rev-parse", "--short", "HEAD")
+    return head + "+" * bool(head and _git("status", "--porcelain", *PACKAGES))
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603, S607 - fixed words
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
+
+
+@cache
+def machine_name() -> str:
+    """Return processor, number of cores, GPU if there is one, and versions, in words."""
+    import torch
+
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    processor = names[0] if names else platform.processor() or platform.machine()
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    versions = f"Python {platform.python_version()}, numpy {version('numpy')}, torch {version('torch')}"
+    return f"{processor}, {os.cpu_count()} cores{gpu}, {versions}"
+
+
+@cache
+def device() -> str:
+    """Return where benches train: ``cuda`` if there is a GPU, else ``cpu``."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@cache
+def precision() -> str:
+    """Return the type of matrix products in training: bfloat16 where the machine has instructions for it."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if native else "float32"
+
+
+def cut(values: Iterable[T], quick: bool, n: int = 1) -> list[T]:
+    """Return all values, or the first ``n`` of them in a quick run."""
+    return list(values)[: n if quick else None]
