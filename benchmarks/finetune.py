@@ -1,192 +1,250 @@
-"""Fine-tuning: warm against cold starts at equal tokens, phases left out, and what cached comparisons save.
+"""Fine-tuning the near-shallow model: warm and cold starts at equal tokens, phases left out, cached comparisons.
 
-Every run is the command line in a process and on a core of its own. Learning rates are chosen for each start by short
-runs on the validation text; the test text is read once, by the finished models. Finished runs are kept in
-``docs/results/finetune.jsonl`` and not run again by the same code.
+All arms train the same architecture with the same groups of parameters. Each finds its own rates, one for every group,
+by the validation text: a coordinate search of short runs, with the same number of trials and from the same point for
+every arm, then a factor of all rates by longer runs. The test text is read once, by the finished models.
 """
 
-import hashlib
-import json
 import math
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from benchmarks import report
-from benchmarks.report import Book
-from warmstart import figures
+from benchmarks import harness, render
+from benchmarks.harness import Results, Workers, search
+from warmstart import WarmStartLM
 from warmstart.corpus import Corpus
-from warmstart.finetune.batches import Batches
+from warmstart.finetune import Batches, Phase, Run, Schedule, Settings
 from warmstart.finetune.compare import Curve, crossing, reached
-from warmstart.finetune.log import LOG, read
+from warmstart.finetune.log import LOG, Log, read
+from warmstart.finetune.phases import FROZEN, FROZEN_RATE
+from warmstart.folder import load_model
 from warmstart.layers import NearShallowLM
 from warmstart.layers.near_shallow import Segments
-from warmstart.near_shallow import Config, cipher_vectors
+from warmstart.near_shallow import Config, NearShallowModel, cipher_vectors
 from warmstart.progress import Progress
+from warmstart.solution import class_prior
 
-TEXTS = {  # folder of the data, training file, expression between documents
-    "wikitext-2": ("train.txt", r"\n(?= = [^=])"),
-    "classics": ("train.txt.xz", r"\n\n"),
-}
+SPLITS = {"wikitext-2": ("train.txt", r"\n(?= = [^=])"), "classics": ("train.txt.xz", r"\n\n")}  # file, border
 PRESETS = ("micro", "small")
-VOCAB_SIZE = 4096
-TOKENS, SWEEP_TOKENS, ABLATION_TOKENS, EVERY, SCORED = 5_000_000, 300_000, 1_000_000, 250_000, 30_000
-RATES = (0.15, 0.3, 0.6, 1.2, 2.4)
+VOCAB_SIZE, CONTEXTS = 4096, ("radial", "block", "document")
+TOKENS, FACTOR_TOKENS, SEARCH_TOKENS, EVERY, SCORED = 5_000_000, 1_000_000, 300_000, 250_000, 30_000
+TRIALS, START_RATE = 30, 0.03
+GROUPS = ("embedding", "middle", "output")
+ARMS = ("warm", "cold", "cold + log-unigram")
 SEEDS = (0, 1, 2)
-WARM, COLD = "warm,frozen,thaw", "all"
+LEADS = (1_000_000, 2_000_000, 4_000_000)  # tokens
 ABLATIONS = {
-    "warm, frozen, thaw (default)": "warm,frozen,thaw",
-    "no warm: not scored at the start": "frozen,thaw",
-    "no frozen": "warm,thaw",
-    "no thaw: the embedding stays frozen": "warm,frozen",
-    "one phase, one rate": "all",
+    "warm, frozen, thaw (default)": ("frozen", "thaw"),
+    "no frozen phase": ("thaw",),
+    "no thaw: the embedding stays frozen": ("frozen",),
+    "one phase, one rate": ("one rate",),
 }
 BLOCKS = (256, 512)
-LEADS = (1_000_000, 2_000_000, 4_000_000)  # tokens
-PARTS = ("finetune", "layers", "language_model.py", "solution.py")
-CODE = ("bitcipher/codes.py", *(f"warmstart/{part}" for part in PARTS))
+
+Rates = Mapping[str, float]
 
 
-def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Run everything, write tables and plots; ``quick``: one small case, short runs, nothing is written.
+def phases(names: Sequence[str], rates: Rates, tokens: int) -> tuple[Phase, ...]:
+    """Return phases with a rate for every group; the last one lasts to the end.
 
-    Raises
-    ------
-    RuntimeError
-        A run failed; its own message is shown.
+    "frozen" trains all groups but the embedding, slowly, for a small share of the run, as `named_schedule` does.
     """
-    book = Book(None if quick else docs / "results" / "finetune.jsonl", report.code_digest(*CODE))
-    cases = [(text, preset) for preset in (["potato"] if quick else PRESETS) for text in TEXTS]
-    less = 250 if quick else 1
-    rounds = (1,) if quick else (1, len(SEEDS))  # one of each first, so that there is a table early
-    with tempfile.TemporaryDirectory(prefix="warmstart-bench-") as folder:
-        made = [Case(data / text, preset, Path(folder), book, less) for text, preset in (cases[:1] if quick else cases)]
-        for seeds in rounds:
-            results: dict[str, Any] = {"cases": {}, "ablation": {}}
-            for i, case in enumerate(made):
-                if progress:
-                    progress(f"{case.name}, {seeds} cold seeds", i, len(made))
-                results["cases"][case.name] = case.compare(seeds)
-            for case in made:
-                if case.preset == "micro":
-                    results["ablation"][case.text.name] = case.ablate()
-            if progress:
-                progress("cached comparisons", 0, None)
-            results["speed"] = book.do("speed", lambda: speed(data / "classics", less))
-            if not quick:
-                _write(results, docs)
-    return results
+    others = {group: rates[group] for group in GROUPS if group != "embedding"}
+    slow = {group: FROZEN_RATE * rate for group, rate in others.items()}
+    alone = len(names) == 1
+    known = {
+        "frozen": Phase("frozen", others if alone else slow, tokens=None if alone else max(1, round(FROZEN * tokens))),
+        "thaw": Phase("thaw", dict(rates)),
+        "one rate": Phase("one rate", dict.fromkeys(GROUPS, rates["output"])),
+    }
+    return tuple(known[name] for name in names)
+
+
+def solve(folder: str, preset: str) -> None:
+    """Write the warm start of a text and a preset beside its corpora."""
+    estimator = WarmStartLM(preset=preset, contexts=CONTEXTS).fit(Corpus.open(Path(folder, "train")))
+    estimator.save_pretrained(Path(folder, preset))
+
+
+def start_of(arm: str, seed: int, preset: str, folder: str) -> NearShallowModel:
+    """Return the model that an arm trains: the solved one, or random weights with the initialisation of its class."""
+    if arm == "warm":
+        return load_model(Path(folder, preset))
+    train = Corpus.open(Path(folder, "train"))
+    model = WarmStartLM(preset=preset, contexts=CONTEXTS).initialise(train, seed).model_
+    if arm == "cold + log-unigram":
+        add_log_unigram(model, np.asarray(train.counts))
+    return model
+
+
+def add_log_unigram(model: NearShallowModel, counts: np.ndarray[Any, Any]) -> None:
+    """Add the log-unigram bias to the logits: every hidden context sums to 1, so its rows take an equal part of it."""
+    config = model.config
+    log_prior = np.log(class_prior(counts)).astype(np.float32)
+    first = sum(width for name, width in config.groups if name == "radial")
+    model.arrays["output.weight"][first:] += log_prior / len(config.hidden)
+
+
+def train_one(folder: str, preset: str, arm: str, seed: int, names: Sequence[str], rates: Rates, tokens: int,
+              every: int, scored: int, test: bool) -> dict[str, Any]:  # fmt: skip
+    """Train one arm in a process of its own and return its curve; read the test text at the end if asked."""
+    corpus, valid = (Corpus.open(Path(folder, part)) for part in ("train", "valid"))
+    module = NearShallowLM.from_model(start_of(arm, seed, preset, folder))
+    batches = Batches(corpus, module.config, seed=seed)
+    settings = Settings(tokens, every, scored, harness.precision() == "bfloat16", harness.device())
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as out:
+        schedule = Schedule(phases(names, rates, tokens))
+        run = Run(module, batches, valid, schedule, settings, Path(out))
+        run.run(Log(Path(out, LOG)))
+        records = read(Path(out, LOG))
+    result: dict[str, Any] = {key: [record[key] for record in records] for key in ("tokens", "seconds", "nats")}
+    result |= {"padded_share": batches.padded_share(batches.order(0))}
+    if test:
+        result["test_nats"] = test_loss(module, Corpus.open(Path(folder, "test")))
+    return result
+
+
+@torch.no_grad()
+def test_loss(module: NearShallowLM, corpus: Corpus) -> float:
+    """Return nats a token on a whole text."""
+    batches = Batches(corpus, module.config)
+    device = next(module.parameters()).device
+    total = count = 0.0
+    for batch in batches.in_order():
+        losses = module.nats(Segments(*(tensor.to(device) for tensor in batches.segments(batch))))
+        total, count = total + losses.sum(dtype=torch.float64).item(), count + len(losses)
+    return total / count
 
 
 class Case:
-    """One text and preset: its starts, and the runs from them."""
+    """One text and preset: the search for the rates of every arm, and the runs with the best."""
 
-    def __init__(self, text: Path, preset: str, folder: Path, book: Book, less: int) -> None:
-        self.text, self.preset, self.folder, self.book, self.less = text, preset, folder, book, less
-        self.train, self.split = TEXTS[text.name]
+    def __init__(self, text: Path, preset: str, folder: str, workers: Workers, quick: bool) -> None:
+        self.text, self.preset, self.folder, self.workers = text.name, preset, folder, workers
+        self.lock = Lock()
+        self.less = 500 if quick else 1
         self.name = f"{text.name} {preset}"
 
-    def compare(self, seeds: int) -> dict[str, Any]:
-        """Choose rates, then run every arm to the end; cold ones for so many seeds and all that are kept."""
-        rates = RATES if self.less == 1 else RATES[1:2]
-        sweep = {
-            name: dict(zip(rates, self._all([(start, phases, rate, SWEEP_TOKENS) for rate in rates]), strict=True))
-            for name, start, phases in (("warm", "warm", WARM), ("cold", "cold 0", COLD))
-        }
-        best = {name: min(runs, key=lambda rate: runs[rate]["nats"][-1]) for name, runs in sweep.items()}
-        colds = [(f"cold {seed}", COLD, best["cold"], TOKENS) for seed in SEEDS]
-        chosen = [job for i, job in enumerate(colds) if i < seeds or self.book.has(self._name(*job))]
-        warm, third, *cold = self._all([("warm", WARM, best["warm"], n) for n in (TOKENS, TOKENS // 3)] + chosen)
-        ends = {name: {str(rate): run["nats"][-1] for rate, run in runs.items()} for name, runs in sweep.items()}
-        return {"sweep": ends, "best": best, "warm": warm, "third": third, "cold": cold}
+    def key(self, arm: str, seed: int, names: Sequence[str], rates: Rates, tokens: int) -> dict[str, Any]:
+        """Return the whole configuration of a run."""
+        key: dict[str, Any] = {"text": self.text, "preset": self.preset, "arm": arm, "seed": seed}
+        key |= {"phases": ",".join(names), **{group: float(f"{rates[group]:.4g}") for group in GROUPS}}
+        key |= {"tokens": tokens, "batch_tokens": 2048, "every": self._every(tokens), "scored": SCORED}
+        return key | {"vocab_size": VOCAB_SIZE, "contexts": ",".join(CONTEXTS), "precision": harness.precision()}
 
-    def ablate(self) -> dict[str, Any]:
-        """Leave out one phase after the other, at the default rates."""
-        runs = self._all([("warm", phases, 1.0, ABLATION_TOKENS) for phases in ABLATIONS.values()])
-        return dict(zip(ABLATIONS, runs, strict=True))
+    def run(self, arm: str, seed: int, names: Sequence[str], rates: Rates, tokens: int, test: bool = False) -> Any:
+        """Return the curve of a run, kept or made."""
+        rounded = {group: float(f"{rates[group]:.4g}") for group in GROUPS}
+        key = self.key(arm, seed, names, rates, tokens)
+        if arm == "warm" and not self.workers.results.has(key):
+            with self.lock:
+                if not Path(self.folder, self.preset).exists():
+                    self.workers.pool.submit(solve, self.folder, self.preset).result()
+        lengths = (tokens // self.less, self._every(tokens) // self.less, SCORED // min(self.less, 10))
+        arguments = (self.folder, self.preset, arm, seed, names, rounded, *lengths, test)
+        return self.workers.do(key, train_one, *arguments)
 
-    def _all(self, jobs: Sequence[tuple[str, str, float, int]]) -> list[Any]:
-        """Run jobs (start, phases, rate, tokens), as many at once as there are cores."""
-        for start in sorted({job[0] for job in jobs if not self.book.has(self._name(*job))}):
-            self._start(start)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return list(pool.map(lambda job: self.book.do(self._name(*job), lambda: self._run(*job)), jobs))
+    def _every(self, tokens: int) -> int:
+        return EVERY if tokens > FACTOR_TOKENS else tokens
 
-    def _name(self, start: str, phases: str, rate: float, tokens: int) -> str:
-        return f"{self.name}: {start}, {phases}, rate {rate}, {tokens} tokens"
+    def tune(self, arm: str) -> dict[str, Any]:
+        """Find the rates of an arm, then run it for every seed; the warm start does not depend on one."""
+        names = ("frozen", "thaw") if arm == "warm" else ("thaw",)
 
-    def _start(self, start: str) -> Path:
-        """Fit the start of an arm once: "warm", or "cold" and a seed."""
-        path = self.folder / f"{self.name} {start}".replace(" ", "-")
-        if not path.exists():
-            options = ["--cold", "--seed", start.split()[1]] if start != "warm" else []
-            size = ["--preset", self.preset, "--vocab-size", str(VOCAB_SIZE if self.less == 1 else 512)]
-            _warmstart(
-                "fit", str(self.text / self.train), "-o", str(path), "--split-documents", self.split, *size, *options
-            )
-        return path
+        def short(rates: Rates) -> float:
+            return float(self.run(arm, 0, names, rates, SEARCH_TOKENS)["nats"][-1])
 
-    def _run(self, start: str, phases: str, rate: float, tokens: int) -> dict[str, Any]:
-        out = self.folder / hashlib.sha256(self._name(start, phases, rate, tokens).encode()).hexdigest()[:16]
-        sources = (str(self.text / self.train), "--valid", str(self.text / "valid.txt"))
-        every, scored = (EVERY, SCORED) if self.less == 1 else (tokens // self.less // 2, 3000)
-        done = _warmstart(
-            *("finetune", str(self._start(start)), *sources, "-o", str(out)),
-            *("--split-documents", self.split, "--phases", phases, "--rate", str(rate), "--bf16"),
-            *("--max-tokens", str(tokens // self.less), "--validate-every", str(every)),
-            *("--valid-tokens", str(scored)),
-        )
-        log = read(out / LOG)
-        result = {key: [record[key] for record in log] for key in ("tokens", "seconds", "nats")}
-        result |= {"padded_share": done["padded_share"]}
-        if tokens == TOKENS and start in ("warm", "cold 0"):
-            found = _warmstart("eval", str(out), str(self.text / "test.txt"), "--split-documents", self.split)
-            result |= {"test_perplexity": found["perplexity"], "test_bits_per_byte": found["bits_per_byte"]}
-        return result
+        def longer(at: Rates) -> float:
+            rates = {group: at["factor"] * best[group] for group in GROUPS}
+            return float(self.run(arm, 0, names, rates, FACTOR_TOKENS)["nats"][-1])
+
+        best: Rates = dict.fromkeys(GROUPS, START_RATE)
+        tried: list[Any] = [None]
+        if self.less == 1:
+            best, tried = search(short, best, TRIALS)
+            factor = search(longer, {"factor": 1.0}, 3)[0]["factor"]
+            best = {group: factor * rate for group, rate in best.items()}
+        seeds = harness.cut(SEEDS, self.less > 1)
+        jobs = [partial(self.run, arm, seed, names, best, TOKENS, test=True) for seed in seeds]
+        jobs += [partial(self.run, arm, seed, names, best, TOKENS // 3) for seed in seeds] * (arm == "warm")
+        runs = self.workers.together(jobs)
+        mark = self.workers.results.mark(*(self.key(arm, seed, names, best, TOKENS) for seed in seeds))
+        third = runs[len(seeds) :]
+        return {"rates": best, "tried": len(tried), "runs": runs[: len(seeds)], "third": third, "mark": mark}
+
+    def ablate(self, rates: Rates) -> dict[str, float]:
+        """Leave out one phase after the other, with the rates of the warm arm."""
+        jobs = [partial(self.run, "warm", 0, names, rates, FACTOR_TOKENS) for names in ABLATIONS.values()]
+        return {name: run["nats"][-1] for name, run in zip(ABLATIONS, self.workers.together(jobs), strict=True)}
 
 
-def _warmstart(*arguments: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "warmstart.cli", *arguments, "--json", "--quiet"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # two that share cores wait in turns
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)  # noqa: S603 - ours
-    if result.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {result.stderr.strip()}")
-    return dict(json.loads(result.stdout))
+def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+    """Run everything, write tables and plots; ``quick``: one small case, short runs, nothing is written."""
+    results = Results(None if quick else docs / "results" / "finetune.jsonl", __name__)
+    presets = ("potato",) if quick else PRESETS
+    texts = harness.cut(SPLITS, quick)
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder, Workers(results, progress) as workers:
+        for text in texts:
+            encode(data / text, Path(folder, text), 512 if quick else VOCAB_SIZE)
+        cases = [Case(data / t, p, str(Path(folder, t)), workers, quick) for p in presets for t in texts]
+        arms = harness.cut(ARMS, quick, 2)
+        pairs = [(case, arm) for case in cases for arm in arms]
+        tuned = workers.together([partial(case.tune, arm) for case, arm in pairs])
+        for (case, arm), result in zip(pairs, tuned, strict=True):
+            found.setdefault(case.name, {})[arm] = result
+        micro = [case for case in cases if case.preset == "micro"]
+        ablations = {case.text: case.ablate(found[case.name]["warm"]["rates"]) for case in micro}
+    if not quick:
+        key = {"part": "speed", "blocks": BLOCKS, "vocab_size": 8192, "bits": 128}
+        speeds = results.do(key, lambda: speed(data / "classics"))
+        write(found, ablations, speeds, results.mark(key), docs, results)
+    return {"cases": found}
 
 
-def speed(books: Path, less: int) -> list[dict[str, Any]]:
-    """Time a step of the frozen phase with long blocks, on the classics: windows, block products, cache."""
-    corpus = Corpus.build(books / "train.txt.xz", split_documents=TEXTS["classics"][1])
-    rows = []
-    for size in BLOCKS[: 1 if less > 1 else None]:
-        config = Config(corpus.vocab_size, corpus.separator, 128, 32, 2, size, ("radial", "block", "document"))
+def encode(text: Path, folder: Path, vocab_size: int) -> None:
+    """Tokenise the three parts of a text; the folder gets links to the cached corpora."""
+    train, border = SPLITS[text.name]
+    corpus = Corpus.build(text / train, vocab_size=vocab_size, split_documents=border)
+    folder.mkdir()
+    (folder / "train").symlink_to(corpus.folder.resolve())
+    for part in ("valid", "test"):
+        encoded = Corpus.encode(text / f"{part}.txt", corpus.tokenizer, split_documents=border)
+        (folder / part).symlink_to(encoded.folder.resolve())
+
+
+def speed(books: Path) -> list[dict[str, Any]]:
+    """Time a step of the frozen phase with long blocks on a CPU: windows, block products, cache, in turns."""
+    corpus = Corpus.build(books / "train.txt.xz", split_documents=SPLITS["classics"][1])
+    low, rows = harness.precision() == "bfloat16", []
+    for size in BLOCKS:
+        config = Config(corpus.vocab_size, corpus.separator, 128, 32, 2, size, CONTEXTS)
         module = NearShallowLM(config)
         with torch.no_grad():
             module.embedding.weight.copy_(torch.from_numpy(cipher_vectors(corpus.vocab_size, 128).toarray()))
         module.embedding.weight.requires_grad_(False)
         batches = Batches(corpus, config, batch_tokens=4 * max(BLOCKS))
-        order = batches.order(0)
-        batch = next(batches.segments(b) for b in order if b.size * int(batches.table[2][b].min()) == 4 * max(BLOCKS))
+        full = (b for b in batches.order(0) if b.size * int(batches.table[2][b].min()) == 4 * max(BLOCKS))
+        batch = batches.segments(next(full))
         arms = {"windows": _windows, "products": _products, "cached": NearShallowLM.nats}
         times: dict[str, list[float]] = {arm: [] for arm in arms}
-        for _ in range(3 if less > 1 else 16):
-            for arm, step in arms.items():  # in turns
+        for _ in range(16):
+            for arm, step in arms.items():
                 began = time.perf_counter()
-                with torch.autocast("cpu", torch.bfloat16):
-                    nats = step(module, batch)
-                (nats.sum() / nats.numel()).backward()  # type: ignore[no-untyped-call]
-                times[arm].append((time.perf_counter() - began) / nats.numel())
+                with torch.autocast("cpu", torch.bfloat16, enabled=low):
+                    losses = step(module, batch)
+                (losses.sum() / losses.numel()).backward()  # type: ignore[no-untyped-call]
+                times[arm].append((time.perf_counter() - began) / losses.numel())
         rows += [{"block": size, "arm": arm, "microseconds": 1e6 * float(np.median(t[1:]))} for arm, t in times.items()]
     return rows
 
@@ -206,135 +264,121 @@ def _windows(module: NearShallowLM, batch: Segments) -> torch.Tensor:
 def _products(module: NearShallowLM, batch: Segments) -> torch.Tensor:
     """Score a batch as in the thaw phase, whole blocks without a cache, though the embedding is frozen."""
     features = module._segment_features(batch, cached=False)
-    return module.output.nats(
-        features.flatten(0, 1), batch.targets.flatten(), module.config.radius * module.config.bits
-    )
+    fixed = module.config.radius * module.config.bits
+    return module.output.nats(features.flatten(0, 1), batch.targets.flatten(), fixed)
 
 
 def _curve(run: dict[str, Any]) -> Curve:
     return np.array(run["tokens"], float), np.array(run["nats"])
 
 
-def _ends(name: str, case: dict[str, Any]) -> list[Any]:
-    warm, ends = case["warm"], [run["nats"][-1] for run in case["cold"]]
+def mean_curve(runs: list[dict[str, Any]]) -> Curve:
+    """Return millions of tokens, and losses as the mean of the seeds."""
+    return np.array(runs[0]["tokens"]) / 1e6, np.mean([run["nats"] for run in runs], axis=0)
+
+
+def ends(arm: dict[str, Any]) -> list[float]:
+    """Return the last validation loss of every seed."""
+    return [run["nats"][-1] for run in arm["runs"]]
+
+
+def gap(case: dict[str, Any]) -> float:
+    """Return how far the warm start ends below the better cold arm."""
+    return min(statistics.mean(ends(case[arm])) for arm in ARMS[1:]) - statistics.mean(ends(case["warm"]))
+
+
+def rows_of_ends(name: str, case: dict[str, Any]) -> list[list[Any]]:
+    """Return a row for every arm: start, end, test perplexity, rates."""
     return [
-        name,
-        warm["nats"][0],
-        warm["nats"][-1],
-        report.spread(ends),
-        len(ends),
-        statistics.mean(ends) - warm["nats"][-1],
-        warm["test_perplexity"],
-        case["cold"][0]["test_perplexity"],
-        case["best"]["warm"],
-        case["best"]["cold"],
+        [
+            f"{name}, {arm}{result['mark']}",
+            render.nats(statistics.mean(run["nats"][0] for run in result["runs"])),
+            render.spread(ends(result)),
+            math.exp(statistics.mean(run["test_nats"] for run in result["runs"])),
+            " / ".join(f"{result['rates'][group]:.3g}" for group in GROUPS),
+            result["tried"],
+        ]
+        for arm, result in case.items()
     ]
 
 
-def _lead(name: str, case: dict[str, Any]) -> list[Any]:
-    warm, colds = _curve(case["warm"]), [_curve(run) for run in case["cold"]]
+def row_of_leads(name: str, case: dict[str, Any]) -> list[Any]:
+    """Return the row of the lead over the better cold arm."""
+    better = min(ARMS[1:], key=lambda arm: statistics.mean(ends(case[arm])))
+    warms, colds = ([_curve(run) for run in case[arm]["runs"]] for arm in ("warm", better))
+    warm = warms[0][0], np.mean([nats for _, nats in warms], axis=0)
+    leads = [float(statistics.mean(np.interp(at, *cold) for cold in colds) - np.interp(at, *warm)) for at in LEADS]
     least = min(float((cold[1] - warm[1]).min()) for cold in colds)
-    goal = statistics.mean(float(cold[1][-1]) for cold in colds)
-    caught = statistics.mean(reached(cold, float(warm[1][0])) or math.nan for cold in colds)
-    same, crossings = reached(warm, goal), [x for cold in colds if (x := crossing(warm, cold)) is not None]
-    short = {arm: min(case["sweep"][arm].values()) for arm in ("warm", "cold")}
+    goal = statistics.mean(ends(case[better]))
+    third = statistics.mean(run["nats"][-1] for run in case["warm"]["third"])
+    caught = [at for cold in colds if (at := reached(cold, float(warm[1][0]))) is not None]
+    same = reached(warm, goal)
+    crossings = [at for cold in colds if (at := crossing(warm, cold)) is not None]
     return [
         name,
-        short["cold"] - short["warm"],
-        *(float(statistics.mean(np.interp(at, *cold) for cold in colds) - np.interp(at, *warm)) for at in LEADS),
-        least,
-        goal - case["third"]["nats"][-1],
-        f"{caught / 1e6:.2f} M",
+        better,
+        *map(render.nats, leads),
+        render.nats(gap(case)),
+        render.nats(least),
+        render.nats(goal - third),
+        f"{statistics.mean(caught) / 1e6:.2f} M" if caught else "never",
         "never" if same is None else f"{same / warm[0][-1]:.2f}",
         f"{min(crossings) / 1e6:.2f} M" if crossings else "none",
     ]
 
 
-def _write(results: dict[str, Any], docs: Path) -> None:
-    cases = results["cases"].items()
-    short = f"{SWEEP_TOKENS / 1e6:.1f} M"
-    ends = report.table(
-        [
-            "text, preset",
-            "start",
-            "end, warm",
-            "end, cold",
-            "seeds",
-            "gap",
-            "test ppl, warm",
-            "test ppl, cold",
-            "rate, warm",
-            "rate, cold",
-        ],
-        [_ends(name, case) for name, case in cases],
+def write(found: dict[str, Any], ablations: dict[str, dict[str, float]], speeds: list[dict[str, Any]], mark: str,
+          docs: Path, results: Results) -> None:  # fmt: skip
+    """Write the section of docs/benchmarks.md and its picture."""
+    headers = ["text, preset, start", "start", "end", "test perplexity", "rates", "trials"]
+    table = render.table(headers, [row for name, case in found.items() for row in rows_of_ends(name, case)])
+    headers = ["text, preset", "better cold arm", *(f"lead at {at / 1e6:.0f} M" for at in LEADS), "lead at the end"]
+    headers += ["least lead", f"lead of a warm run of {TOKENS / 3e6:.2f} M", "cold reaches warm's start after"]
+    headers += ["share of tokens to cold's end", "curves cross at"]
+    leads = render.table(headers, [row_of_leads(name, case) for name, case in found.items()])
+    without = render.table(
+        ["phases", *SPLITS], [[name, *(render.nats(ablations[text][name]) for text in SPLITS)] for name in ABLATIONS]
     )
-    leads = report.table(
-        [
-            "text, preset",
-            f"gap, runs of {short}",
-            *(f"gap at {at / 1e6:.0f} M" for at in LEADS),
-            "least gap",
-            f"warm run of {TOKENS / 3e6:.2f} M, under cold's end",
-            "cold is at warm's start after",
-            "share of tokens to cold's end",
-            "crossing",
-        ],
-        [_lead(name, case) for name, case in cases],
-    )
-    ablations = [[name, *(results["ablation"][text][name]["nats"][-1] for text in TEXTS)] for name in ABLATIONS]
-    by_block = {size: {r["arm"]: r["microseconds"] for r in results["speed"] if r["block"] == size} for size in BLOCKS}
+    times = {(row["block"], row["arm"]): row["microseconds"] for row in speeds}
     labels = {"windows": "windows one by one", "products": "block products", "cached": "cached (default)"}
-    speeds = [
-        [
-            label,
-            *(by_block[s][arm] for s in BLOCKS),
-            by_block[512][arm] / by_block[256][arm],
-            by_block[512]["windows"] / by_block[512][arm],
-        ]
-        for arm, label in labels.items()
-    ]
-    _draw(docs / "images" / "finetune.png", results["cases"])
-    shares = ", ".join(f"{name} {case['warm']['padded_share']:.1%}" for name, case in results["cases"].items())
-    body = f"""## Fine-tuning: warm and cold starts
+    timed = [
+        [label + mark, *(times[s, arm] for s in BLOCKS), times[512, arm] / times[256, arm],
+         times[512, "windows"] / times[512, arm]] for arm, label in labels.items()
+    ]  # fmt: skip
+    panels = {name: {arm: mean_curve(result["runs"]) for arm, result in case.items()} for name, case in found.items()}
+    top = max(case["warm"]["runs"][0]["nats"][0] for case in found.values()) + 1.0
+    render.curves(docs / "images" / "finetune.png", panels, "million tokens", "nats a token, validation", top)
+    shares = ", ".join(f"{name} {case['warm']['runs'][0]['padded_share']:.1%}" for name, case in found.items())
+    gaps = {name: gap(case) for name, case in found.items()}
+    conclusion = "At equal tokens and with rates of its own for every arm, the warm start ends " + ", ".join(
+        f"{abs(value):.3f} nats {'below' if value > 0 else 'above'} the better cold start ({name})"
+        for name, value in gaps.items()
+    )
+    body = f"""{TOKENS:,} tokens in steps of 2,048, V = {VOCAB_SIZE:,}, contexts {", ".join(CONTEXTS)}, AdamW, matrix
+products in {harness.precision()}. *Warm*: solved from counts, a short phase with the embedding frozen, then all groups.
+*Cold*: the initialisation of `NearShallowLM`, all groups from the start; *+ log-unigram* adds the log-unigram
+distribution to the logits. Every arm has a rate for each of the groups {", ".join(GROUPS)}. It finds them by {TRIALS}
+trials of {SEARCH_TOKENS:,} tokens: a coordinate search that starts at {START_RATE:g} for every group and every arm,
+with more trials only where a chosen rate would else be the largest or smallest that was tried. Then it finds a common
+factor by runs of {FACTOR_TOKENS:,} tokens. Losses are nats a token on about {SCORED:,} tokens of validation text; the
+end is mean and deviation of {len(SEEDS)} seeds (of the random weights and of the order of the batches). The perplexity
+is that of the whole test text, read once.
 
-{TOKENS:,} tokens in steps of 2,048, V = {VOCAB_SIZE:,}, AdamW, products in bfloat16. Warm: `fit`, phases
-`{WARM}`. Cold: `fit --cold`, phase `{COLD}`. The factor of the learning rates is the best of
-{", ".join(map(str, RATES))} for each start after {SWEEP_TOKENS:,} tokens. Nats a token on the validation text (about
-{SCORED:,} tokens of it), every {EVERY:,} tokens; perplexity of finished models (cold: the first seed) on the whole test
-text, read once.
-
-{ends}
-The lead over tokens. "Runs of {short}" are the best of the short runs, annealed to their own end; the other columns
-read the curves of the long ones. "Least gap" is the smallest lead over any cold seed at any logged point, negative
-where the warm start is behind. The warm run of a third of the tokens is annealed to its own end; where it is under the
-end of the cold runs (above 0), a third of the tokens is enough.
+{table}
+The lead over the better cold arm, in nats; negative where the warm start is behind. "Least lead" is the smallest one of
+any seed at any validation. The warm run of a third of the tokens is annealed to its own end: above 0, a third of the
+tokens is enough to pass the end of the cold runs.
 
 {leads}
 Padded positions: {shares}.
 
-![Nats over tokens](images/finetune.png)
+![Validation loss over tokens](images/finetune.png)
 
-Phases left out, preset micro, {ABLATION_TOKENS:,} tokens, nats on the validation text at the end:
+Phases left out, preset micro, {FACTOR_TOKENS:,} tokens, nats on the validation text at the end:
 
-{report.table(["phases", *TEXTS], ablations)}
-One step of the frozen phase, microseconds a token (median of 15, arms in turns), V = 8,192, 128 bits, bfloat16, rows of
+{without}
+One step of the frozen phase on a CPU, microseconds a token (median of 15, arms in turns), V = 8,192, 128 bits, rows of
 512:
 
-{report.table(["block context", "block 256", "block 512", "512 / 256", "times as fast at 512"], speeds)}
-"""
-    report.write(docs, "finetune", body)
-
-
-def _draw(path: Path, cases: dict[str, Any]) -> None:
-    figure, axes = figures.figure(len(cases))
-    for axis, (name, case) in zip(axes, cases.items(), strict=True):
-        for run in case["cold"]:
-            axis.plot(np.array(run["tokens"]) / 1e6, run["nats"], "--", color="tab:blue", linewidth=1)
-        axis.plot(np.array(case["warm"]["tokens"]) / 1e6, case["warm"]["nats"], color="tab:red")
-        axis.plot([], [], "--", color="tab:blue", label=f"cold, seeds: {len(case['cold'])}")
-        axis.plot([], [], color="tab:red", label="warm")
-        axis.set(title=name, xlabel="million tokens", ylim=(None, case["warm"]["nats"][0] + 1.5))
-        axis.grid(alpha=0.3)
-        axis.legend()
-    axes[0].set_ylabel("nats a token, validation")
-    figures.save_figure(figure, path)
+{render.table(["block context", "block 256", "block 512", "512 / 256", "times as fast at 512"], timed)}"""
+    render.write(docs, "finetune", "Fine-tuning: warm and cold starts", conclusion + ".", body, results)

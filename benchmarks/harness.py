@@ -239,10 +239,21 @@ def code_digest(*modules: str) -> str:
         tree = ast.parse(_source(name))
         trees[name] = tree
         pending += _imported(tree, name)
-    for node in (node for tree in trees.values() for node in ast.walk(tree)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
-            del node.body[0]
-    return hashlib.sha256("".join(ast.dump(trees[name]) for name in sorted(trees)).encode()).hexdigest()[:16]
+    code = "".join(_dump(trees[name]) for name in sorted(trees))
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
+
+
+def _dump(node: ast.AST) -> str:
+    """Return a syntax tree as text, without docstrings, the same in every version of Python."""
+    fields = dict(ast.iter_fields(node))
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
+        fields["body"] = fields["body"][1:]
+    parts = (
+        f"{name}=[{','.join(_dump(v) if isinstance(v, ast.AST) else repr(v) for v in values)}]"
+        for name, value in fields.items()
+        if (values := value if isinstance(value, list) else [] if value is None else [value])
+    )
+    return f"{type(node).__name__}({' '.join(parts)})"
 
 
 def _source(module: str) -> bytes:

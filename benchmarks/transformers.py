@@ -1,19 +1,15 @@
-"""Warm starts of GPT-2 and Llama beside the starts others would use: the same tokens, steps, optimizer and shape.
+"""Warm starts of GPT-2 and Llama beside the starts that others use: the same tokens, steps, optimizer and shape.
 
-The learning rate of every start is the best of three by the validation text, then it is run for more seeds. The V x V
-table is four times as slow: its rate is chosen by short runs, and it has one seed. Finished runs are kept in
-``docs/results/transformers.jsonl`` and not run again by the same code. As many runs at a time as there are cores, one
-thread each.
+Every start may choose between two recipes of training, and finds its own rate for each, by the validation text with the
+first seed and with the same number of trials. Then it is run for every seed.
 """
 
-import os
 import statistics
 import tempfile
 import time
-from collections.abc import Collection, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Collection
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,48 +19,70 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks import report
-from benchmarks.report import Book
-from warmstart import accumulators, baselines, figures, solution
+from benchmarks import harness, render
+from benchmarks.harness import Results, Workers, search
+from benchmarks.training import train
+from warmstart import accumulators, baselines, solution
 from warmstart.adapters import load_into
+from warmstart.adapters.decoders import SCALE
 from warmstart.corpus import Corpus
 from warmstart.counts import PairStatistics, count_pairs
+from warmstart.finetune import Phase, decoder_schedule
 from warmstart.finetune.compare import crossing, reached
 from warmstart.layers.softmax import nats
 from warmstart.near_shallow import cipher_vectors
 from warmstart.progress import Progress
 
-VOCAB_SIZE, WIDTH, CONTEXT, ROWS = 8192, 128, 64, 48
-STEPS, TABLE_STEPS, LONG_STEPS = 600, 100, 2400  # the second: to choose the rate of the table
-EVERY, SCORED = 50, 480  # steps between validations, windows of them
-WARMUP = 30  # steps
-RATES = (2.5e-3, 5e-3, 1e-2)
+SHAPE = {"vocab_size": 8192, "width": 128, "layers": 3, "heads": 4, "context": 64, "windows": 48, "scored": 480}
+STEPS, LONG_STEPS = 600, 2400
+CHECKED = (*range(0, 100, 10), *range(100, STEPS + 1, 50))  # steps of the validations
 SEEDS = (0, 1, 2)
+START_RATE, TRIALS = 5e-3, 4
 ARCHITECTURES = {"gpt2": "GPT-2", "llama": "Llama"}
 BLIND = ("default, tied", "default, untied", "log-unigram bias", "mimetic + log-unigram bias")
 KNOWING = ("PPMI-SVD embedding + bias", "cipher + explicit solution + bias")
 TABLE = "count-bigram table"
 OURS = ("spectral", "spectral + heads")
 ARMS = (*BLIND, *KNOWING, TABLE, *OURS)
-LONG_ARMS = ("log-unigram bias", OURS[1], OURS[0])
-GPT2_124M: dict[str, Any] = {"n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024}
-FILES = ("adapters/decoders", "adapters/heads", "baselines", "spectral", "counts", "layers/softmax")
-CODE = tuple(f"warmstart/{name}.py" for name in FILES)
-Rows = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained: share of the run for the warm-up, second moment of Adam, rate of blocks over tables."""
+
+    warmup: float
+    beta2: float
+    blocks: float
+    scale: float = SCALE  # of the embedding of our starts
+
+
+KEPT = decoder_schedule().phases[0]
+USUAL = Recipe(0.05, 0.95, 1.0)
+KEEPING = Recipe(KEPT.warmup, 0.999, KEPT.rates["blocks"] / KEPT.rates["tables"])
+RECIPES = {"usual": USUAL, "keeping": KEEPING}
+WITHOUT = {  # what the keeping recipe consists of, one part left out at a time
+    "all parts": KEEPING,
+    "short warm-up (0.05 of the run)": Recipe(USUAL.warmup, KEEPING.beta2, KEEPING.blocks),
+    "second moment of Adam 0.95": Recipe(KEEPING.warmup, USUAL.beta2, KEEPING.blocks),
+    "blocks at the full rate": Recipe(KEEPING.warmup, KEEPING.beta2, USUAL.blocks),
+    "embedding rows of 0.1": Recipe(KEEPING.warmup, KEEPING.beta2, KEEPING.blocks, scale=0.1),
+    "no part: usual recipe, rows of 0.1": Recipe(USUAL.warmup, USUAL.beta2, USUAL.blocks, scale=0.1),
+}
 
 
 @dataclass
 class Start:
-    """A model and what a baseline adds to its logits: a bias (V,) or a row for the token before (V, V)."""
+    """A model and what a baseline adds to its logits: a bias (V,), or a row for the token before (V, V)."""
 
     model: Any
     bias: nn.Parameter | None = None
     table: nn.Embedding | None = None
 
-    def nats(self, ids: Tensor) -> Tensor:
-        """Return ``-log P`` of every token (rows, length + 1) but the first."""
+    def losses(self, ids: Tensor) -> Tensor:
+        """Return ``-log P`` of every token of windows (rows, length + 1) but the first."""
         inputs, targets = ids[:, :-1], ids[:, 1:].flatten()
-        with torch.autocast(ids.device.type, torch.bfloat16):
+        low = harness.precision() == "bfloat16"
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=low):
             x = self.model.base_model(inputs).last_hidden_state.flatten(0, 1)
             weight = self.model.lm_head.weight.T
             if self.table is not None:
@@ -75,13 +93,27 @@ class Start:
                 weight = torch.cat([weight, self.bias[None]])
             return nats(x, weight, targets)
 
-    def optimizers(self, rate: float) -> list[torch.optim.Optimizer]:
-        """Return AdamW of all dense parameters, and Adam on the rows that a step touches for a table."""
-        dense = [*self.model.parameters(), *([self.bias] if self.bias is not None else [])]
-        out: list[torch.optim.Optimizer] = [torch.optim.AdamW(dense, rate, (0.9, 0.95), weight_decay=0.0, fused=True)]
+    def to(self, device: str) -> None:
+        """Move everything that is trained."""
+        self.model.to(device)
         if self.table is not None:
-            out.append(torch.optim.SparseAdam(list(self.table.parameters()), rate, (0.9, 0.95)))
-        return out
+            self.table.to(device)
+        if self.bias is not None:
+            self.bias = nn.Parameter(self.bias.detach().to(device))
+
+    def optimizers(self, rate: float, recipe: Recipe) -> list[torch.optim.Optimizer]:
+        """Return AdamW for all dense parameters, and Adam on the rows that a step touches for a table."""
+        by_group = decoder_schedule().parameters(self.model)
+        groups = [
+            {"params": by_group["tables"] + ([self.bias] if self.bias is not None else []), "rate": rate},
+            {"params": by_group["blocks"], "rate": rate * recipe.blocks},
+        ]
+        betas = (0.9, recipe.beta2)
+        optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, rate, betas, weight_decay=0.0, fused=True)]
+        if self.table is not None:
+            rows = [{"params": list(self.table.parameters()), "rate": rate}]
+            optimizers.append(torch.optim.SparseAdam(rows, rate, betas))
+        return optimizers
 
     @property
     def n_parameters(self) -> int:
@@ -91,22 +123,21 @@ class Start:
         return sum(p.numel() for p in (*self.model.parameters(), *extra))
 
 
-def build(arch: str, arm: str, seed: int, pairs: PairStatistics, big: bool = False) -> Start:
-    """Return the start of an arm; what is random has the seed."""
+def build(arch: str, arm: str, seed: int, pairs: PairStatistics, scale: float = SCALE) -> Start:
+    """Return the start of an arm; its random weights are drawn with the seed."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    width, layers, heads, context = (SHAPE[name] for name in ("width", "layers", "heads", "context"))
     if arch == "gpt2":
-        shape: dict[str, Any] = (
-            GPT2_124M if big else {"n_embd": WIDTH, "n_layer": 3, "n_head": 4, "n_positions": CONTEXT}
-        )
-        shape = shape | dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+        shape: dict[str, Any] = {"n_embd": width, "n_layer": layers, "n_head": heads, "n_positions": context}
+        shape |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
         shape["activation_function"] = "gelu_pytorch_tanh"  # GPT-2's own, in one kernel
     else:
-        shape = {"hidden_size": WIDTH, "intermediate_size": 344, "num_hidden_layers": 3, "num_attention_heads": 4}
-        shape |= {"num_key_value_heads": 2, "max_position_embeddings": CONTEXT}
+        shape = {"hidden_size": width, "intermediate_size": 344, "num_hidden_layers": layers}
+        shape |= {"num_attention_heads": heads, "num_key_value_heads": 2, "max_position_embeddings": context}
     shape |= {"vocab_size": pairs.vocab_size, "tie_word_embeddings": arm == BLIND[0]}
-    torch.manual_seed(seed)
     shape["attn_implementation"] = "eager"  # at windows this short the fused kernel is slower on a CPU
+    torch.manual_seed(seed)
     config = AutoConfig.for_model(arch, **shape, **dict.fromkeys(("bos_token_id", "eos_token_id")))
     model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     start = Start(model)
@@ -117,7 +148,7 @@ def build(arch: str, arm: str, seed: int, pairs: PairStatistics, big: bool = Fal
             _mimetic(model, arch, seed)
         elif arm.startswith("PPMI"):
             weight = model.get_input_embeddings().weight
-            rows = baselines.ppmi_svd(pairs.pairs, WIDTH)
+            rows = baselines.ppmi_svd(pairs.pairs, width)
             weight.copy_(torch.from_numpy(rows * (float(weight.std()) / rows.std())))  # norm-matched
         elif arm.startswith("cipher"):
             _cipher(model, pairs, centred=arch == "gpt2")
@@ -126,7 +157,7 @@ def build(arch: str, arm: str, seed: int, pairs: PairStatistics, big: bool = Fal
             start.table = nn.Embedding(len(table), len(table), sparse=True, _weight=table)
             model.lm_head.weight.zero_()  # so that the table alone predicts at first
     if arm in OURS:
-        load_into(model, pairs, heads=0 if arm == "spectral" else None)
+        load_into(model, pairs, scale=scale, heads=0 if arm == "spectral" else None)
     return start
 
 
@@ -146,12 +177,13 @@ def _mimetic(model: Any, arch: str, seed: int) -> None:
 
 
 def _cipher(model: Any, pairs: PairStatistics, centred: bool) -> None:
-    """Write bit-cipher vectors and the explicit solution for what the final norm makes of them, tempered."""
-    vectors = cipher_vectors(pairs.vocab_size, WIDTH)
+    """Write bit-cipher vectors, and the explicit solution for what the final norm makes of them, tempered."""
+    width = model.config.hidden_size
+    vectors = cipher_vectors(pairs.vocab_size, width)
     E = vectors.toarray().astype(np.float64)
     E -= E.mean(axis=1, keepdims=True) if centred else 0.0
     E /= np.sqrt((E**2).mean(axis=1, keepdims=True))
-    counts = accumulators.empty(WIDTH, pairs.vocab_size)
+    counts = accumulators.empty(width, pairs.vocab_size)
     counts.sums += (vectors.astype(np.float64).T @ pairs.pairs).toarray().T
     counts.n_examples = int(pairs.pairs.sum())
     prior = solution.class_prior(pairs.pairs.sum(axis=0))
@@ -167,287 +199,252 @@ def _cipher(model: Any, pairs: PairStatistics, centred: bool) -> None:
     model.lm_head.weight.copy_(torch.from_numpy(best[1] * U.T))
 
 
-def train(
-    start: Start,
-    texts: tuple[NDArray[Any], NDArray[Any]],
-    rate: float,
-    steps: int,
-    *,
-    seed: int = 0,
-    device: str = "cpu",
-    shape: tuple[int, int] = (ROWS, CONTEXT),
-    every: int = EVERY,
+class Text:
+    """Token ids of a training and a validation text in a folder, and windows of them."""
+
+    def __init__(self, folder: str, device: str) -> None:
+        self.train, self.valid = (np.load(Path(folder, f"{n}.npy"), mmap_mode="r") for n in ("train", "valid"))
+        self.device = device
+
+    def windows(self, ids: NDArray[Any], starts: NDArray[Any], length: int) -> Tensor:
+        """Return windows (n, length + 1) of ids."""
+        rows = np.stack([ids[s : s + length + 1] for s in starts.tolist()]).astype(np.int64)
+        return torch.from_numpy(rows).to(self.device)
+
+    def sampler(self, seed: int, n: int, length: int) -> Any:
+        """Return a function of the step that gives ``n`` random windows, the same for a seed."""
+        random = np.random.default_rng(seed)
+        return lambda step: self.windows(self.train, random.integers(0, self.train.size - length - 1, n), length)
+
+    @torch.no_grad()
+    def score(self, start: Start, ids: NDArray[Any], count: int, length: int, rows: int) -> float:
+        """Return the mean loss on so many windows spread over a text, or as many as it has."""
+        starts = np.linspace(0, ids.size - length - 1, min(count, ids.size // (length + 1))).astype(int)
+        parts = (self.windows(ids, starts[i : i + rows], length) for i in range(0, starts.size, rows))
+        return float(torch.cat([start.losses(part).float().cpu() for part in parts]).mean())
+
+
+def run_one(
+    folder: str, arch: str, arm: str, seed: int, rate: float, recipe: Recipe, steps: int, at: Collection[int]
 ) -> dict[str, Any]:
-    """Train a start on windows of a text; return nats on windows of the other before some steps and at the end."""
-    text, valid = texts
-    random, length = np.random.default_rng(seed), shape[1] + 1
-    for part in (start.model, *((start.table,) if start.table is not None else ())):
-        part.to(device)
-    optimizers = start.optimizers(rate)
-    found: dict[str, Any] = {"steps": [], "nats": [], "seconds": []}
-    seconds = 0.0
-    for step in range(steps + 1):
-        if step % every == 0 or step == steps:
-            scored = score(start, valid, SCORED * CONTEXT // shape[1], length, device)
-            for name, value in (("steps", step), ("nats", scored), ("seconds", seconds)):
-                found[name].append(value)
-        if step == steps:
-            break
-        began = time.process_time() if device == "cpu" else time.perf_counter()
-        factor = min(1.0, (step + 1) / WARMUP) * (0.5 + 0.5 * np.cos(np.pi * step / steps))
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
-        ids = _windows(text, random.integers(0, text.size - length, shape[0]), length, device)
-        start.nats(ids).mean().backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(start.model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        seconds += (time.process_time() if device == "cpu" else time.perf_counter()) - began
-    return found
-
-
-def score(start: Start, text: NDArray[Any], count: int, length: int, device: str = "cpu") -> float:
-    """Return nats on so many windows of a text, or as many as it has, spread over it."""
-    starts = np.linspace(0, text.size - length, min(count, text.size // length)).astype(int)
-    with torch.no_grad():
-        parts = (_windows(text, starts[i : i + ROWS], length, device) for i in range(0, starts.size, ROWS))
-        return float(torch.cat([start.nats(part).float().cpu() for part in parts]).mean())
-
-
-def _windows(text: NDArray[Any], starts: NDArray[Any], length: int, device: str) -> Tensor:
-    rows = np.stack([text[s : s + length] for s in starts.tolist()]).astype(np.int64)
-    return torch.from_numpy(rows).to(device)
-
-
-def _run(folder: str, arch: str, arm: str, seed: int, rate: float, steps: int) -> dict[str, Any]:
     """Build and train one start, in a process of its own."""
-    torch.set_num_threads(1)
-    texts = (np.load(Path(folder, "train.npy"), mmap_mode="r"), np.load(Path(folder, "valid.npy"), mmap_mode="r"))
-    pairs = PairStatistics.load(Path(folder, "pairs.safetensors"))
     began = time.process_time()
-    start = build(arch, arm, seed, pairs)
+    start = build(arch, arm, seed, PairStatistics.load(Path(folder, "pairs.safetensors")), recipe.scale)
     made = time.process_time() - began
-    return {**train(start, texts, rate, steps, seed=seed), "made": made, "parameters": start.n_parameters}
+    start.to(harness.device())
+    text, length = Text(folder, harness.device()), SHAPE["context"]
+    batch = text.sampler(seed, SHAPE["windows"], length)
+    curve = train(
+        start.optimizers(rate, recipe),
+        lambda step: start.losses(batch(step)).mean(),
+        steps,
+        Phase("all", {"all": rate}, warmup=recipe.warmup, floor=0.0),
+        lambda: text.score(start, text.valid, SHAPE["scored"], length, SHAPE["windows"]),
+        at,
+    )
+    return {**curve, "made": made, "parameters": start.n_parameters}
+
+
+class Bench:
+    """The runs of this bench: their keys, and the search for a recipe and a rate."""
+
+    def __init__(self, folder: str, workers: Workers, quick: bool) -> None:
+        self.folder, self.workers, self.quick = folder, workers, quick
+        self.steps, self.checked = (4, (0, 4)) if quick else (STEPS, CHECKED)
+
+    def key(self, arch: str, arm: str, seed: int, rate: float, recipe: Recipe, steps: int) -> dict[str, Any]:
+        """Return the whole configuration of a run."""
+        scale = {"scale": recipe.scale} if arm in OURS else {}
+        trained: dict[str, Any] = {
+            "steps": steps,
+            "rate": rate,
+            "warmup": recipe.warmup,
+            "beta2": recipe.beta2,
+            "clip": 1.0,
+        }
+        trained |= {"blocks": recipe.blocks, "precision": harness.precision()}
+        return {"arch": arch, "arm": arm, "seed": seed, **trained, **scale, **SHAPE, "text": "classics"}
+
+    def run(self, arch: str, arm: str, seed: int, rate: float, recipe: Recipe, steps: int | None = None) -> Any:
+        """Return the curve of a run, kept or made; a longer run is validated a dozen times."""
+        steps = steps or self.steps
+        at = self.checked if steps == self.steps else range(0, steps + 1, steps // 12)
+        key = self.key(arch, arm, seed, rate, recipe, steps)
+        return self.workers.do(key, run_one, self.folder, arch, arm, seed, rate, recipe, steps, at)
+
+    def tune(self, arch: str, arm: str) -> dict[str, Any]:
+        """Find recipe and rate of a start, then run every seed."""
+        tried: dict[tuple[str, float], float] = {}
+        for name, recipe in list(RECIPES.items())[: 1 if self.quick else None]:
+
+            def end(at: dict[str, float], recipe: Recipe = recipe) -> float:
+                return float(self.run(arch, arm, 0, at["rate"], recipe)["nats"][-1])
+
+            if self.quick:
+                tried[name, START_RATE] = end({"rate": START_RATE})
+                continue
+            for point, value in search(end, {"rate": START_RATE}, TRIALS)[1]:
+                tried[name, point["rate"]] = value
+        recipe_name, rate = min(tried, key=lambda choice: tried[choice])
+        seeds = harness.cut(SEEDS, self.quick)
+        jobs = [partial(self.run, arch, arm, seed, rate, RECIPES[recipe_name]) for seed in seeds]
+        keys = [self.key(arch, arm, seed, rate, RECIPES[recipe_name], self.steps) for seed in seeds]
+        runs = self.workers.together(jobs)
+        mark = self.workers.results.mark(*keys)
+        return {"recipe": recipe_name, "rate": rate, "tried": len(tried), "runs": runs, "mark": mark}
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Run every start, write tables and plots; ``quick``: two starts of each, one rate, 5 steps."""
-    book = Book(None if quick else docs / "results" / "transformers.jsonl", report.code_digest(*CODE))
-    books = data / "classics"
-    text = Corpus.build(books / "train.txt.xz", vocab_size=1024 if quick else VOCAB_SIZE, split_documents=r"\n\n")
+    """Run every start, write tables and plots; ``quick``: two starts of each architecture, four steps."""
+    results = Results(None if quick else docs / "results" / "transformers.jsonl", __name__)
+    books, size = data / "classics", 1024 if quick else SHAPE["vocab_size"]
+    text = Corpus.build(books / "train.txt.xz", vocab_size=size, split_documents=r"\n\n")
     valid = Corpus.encode(books / "valid.txt", text.tokenizer, split_documents=r"\n\n")
-    with tempfile.TemporaryDirectory(prefix="warmstart-bench-") as folder:
-        began = time.process_time()
+    arms = ("log-unigram bias", OURS[1]) if quick else ARMS
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder, Workers(results, progress) as workers:
         count_pairs(text.tokens, text.vocab_size).save(Path(folder, "pairs.safetensors"))
-        counting = time.process_time() - began
         np.save(Path(folder, "train.npy"), text.tokens)
         np.save(Path(folder, "valid.npy"), valid.tokens)
-        with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as processes:
-            bench = _Bench(folder, book, processes, progress)
-            results: dict[str, Any] = {"counting": counting, "architectures": {}}
-            if quick:
-                results["architectures"] = {arch: bench.compare(arch, (), quick) for arch in ARCHITECTURES}
-                return results
-            results["stock"] = book.do("stock step", lambda: stock_seconds(folder))
-            for arch in ARCHITECTURES:
-                arms = results["architectures"][arch] = bench.compare(arch, ())
-                _write(results, docs)  # a table early
-                arms = results["architectures"][arch] = bench.compare(arch, contenders(arms))
-                _write(results, docs)
-                if arch == "gpt2":
-                    results["long"] = bench.longer(arms)
-            for arch in ARCHITECTURES:
-                results["architectures"][arch] = bench.compare(arch, {*ARMS} - {TABLE})
-                _write(results, docs)
-    if torch.cuda.is_available():
-        results["gpu"] = book.do("gpu", lambda: large(text, valid, "cuda", seconds=600.0))
-        _write(results, docs)
-    return results
+        bench = Bench(folder, workers, quick)
+        pairs = [(arch, arm) for arch in ARCHITECTURES for arm in arms]
+        tuned = dict(zip(pairs, workers.together([partial(bench.tune, *pair) for pair in pairs]), strict=True))
+        found: dict[str, Any] = {"starts": {arch: {arm: tuned[arch, arm] for arm in arms} for arch in ARCHITECTURES}}
+        if not quick:
+            found["parts"] = parts_left_out(bench, found["starts"])
+            found["long"] = longer(bench, found["starts"]["gpt2"])
+            write(found, docs, results)
+    return found
 
 
-class _Bench:
-    """Runs by name, kept in a book, as many at a time as there are processes."""
-
-    def __init__(self, folder: str, book: Book, processes: ProcessPoolExecutor, progress: Progress | None) -> None:
-        self.folder, self.book, self.processes, self.progress = folder, book, processes, progress
-
-    def compare(self, arch: str, often: Collection[str], quick: bool = False) -> dict[str, Any]:
-        """Run every start at every rate, then some at their best for the other seeds."""
-        steps, rates = (5, RATES[:1]) if quick else (STEPS, RATES)
-        few = ("log-unigram bias", OURS[1])
-        arms = [arm for arm in ARMS if (arm in few if quick else arch == "gpt2" or arm != TABLE)]
-        tried = [(arch, arm, 0, rate, TABLE_STEPS if arm == TABLE else steps) for arm in arms for rate in rates]
-        ends = {(job[1], job[3]): run["nats"][-1] for job, run in zip(tried, self._all(tried), strict=True)}
-        sweep = {arm: [ends[arm, rate] for rate in rates] for arm in arms}
-        best = {arm: rates[int(np.argmin(sweep[arm]))] for arm in arms}
-        jobs = [(arch, arm, seed, best[arm], steps) for seed in SEEDS for arm in arms]
-        wanted = [job for job in jobs if not job[2] or job[1] in often or self.book.has(_name(*job))]
-        found = self._all(wanted)
-        runs = {arm: [run for run, job in zip(found, wanted, strict=True) if job[1] == arm] for arm in arms}
-        return {arm: {"sweep": sweep[arm], "rate": best[arm], "runs": runs[arm]} for arm in arms}
-
-    def longer(self, short: dict[str, Any]) -> dict[str, Any]:
-        """Run some starts for four times the steps, at half their rate."""
-        runs = self._all([("gpt2", arm, 0, short[arm]["rate"] / 2, LONG_STEPS) for arm in LONG_ARMS])
-        return dict(zip(LONG_ARMS, runs, strict=True))
-
-    def _all(self, jobs: Sequence[tuple[str, str, int, float, int]]) -> list[Any]:
-        def one(job: tuple[str, str, int, float, int]) -> Any:
-            name = _name(*job)
-            found = self.book.do(name, lambda: self.processes.submit(_run, self.folder, *job).result())
-            if self.progress:
-                self.progress(name, 0, None)
-            return found
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return list(pool.map(one, jobs))
-
-
-def _name(arch: str, arm: str, seed: int, rate: float, steps: int) -> str:
-    return f"{arch}: {arm}, seed {seed}, rate {rate:g}, {steps} steps"
-
-
-def contenders(arms: dict[str, Any]) -> set[str]:
-    """Return our starts, the best of those that know unigrams at most, and the best of the others of their size."""
-    return {*OURS, *(min(names, key=lambda name: _final(arms[name])) for names in (BLIND, KNOWING))}
-
-
-def stock_seconds(folder: str) -> float:
-    """Return CPU seconds of a step as the Trainer takes it: float32, the model's own loss, AdamW."""
-    torch.set_num_threads(1)
-    text = np.load(Path(folder, "train.npy"), mmap_mode="r")
-    model = build("gpt2", BLIND[1], 0, PairStatistics.load(Path(folder, "pairs.safetensors"))).model
-    optimizer, times = torch.optim.AdamW(model.parameters(), 1e-3), []
-    for i in range(6):
-        ids = _windows(text, np.arange(ROWS) * 1000 + i, CONTEXT, "cpu")
-        began = time.process_time()
-        model(input_ids=ids, labels=ids).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        times.append(time.process_time() - began)
-    return float(np.median(times[1:]))
-
-
-def large(text: Corpus, valid: Corpus, device: str, seconds: float, big: bool = True) -> dict[str, Any]:
-    """Train GPT-2 of 124 M from two starts, an untied default and a spectral one, for so many seconds each."""
-    pairs = count_pairs(text.tokens, text.vocab_size)
-    texts, shape = (
-        (np.asarray(text.tokens), np.asarray(valid.tokens)),
-        (32, GPT2_124M["n_positions"] if big else CONTEXT),
-    )
-    probe = train(build("gpt2", BLIND[1], 0, pairs, big), texts, 6e-4, 4, device=device, shape=shape)
-    steps = max(1, int(seconds / (probe["seconds"][-1] / 4)))
+def parts_left_out(bench: Bench, starts: dict[str, Any]) -> dict[str, Any]:
+    """Run our better start of each architecture with one part of the keeping recipe left out, every seed."""
+    jobs, names = [], []
+    for arch, arms in starts.items():
+        ours = min(OURS, key=lambda arm: final(arms[arm]))
+        for name, recipe in WITHOUT.items():
+            rate = arms[ours]["rate"] if recipe is not WITHOUT["no part: usual recipe, rows of 0.1"] else START_RATE
+            jobs += [partial(bench.run, arch, ours, seed, rate, recipe) for seed in SEEDS]
+            names += [(arch, name)] * len(SEEDS)
+    runs = bench.workers.together(jobs)
     return {
-        arm: train(build("gpt2", arm, 0, pairs, big), texts, 6e-4, steps, device=device, shape=shape)
-        for arm in (BLIND[1], OURS[1])
+        arch: {name: [r for r, own in zip(runs, names, strict=True) if own == (arch, name)] for name in WITHOUT}
+        for arch in starts
     }
 
 
-def _final(arm: dict[str, Any]) -> float:
+def longer(bench: Bench, arms: dict[str, Any]) -> dict[str, Any]:
+    """Run the best start that knows unigrams at most, and ours, for four times the steps; a rate is best of two."""
+    blind = min(BLIND, key=lambda arm: final(arms[arm]))
+    chosen: dict[str, Any] = {}
+    names = (blind, *OURS)
+    jobs = [
+        partial(bench.run, "gpt2", arm, 0, arms[arm]["rate"] * share, RECIPES[arms[arm]["recipe"]], LONG_STEPS)
+        for arm in names
+        for share in (1.0, 0.5, 0.25)
+    ]
+    runs = bench.workers.together(jobs)
+    for i, arm in enumerate(names):
+        chosen[arm] = min(runs[3 * i : 3 * i + 3], key=lambda run: run["nats"][-1])
+    return chosen
+
+
+def final(arm: dict[str, Any]) -> float:
+    """Return the mean loss at the end over the seeds."""
     return float(statistics.mean(run["nats"][-1] for run in arm["runs"]))
 
 
 def mean_curve(arm: dict[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return steps, and nats as the mean of the seeds."""
+    """Return steps, and losses as the mean of the seeds."""
     return np.array(arm["runs"][0]["steps"], float), np.mean([run["nats"] for run in arm["runs"]], axis=0)
 
 
-def _row(name: str, arm: dict[str, Any]) -> list[Any]:
-    steps, mean = mean_curve(arm)
-    ends = [run["nats"][-1] for run in arm["runs"]]
-    return [
-        name,
-        arm["runs"][0]["parameters"],
-        f"{arm['rate']:g}",
-        *(float(np.interp(at, steps, mean)) for at in (0, 50, 100, 200)),
-        report.spread(ends),
-        len(ends),
-        arm["runs"][0]["made"],
-    ]
+def rise(run: dict[str, Any]) -> float:
+    """Return how far a validation loss is above the one of step 0 at most."""
+    return float(max(run["nats"]) - run["nats"][0])
 
 
-def marks(arms: dict[str, Any], counting: float, stock: float) -> dict[str, Any]:
+def marks(arms: dict[str, Any]) -> dict[str, Any]:
     """Return what the best of our starts gains over the best that ignores the text, and over the best of the others."""
-    ours, blind, knowing = (min(names, key=lambda name: _final(arms[name])) for names in (OURS, BLIND, KNOWING))
+    ours, blind, knowing = (min(names, key=lambda arm: final(arms[arm])) for names in (OURS, BLIND, KNOWING))
     warm = arms[ours]
-    step = reached(mean_curve(warm), _final(arms[blind]))
-    made = counting + statistics.mean(run["made"] for run in warm["runs"])
-    seconds = statistics.mean(run["seconds"][-1] for run in arms[blind]["runs"])
-    spent = np.mean([run["seconds"] for run in warm["runs"]], axis=0)
-    equal = None if step is None else made + float(np.interp(step, mean_curve(warm)[0], spent))
-    crossed = crossing(mean_curve(warm), mean_curve(arms[blind]))
+    step, crossed = reached(mean_curve(warm), final(arms[blind])), crossing(mean_curve(warm), mean_curve(arms[blind]))
     return {
         "our best": ours,
-        "step 0": float(mean_curve(warm)[1][0]),
-        "best that knows unigrams at most": blind,
-        "gap to it": _final(arms[blind]) - _final(warm),
-        "share of steps to its end": None if step is None else step / STEPS,
-        "share of seconds, counting and solving included": None if equal is None else equal / seconds,
-        "crossing": "none" if crossed is None else f"step {crossed:.0f}",
-        "best other": knowing,
-        "gap to that": _final(arms[knowing]) - _final(warm),
-        "counted and solved (s)": made,
-        "of the run here": made / seconds,
-        "of a run in float32": made / (STEPS * stock),
+        "best start that knows unigrams at most": blind,
+        "lead over it at the end": render.nats(final(arms[blind]) - final(warm)),
+        "share of the steps after which ours is at its end": None if step is None else step / STEPS,
+        "step at which the curves cross": "none" if crossed is None else f"{crossed:.0f}",
+        "best other start that knows pairs": knowing,
+        "lead over that at the end": render.nats(final(arms[knowing]) - final(warm)),
+        "CPU seconds to solve the start": statistics.mean(run["made"] for run in warm["runs"]),
     }
 
 
-def _write(results: dict[str, Any], docs: Path) -> None:
-    headers = ["start", "parameters", "rate", "step 0", "50", "100", "200", str(STEPS), "seeds", "made (s)"]
-    done = {arch: results["architectures"][arch] for arch in ARCHITECTURES if arch in results["architectures"]}
-    found = [marks(arms, results["counting"], results["stock"]) for arms in done.values()]
-    rows = [[name, *(column[name] for column in found)] for name in found[0]]
+def write(found: dict[str, Any], docs: Path, results: Results) -> None:
+    """Write the section of docs/benchmarks.md and its picture."""
+    shown = (0, 50, 100, 200, STEPS)
+    headers = ["start", "parameters", "recipe", "rate", *(f"step {n}" for n in shown), "highest rise"]
     tables = ""
-    for arch, arms in done.items():
-        rows_of = [_row(name, arm) for name, arm in arms.items()]
-        tables += f"{ARCHITECTURES[arch]}:\n\n{report.table(headers, rows_of)}\n"
-    _draw(docs / "images" / "transformers.png", results)
-    body = f"""## Transformers: spectral warm starts
+    for arch, arms in found["starts"].items():
+        rows = []
+        for name, arm in arms.items():
+            steps, mean = mean_curve(arm)
+            losses = [render.nats(float(np.interp(n, steps, mean))) for n in shown[:-1]]
+            end = render.spread([run["nats"][-1] for run in arm["runs"]])
+            highest = render.nats(max(map(rise, arm["runs"])))
+            parameters = arm["runs"][0]["parameters"]
+            rows.append([name + arm["mark"], parameters, arm["recipe"], f"{arm['rate']:g}", *losses, end, highest])
+        tables += f"{ARCHITECTURES[arch]}:\n\n{render.table(headers, rows)}\n"
+    columns = [marks(arms) for arms in found["starts"].values()]
+    summary = render.table(["", *ARCHITECTURES.values()], [[n, *(c[n] for c in columns)] for n in columns[0]])
+    parts = []
+    for name in WITHOUT:
+        row: list[Any] = [name]
+        for arch in ARCHITECTURES:
+            runs = found["parts"][arch][name]
+            row += [render.nats(max(map(rise, runs))), render.spread([run["nats"][-1] for run in runs])]
+        parts.append(row)
+    heads = [f"{title}, {what}" for title in ARCHITECTURES.values() for what in ("rise", "end")]
+    at = range(0, LONG_STEPS + 1, STEPS)
+    long = {arm: np.interp(at, run["steps"], run["nats"]) for arm, run in found["long"].items()}
+    blind = next(iter(long))
+    lead = long[blind] - np.min([long[arm] for arm in OURS], axis=0)
+    rows = [[name, *map(render.nats, values)] for name, values in (*long.items(), ("lead", lead))]
+    panels = {
+        f"{ARCHITECTURES[arch]}, {STEPS} steps": {name: mean_curve(arm) for name, arm in arms.items()}
+        for arch, arms in found["starts"].items()
+    }
+    panels[f"GPT-2, {LONG_STEPS} steps"] = {n: (run["steps"], run["nats"]) for n, run in found["long"].items()}
+    styles = {arm: {"linewidth": 2 if arm in OURS else 1} for arm in ARMS}
+    render.curves(docs / "images" / "transformers.png", panels, "steps", "nats a token, validation", 7.0, styles)
+    gpt2, llama = columns
+    conclusion = (
+        f"A spectral start leads the best start without pair counts by {gpt2['lead over it at the end']} nats (GPT-2) "
+        f"and {llama['lead over it at the end']} nats (Llama) after {STEPS} steps; the lead shrinks "
+        f"to {lead[-1]:.3f} nats after {LONG_STEPS:,}."
+    )
+    body = f"""{SHAPE["layers"]} layers, width {SHAPE["width"]}, {SHAPE["heads"]} heads, windows of {SHAPE["context"]}
+tokens, V = {SHAPE["vocab_size"]:,}, classic books. A run has {STEPS} steps of {SHAPE["windows"] * SHAPE["context"]:,}
+tokens, 1.8 M in all; what knows pairs has counted the whole text of 14.2 M tokens before. AdamW without weight decay,
+gradients clipped at 1, cosine to 0, matrix products in {harness.precision()}. Losses are nats a token on
+{SHAPE["scored"]} windows of validation books; the end is mean and deviation of {len(SEEDS)} seeds.
 
-3 layers, d = {WIDTH}, 4 heads, windows of {CONTEXT} tokens, V = {VOCAB_SIZE:,}, classics; {STEPS} steps of
-{ROWS * CONTEXT:,} tokens, AdamW, cosine after {WARMUP} steps, products in bfloat16. Nats a token on validation books
-({SCORED} windows). The rate is the best of {", ".join(f"{rate:g}" for rate in RATES)} (of the table: after
-{TABLE_STEPS} steps). What knows the text counted all of it, 14.2 M tokens; a run reads
-{STEPS * ROWS * CONTEXT / 1e6:.1f} M. Seconds are of one core, and of weights alone: counting the pairs took
-{results["counting"]:.1f} s.
+Every start chose between two recipes, by the validation loss of the first seed, each with at least {TRIALS} rates
+around {START_RATE:g} and until the best rate had a neighbour on both sides. *Usual*: warm-up {USUAL.warmup:g} of the
+run, second moment {USUAL.beta2:g}, one rate. *Keeping*: warm-up {KEEPING.warmup:g} of the run, second moment
+{KEEPING.beta2:g}, blocks at {KEEPING.blocks:g} times the rate of embedding and head. "Highest rise" is the largest
+validation loss of any seed above its own loss at step 0 (checked every 10 steps up to 100, then every 50).
 
-{tables}The marks. "A run in float32" has the model's own loss, as the Trainer takes it,
-{results["stock"]:.3f} s a step.
+{tables}The marks:
 
-{report.table(["", *(ARCHITECTURES[arch] for arch in done)], rows)}
-![Nats over steps](images/transformers.png)
-"""
-    if "long" in results:
-        at = range(STEPS, LONG_STEPS + 1, STEPS)
-        long = {arm: np.interp(at, run["steps"], run["nats"]) for arm, run in results["long"].items()}
-        lead = long[LONG_ARMS[0]] - np.min([long[arm] for arm in OURS], axis=0)
-        longer = [[name, *map(float, values)] for name, values in (*long.items(), ("lead", lead))]
-        body += f"\nGPT-2, {LONG_STEPS:,} steps, one seed, half the rate above:\n\n"
-        body += report.table(["start", *(f"{n:,}" for n in at)], longer)
-    if "gpu" in results:
-        rows = [[arm, *(float(np.interp(n, run["steps"], run["nats"])) for n in (0, 100, 1000)), run["nats"][-1]]
-                for arm, run in results["gpu"].items()]  # fmt: skip
-        body += "\nGPT-2 of 124 M on a GPU, ten minutes for each start:\n\n"
-        body += report.table(["start", "0", "100", "1,000", "end"], rows)
-    report.write(docs, "transformers", body)
+{summary}
+What keeps the start: our better start with one part of the keeping recipe left out, {len(SEEDS)} seeds. "Rise" is the
+highest rise of any seed.
 
+{render.table(["left out", *heads], parts)}
+![Validation loss over steps](images/transformers.png)
 
-def _draw(path: Path, results: dict[str, Any]) -> None:
-    panels = [
-        (f"{ARCHITECTURES[arch]}, {STEPS} steps", {name: mean_curve(arm) for name, arm in arms.items()})
-        for arch, arms in results["architectures"].items()
-    ]
-    if "long" in results:
-        curves = {name: (np.array(run["steps"]), np.array(run["nats"])) for name, run in results["long"].items()}
-        panels.append((f"GPT-2, {LONG_STEPS} steps", curves))
-    figure, axes = figures.figure(len(panels))
-    for axis, (title, lines) in zip(axes, panels, strict=True):
-        for name, line in lines.items():
-            axis.plot(*line, linewidth=2 if name in OURS else 1, label=name)
-        axis.set(title=title, xlabel="steps", ylim=(None, 7.0))
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize="x-small")
-    axes[0].set_ylabel("nats a token, validation")
-    figures.save_figure(figure, path)
+GPT-2 for {LONG_STEPS:,} steps, one seed, recipe as above, the best of the rate above, a half and a quarter of it:
+
+{render.table(["start", *(f"step {n:,}" for n in at)], rows)}"""
+    render.write(docs, "transformers", "Transformers: spectral warm starts", conclusion, body, results)

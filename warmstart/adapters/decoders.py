@@ -25,7 +25,7 @@ from warmstart.spectral import Factors, Residual, factorise, residual
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SCALE = 0.1  # standard deviation of an embedding row; see `python -m benchmarks transformers`
+SCALE = 0.2  # standard deviation of an embedding row; see `python -m benchmarks transformers`
 POSITIONS = 0.1  # standard deviation of learned positions, as a share of the scale
 PADDING = 1024  # rows that a vocabulary may be padded by, at most
 UNLIKELY = 30.0  # nats by which a padded row is below the rarest token

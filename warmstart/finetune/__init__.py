@@ -6,6 +6,17 @@
 from warmstart.finetune.batches import Batches
 from warmstart.finetune.log import Log
 from warmstart.finetune.loop import Run, Settings
-from warmstart.finetune.phases import Clock, Phase, Schedule, apply, named_schedule
+from warmstart.finetune.phases import Clock, Phase, Schedule, apply, decoder_schedule, named_schedule
 
-__all__ = ["Batches", "Clock", "Log", "Phase", "Run", "Schedule", "Settings", "apply", "named_schedule"]
+__all__ = [
+    "Batches",
+    "Clock",
+    "Log",
+    "Phase",
+    "Run",
+    "Schedule",
+    "Settings",
+    "apply",
+    "decoder_schedule",
+    "named_schedule",
+]
