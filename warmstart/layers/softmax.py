@@ -102,8 +102,9 @@ class _Nats(torch.autograd.Function):
         with torch.autocast(kind, enabled=False):
             z = x @ weight
             nats = torch.empty(len(z), dtype=wide, device=z.device)
-            for start in range(0, len(z), ROWS):
-                rows = slice(start, start + ROWS)
+            at_once = ROWS if kind == "cpu" else max(1, len(z))
+            for start in range(0, len(z), at_once):
+                rows = slice(start, start + at_once)
                 part, at = z[rows].to(wide), targets[rows, None]
                 top = part.amax(dim=1, keepdim=True)
                 picked = part.gather(1, at)
