@@ -1,8 +1,8 @@
 """Fine-tuning the near-shallow model: warm and cold starts at equal tokens, phases left out, cached comparisons.
 
 All arms train the same architecture with the same groups of parameters. Each finds its own rates, one for every group,
-by the validation text: a coordinate search of short runs, with the same number of trials and from the same point for
-every arm, then a factor of all rates by longer runs. The test text is read once, by the finished models.
+by the validation text: a coordinate search of shorter runs, with the same number of trials and from the same point
+for every arm, then a factor of all rates by whole runs. The test text is read once, by the finished models.
 """
 
 import math
@@ -37,8 +37,8 @@ from warmstart.solution import class_prior
 SPLITS = {"wikitext-2": ("train.txt", r"\n(?= = [^=])"), "classics": ("train.txt.xz", r"\n\n")}  # file, border
 PRESETS = ("micro", "small")
 VOCAB_SIZE, CONTEXTS = 4096, ("radial", "block", "document")
-TOKENS, FACTOR_TOKENS, SEARCH_TOKENS, EVERY, SCORED = 5_000_000, 1_000_000, 300_000, 250_000, 30_000
-TRIALS, START_RATE = 30, 0.03
+TOKENS, SEARCH_TOKENS, EVERY, SCORED = 5_000_000, 1_000_000, 250_000, 30_000
+TRIALS, START_RATE, FACTORS = 24, 0.03, (0.5, 1.0, 2.0)
 GROUPS = ("embedding", "middle", "output")
 ARMS = ("warm", "cold", "cold + log-unigram")
 SEEDS = (0, 1, 2)
@@ -155,7 +155,7 @@ class Case:
         return self.workers.do(key, train_one, *arguments)
 
     def _every(self, tokens: int) -> int:
-        return EVERY if tokens > FACTOR_TOKENS else tokens
+        return EVERY if tokens > SEARCH_TOKENS else tokens
 
     def tune(self, arm: str) -> dict[str, Any]:
         """Find the rates of an arm, then run it for every seed; the warm start does not depend on one."""
@@ -164,16 +164,11 @@ class Case:
         def short(rates: Rates) -> float:
             return float(self.run(arm, 0, names, rates, SEARCH_TOKENS)["nats"][-1])
 
-        def longer(at: Rates) -> float:
-            rates = {group: at["factor"] * best[group] for group in GROUPS}
-            return float(self.run(arm, 0, names, rates, FACTOR_TOKENS)["nats"][-1])
-
         best: Rates = dict.fromkeys(GROUPS, START_RATE)
         tried: list[Any] = [None]
         if self.less == 1:
             best, tried = search(short, best, TRIALS)
-            factor = search(longer, {"factor": 1.0}, 3)[0]["factor"]
-            best = {group: factor * rate for group, rate in best.items()}
+            best = self.scaled(arm, names, best)
         seeds = harness.cut(SEEDS, self.less > 1)
         jobs = [partial(self.run, arm, seed, names, best, TOKENS, test=True) for seed in seeds]
         jobs += [partial(self.run, arm, seed, names, best, TOKENS // 3) for seed in seeds] * (arm == "warm")
@@ -182,9 +177,22 @@ class Case:
         third = runs[len(seeds) :]
         return {"rates": best, "tried": len(tried), "runs": runs[: len(seeds)], "third": third, "mark": mark}
 
+    def scaled(self, arm: str, names: Sequence[str], rates: Rates) -> Rates:
+        """Return the rates times the factor that is best for a whole run; more factors are tried beyond a border."""
+        ends: dict[float, float] = {}
+        factors: tuple[float, ...] = FACTORS
+        while factors:
+            points = [{group: factor * rate for group, rate in rates.items()} for factor in factors]
+            runs = self.workers.together([partial(self.run, arm, 0, names, p, TOKENS, test=True) for p in points])
+            ends |= {factor: run["nats"][-1] for factor, run in zip(factors, runs, strict=True)}
+            best = min(ends, key=lambda factor: ends[factor])
+            beyond = {min(ends): min(ends) / 2, max(ends): 2 * max(ends)}
+            factors = (beyond[best],) if best in beyond else ()
+        return {group: best * rate for group, rate in rates.items()}
+
     def ablate(self, rates: Rates) -> dict[str, float]:
         """Leave out one phase after the other, with the rates of the warm arm."""
-        jobs = [partial(self.run, "warm", 0, names, rates, FACTOR_TOKENS) for names in ABLATIONS.values()]
+        jobs = [partial(self.run, "warm", 0, names, rates, SEARCH_TOKENS) for names in ABLATIONS.values()]
         return {name: run["nats"][-1] for name, run in zip(ABLATIONS, self.workers.together(jobs), strict=True)}
 
 
@@ -359,10 +367,11 @@ products in {harness.precision()}. *Warm*: solved from counts, a short phase wit
 *Cold*: the initialisation of `NearShallowLM`, all groups from the start; *+ log-unigram* adds the log-unigram
 distribution to the logits. Every arm has a rate for each of the groups {", ".join(GROUPS)}. It finds them by {TRIALS}
 trials of {SEARCH_TOKENS:,} tokens: a coordinate search that starts at {START_RATE:g} for every group and every arm,
-with more trials only where a chosen rate would else be the largest or smallest that was tried. Then it finds a common
-factor by runs of {FACTOR_TOKENS:,} tokens. Losses are nats a token on about {SCORED:,} tokens of validation text; the
-end is mean and deviation of {len(SEEDS)} seeds (of the random weights and of the order of the batches). The perplexity
-is that of the whole test text, read once.
+with more trials only where a chosen rate would else be the largest or smallest that was tried. Then it chooses a
+common factor of its rates by whole runs, among {", ".join(f"{factor:g}" for factor in FACTORS)} and more beyond a
+border. Losses are nats a token on about {SCORED:,} tokens of validation text; the end is mean and deviation of
+{len(SEEDS)} seeds (of the random weights and of the order of the batches). The
+perplexity is that of the whole test text, read once.
 
 {table}
 The lead over the better cold arm, in nats; negative where the warm start is behind. "Least lead" is the smallest one of
@@ -374,7 +383,7 @@ Padded positions: {shares}.
 
 ![Validation loss over tokens](images/finetune.png)
 
-Phases left out, preset micro, {FACTOR_TOKENS:,} tokens, nats on the validation text at the end:
+Phases left out, preset micro, {SEARCH_TOKENS:,} tokens, nats on the validation text at the end:
 
 {without}
 One step of the frozen phase on a CPU, microseconds a token (median of 15, arms in turns), V = 8,192, 128 bits, rows of

@@ -8,6 +8,7 @@ marked in the tables (`Results.mark`). Delete a line to measure it again.
 import ast
 import datetime
 import hashlib
+import io
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import platform
 import subprocess
 import sys
 import threading
+import tokenize
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import cache
@@ -231,37 +233,36 @@ def code_digest(*modules: str) -> str:
 
     Imports inside functions count too.
     """
-    pending, trees = list(modules), {}
+    pending, sources = list(modules), {}
     while pending:
         name = pending.pop()
-        if name in trees or name in NEUTRAL:
-            continue
-        tree = ast.parse(_source(name))
-        trees[name] = tree
-        pending += _imported(tree, name)
-    code = "".join(_dump(trees[name]) for name in sorted(trees))
+        if name not in sources and name not in NEUTRAL:
+            sources[name] = _source(name)
+            pending += _imported(ast.parse(sources[name]))
+    code = "\n".join(f"{name} {_essence(sources[name])}" for name in sorted(sources))
     return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 
-def _dump(node: ast.AST) -> str:
-    """Return a syntax tree as text, without docstrings, the same in every version of Python."""
-    fields = dict(ast.iter_fields(node))
-    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
-        fields["body"] = fields["body"][1:]
-    parts = (
-        f"{name}=[{','.join(_dump(v) if isinstance(v, ast.AST) else repr(v) for v in values)}]"
-        for name, value in fields.items()
-        if (values := value if isinstance(value, list) else [] if value is None else [value])
-    )
-    return f"{type(node).__name__}({' '.join(parts)})"
+def _essence(source: str) -> str:
+    """Return source code without docstrings, comments and white space, the same in every version of Python."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
+            lines[node.body[0].lineno - 1 : node.body[0].end_lineno] = [""] * (
+                (node.body[0].end_lineno or 0) - node.body[0].lineno + 1
+            )
+    return "".join("".join(lines).split())
 
 
-def _source(module: str) -> bytes:
+def _source(module: str) -> str:
     path = ROOT.joinpath(*module.split("."))
-    return (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_bytes()
+    return (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
 
 
-def _imported(tree: ast.Module, name: str) -> Iterator[str]:
+def _imported(tree: ast.Module) -> Iterator[str]:
     """Yield the project's modules that a module imports, and the homes of the names that it takes from them."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""Train a model that `warmstart init` wrote with the stock Hugging Face Trainer.
+"""Train a model that `warmstart init` wrote with the stock Hugging Face Trainer and the schedule that keeps its start.
 
 warmstart init books/ -o model/
 python examples/train_with_trainer.py model/ books/train.txt --steps 600
@@ -10,6 +10,9 @@ from typing import Annotated
 import torch
 import typer
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
+
+from warmstart.finetune import decoder_schedule
+from warmstart.finetune.callback import PhaseCallback
 
 
 def main(
@@ -29,15 +32,20 @@ def main(
     arguments = TrainingArguments(
         output_dir=str(output),
         max_steps=steps,
-        learning_rate=rate,
         per_device_train_batch_size=batch,
-        lr_scheduler_type="cosine",
-        warmup_steps=0.05,
         logging_steps=max(1, steps // 20),
         report_to=[],
         save_strategy="no",
     )
-    trainer = Trainer(model=network, args=arguments, train_dataset=windows, processing_class=tokenizer)
+    schedule = decoder_schedule(rate)  # a long warm-up and slower blocks: the start is not lost before it is built on
+    trainer = Trainer(
+        model=network,
+        args=arguments,
+        train_dataset=windows,
+        processing_class=tokenizer,
+        optimizers=(schedule.optimizer(network), None),
+        callbacks=[PhaseCallback(schedule)],
+    )
     trainer.train()
     trainer.save_model()
 

@@ -17,7 +17,7 @@ def at_start(arch, arm):
     start = bench.build(arch, arm, 0, PAIRS)
     windows = torch.from_numpy(TOKENS[: 300 * 65].reshape(300, 65))
     with torch.no_grad():
-        return start, float(start.nats(windows).float().mean())
+        return start, float(start.losses(windows).float().mean())
 
 
 @pytest.mark.parametrize("arch", bench.ARCHITECTURES)
@@ -40,46 +40,41 @@ def test_every_start_knows_what_it_says(arch, arm):
     assert tied == (arm == "default, tied")
 
 
-def test_a_run_is_made_of_its_seed_and_learns():
-    runs = []
-    for _ in range(2):
-        start = bench.build("gpt2", "log-unigram bias", 0, PAIRS)
-        runs.append(bench.train(start, (TOKENS, TOKENS[:4000]), 5e-3, 12))
+def test_a_run_is_made_of_its_seed_and_learns(tmp_path):
+    for name, ids in (("train", TOKENS), ("valid", TOKENS[:4000])):
+        np.save(tmp_path / f"{name}.npy", ids)
+    PAIRS.save(tmp_path / "pairs.safetensors")
+    arguments = (str(tmp_path), "gpt2", "log-unigram bias", 0, 5e-3, bench.KEEPING, 12, (0, 12))
+    runs = [bench.run_one(*arguments) for _ in range(2)]
     assert runs[0]["nats"] == runs[1]["nats"]
     assert runs[0]["steps"] == [0, 12]
     assert runs[0]["nats"][1] < runs[0]["nats"][0]
 
 
-def run(*nats, made=1.0):
-    return {"steps": [0, 300, 600], "nats": list(nats), "seconds": [0, 50, 100], "made": made, "parameters": 7}
+def arm(*losses):
+    common = {"steps": [0, 300, 600], "seconds": [0, 50, 100], "made": 2.0, "parameters": 7}
+    runs = [common | {"nats": list(values)} for values in losses]
+    return {"rate": 0.005, "runs": runs, "recipe": "usual", "tried": 4, "mark": ""}
 
 
 ARMS = {
-    **{name: {"rate": 0.005, "runs": [run(9.0, 6.0, 5.5)]} for name in bench.BLIND},
-    "log-unigram bias": {"rate": 0.005, "runs": [run(7.0, 5.6, 5.1), run(7.0, 5.6, 5.3)]},
-    **{name: {"rate": 0.005, "runs": [run(6.0, 5.4, 5.15)]} for name in bench.KNOWING},
-    "spectral": {"rate": 0.005, "runs": [run(5.4, 5.3, 5.05)]},
-    "spectral + heads": {"rate": 0.005, "runs": [run(5.4, 5.1, 4.9, made=2.0), run(5.4, 5.1, 5.0, made=4.0)]},
+    **{name: arm((9.0, 6.0, 5.5)) for name in bench.BLIND},
+    "log-unigram bias": arm((7.0, 5.6, 5.1), (7.0, 5.6, 5.3)),
+    **{name: arm((6.0, 5.4, 5.15)) for name in bench.KNOWING},
+    "spectral": arm((5.4, 5.3, 5.05)),
+    "spectral + heads": arm((5.4, 5.45, 4.9), (5.4, 5.1, 5.0)),
 }
 
 
 def test_marks_by_hand():
-    found = bench.marks(ARMS, counting=1.0, stock=0.5)
-    assert found["our best"] == "spectral + heads"
-    assert found["best that knows unigrams at most"] == "log-unigram bias"
-    assert found["gap to it"] == pytest.approx(5.2 - 4.95)
-    assert found["share of steps to its end"] == pytest.approx((5.4 - 5.2) / 0.3 * 300 / 600)
-    assert found["share of seconds, counting and solving included"] == pytest.approx((4 + 50 * 2 / 3) / 100)
-    assert found["crossing"] == "none"
-    assert found["gap to that"] == pytest.approx(5.15 - 4.95)
-    assert found["counted and solved (s)"] == pytest.approx(4.0)
-    assert found["of the run here"] == pytest.approx(0.04)
-    assert found["of a run in float32"] == pytest.approx(4 / 300)
-    assert bench.contenders(ARMS) == {"spectral", "spectral + heads", "log-unigram bias", bench.KNOWING[0]}
-
-
-def test_the_large_shape_runs_on_any_device():
-    text = type("Text", (), {"tokens": TOKENS, "vocab_size": V})()
-    found = bench.large(text, text, "cpu", seconds=0.1, big=False)
-    assert list(found) == ["default, untied", "spectral + heads"]
-    assert found["spectral + heads"]["nats"][0] < found["default, untied"]["nats"][0]
+    marks = bench.marks(ARMS)
+    assert marks["our best"] == "spectral + heads"
+    assert marks["best start that knows unigrams at most"] == "log-unigram bias"
+    assert marks["lead over it at the end"] == "0.250"  # 5.2 - 4.95
+    mean = (5.4, 5.275, 4.95)
+    assert marks["share of the steps after which ours is at its end"] == pytest.approx(
+        (300 + 300 * (mean[1] - 5.2) / (mean[1] - mean[2])) / 600
+    )
+    assert marks["step at which the curves cross"] == "none"
+    assert marks["lead over that at the end"] == "0.200"  # 5.15 - 4.95
+    assert max(map(bench.rise, ARMS["spectral + heads"]["runs"])) == pytest.approx(0.05)

@@ -12,7 +12,7 @@ pytest.importorskip("accelerate", reason="needs warmstart[hf]")
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
 from warmstart.errors import InputError
-from warmstart.finetune import Phase, Schedule
+from warmstart.finetune import Phase, Schedule, decoder_schedule
 from warmstart.finetune.callback import PhaseCallback
 
 pytestmark = pytest.mark.filterwarnings("default")  # other people's
@@ -87,6 +87,16 @@ def test_phases_in_tokens(tmp_path):
     start = gpt2().transformer.wte.weight
     assert [torch.equal(e, start) for e, _ in seen][:10] == [True] * 6 + [True] + [False] * 3  # rate 0 at first
     assert len(seen) <= 11
+
+
+@pytest.mark.parametrize("steps", [4, 30])
+def test_max_steps_decides_the_end_of_the_schedule(tmp_path, steps):
+    """Fewer steps than an epoch, and more than the three epochs that the Trainer plans by default."""
+    _, seen, _ = train(tmp_path, decoder_schedule(1e-2), stop=steps)
+    rates = [rates["tables"] for _, rates in seen]
+    expected = [1e-2 * decoder_schedule().phases[0].scale(step / steps) for step in range(steps)]
+    np.testing.assert_allclose(rates, expected, atol=1e-6)
+    assert all(rates["blocks"] == 0.5 * rates["tables"] for _, rates in seen)
 
 
 def test_what_cannot_work_is_refused(tmp_path):

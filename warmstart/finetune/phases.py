@@ -163,7 +163,7 @@ class Schedule:
     def optimizer(self, module: nn.Module, weight_decay: float = 0.0) -> torch.optim.AdamW:
         """Return an AdamW that holds every group, each named, from the first step."""
         groups = [{"params": p, "name": g} for g, p in self.parameters(module).items() if p]
-        return torch.optim.AdamW(groups, lr=0.0, weight_decay=weight_decay, fused=True)
+        return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads."""
