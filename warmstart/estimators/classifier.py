@@ -40,9 +40,9 @@ class _Sample(NamedTuple):
     def thin(self, stride: int) -> _Sample:
         """Keep about one row in ``stride``, a power of two. A smaller stride keeps these rows too.
 
-        A row stays if its number times the golden ratio is, modulo 1, below ``1 / stride``. These rows are spread evenly
-        over every period of the data. Where the classes of a stream take turns, each is sampled in proportion, while
-        every 32nd row would be of one class.
+        A row stays if its number times the golden ratio is, modulo 1, below ``1 / stride``. These rows are spread
+        evenly over every period of the data. Where the classes of a stream take turns, each is sampled in proportion.
+        Every 32nd row, for example, could be of one class.
         """
         keep = self.number.astype(np.uint64) * GOLDEN <= np.uint64((2**64 - 1) // stride)
         return _Sample(self.X[keep], self.targets[keep], self.number[keep])

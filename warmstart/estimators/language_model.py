@@ -178,7 +178,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
     def _config(self, corpus: Corpus) -> Config:
         if self.preset not in PRESETS:
             raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {self.preset!r}")
-        sizes = {"bits": self.bits, "radius": self.radius, "block_size": self.block_size}
+        sizes: dict[str, Any] = {"bits": self.bits, "radius": self.radius, "block_size": self.block_size}
         sizes = PRESETS[self.preset] | {name: size for name, size in sizes.items() if size is not None}
         return Config(corpus.vocab_size, corpus.separator, contexts=tuple(self.contexts), **sizes)
 
