@@ -1,3 +1,5 @@
+"""`ExplicitClassifier` against hand-worked numbers, naive Bayes and one long stream; then its bench."""
+
 import gzip
 import json
 import pickle

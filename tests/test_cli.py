@@ -1,4 +1,4 @@
-"""The commands of the README, and every bad input the command line promises to refuse."""
+"""The commands fit, eval and generate, and the input that the command line refuses."""
 
 import gzip
 import json

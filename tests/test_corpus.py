@@ -1,4 +1,4 @@
-"""The corpus on disk: hand-worked tokens, the same bytes for the same text, nothing left behind after an error."""
+"""The corpus on disk: tokens worked out by hand, the same bytes for the same text, nothing left after an error."""
 
 import gzip
 import hashlib

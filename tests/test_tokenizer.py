@@ -1,4 +1,4 @@
-"""Tokenizers: what they cut, that they are deterministic, and that ranking changes ids only."""
+"""Tokenizers: where they cut, that they are deterministic, and that ranking changes nothing but the ids."""
 
 import json
 import os
