@@ -1,8 +1,8 @@
-# make demo   set up, fit a model on Python's own documentation, evaluate it, let it write
-# make test   set up, then lint, types, tests, every bench for a moment (those whose data sets are there)
-# make bench  every table and plot of docs/benchmarks.md (needs the data sets, see README)
+# make demo   set up, fit a model on Python's own documentation, score it and generate text
+# make test   set up, then run the linter, the type checker, the tests and a short form of every bench that has its data
+# make bench  measure every table and plot of docs/benchmarks.md (needs the data sets, see README)
 #
-# Linux: the torch on PyPI brings gigabytes of CUDA. PyTorch's index has the CPU build:
+# On Linux, pip installs torch with gigabytes of CUDA. The CPU build is on PyTorch's index:
 #   make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 
 PYTHON ?= python3
@@ -33,7 +33,7 @@ lint: $(BIN)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Threads of one process wait for each other, many times as long where others use the cores too.
+# One thread: on busy cores the threads of a process wait for each other most of the time.
 test: export OMP_NUM_THREADS = 1
 test: lint
 	$(BIN)/python -m pytest

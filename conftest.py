@@ -1,11 +1,11 @@
-"""For tests and doctests alike: corpora are cached in a folder of the test session, not in the user's."""
+"""For tests and doctests: no limits of time, and a cache of corpora that lasts for one run of pytest."""
 
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-# No test depends on how fast the machine is, nor on what an earlier run left compiled.
+# The first call of a kernel compiles it, which takes seconds on a busy machine.
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-machine")
 

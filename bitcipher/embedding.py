@@ -18,15 +18,13 @@ parts give the same bytes. Source: Williams and Zhao 2023, arXiv 2311.11012, sec
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -37,6 +35,7 @@ from sklearn.utils.validation import check_is_fitted
 from bitcipher import codes
 from bitcipher._stream import Stream
 from bitcipher._vectors import ROWS, compress, in_chunks, transformed, unit
+from bitcipher.files import replacing
 
 TRANSFORMS = (None, "sqrt", "log_ratio")
 _PARAMETERS = ("bits", "radii", "sides", "distance_weights")  # those that decide the sums
@@ -263,7 +262,7 @@ class CooccurrenceEmbedding(BaseEstimator):  # type: ignore[misc]
         tokens = np.frombuffer(json.dumps(list(self.vocabulary_)).encode(), np.uint8)
         facts = {"parameters": self.get_params() | self._deciding(), "n_tokens": self._n_tokens}
         arrays: dict[str, NDArray[Any]] = {"counts": self.counts_, "sums": self.sums_, "tokens": tokens}
-        with _replacing(path) as temporary:
+        with replacing(path) as temporary:
             save_file(arrays | {"vectors": self.vectors_}, temporary, {"bitcipher": json.dumps(facts, sort_keys=True)})
 
     @classmethod
@@ -305,7 +304,7 @@ class CooccurrenceEmbedding(BaseEstimator):  # type: ignore[misc]
         for token in self.vocabulary_:
             if not token or any(character.isspace() for character in token):
                 raise ValueError(f"expected tokens without white space, as the word2vec format needs, got {token!r}")
-        with _replacing(path) as temporary, temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             file.write(f"{vectors.shape[0]} {vectors.shape[1]}\n".encode())
             for token, vector in zip(self.vocabulary_, vectors, strict=True):
                 values = vector.astype("<f4").tobytes() if binary else " ".join(map(str, vector.tolist())).encode()
@@ -433,13 +432,3 @@ def _check_size(n_tokens: int, radius: int, unit: int) -> None:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
-
-
-@contextlib.contextmanager
-def _replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; rename it on success, remove it on any error."""
-    target = Path(path)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-        temporary = Path(folder) / target.name
-        yield temporary
-        temporary.replace(target)

@@ -1,4 +1,4 @@
-"""In the background a shell ignores Ctrl-C, and children inherit that: those that tests interrupt must not."""
+"""Undo that a shell ignores Ctrl-C in background jobs: processes that tests interrupt would inherit it."""
 
 import signal
 

@@ -1,4 +1,4 @@
-"""Promises of the whole tree: imports point one way, importing is cheap, public names are documented."""
+"""Promises of the whole tree: imports point one way, are cheap and work on Windows; public names are documented."""
 
 import ast
 import importlib
@@ -27,7 +27,7 @@ def modules(package):
 
 
 def imports(path):
-    """Names of the project's modules that a file imports when it is loaded (type-checking blocks left out)."""
+    """Names of the project's modules that a file imports, type-checking blocks left out."""
     tree = ast.parse(path.read_text())
     skipped = {
         id(node)
@@ -60,11 +60,46 @@ def test_bitcipher_stands_alone():
         assert not list(imports(file)), file
 
 
-@pytest.mark.parametrize("name", ["warmstart", "warmstart.near_shallow", "warmstart.corpus", "warmstart.cli"])
-def test_import_needs_no_torch_and_is_silent(name):
-    code = f"import sys, {name}; assert not [m for m in sys.modules if m.split('.')[0] in ('torch', 'matplotlib')]"
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("from bitcipher import BitCipher", "torch numba tokenizers rich typer matplotlib"),
+        ("from bitcipher import CooccurrenceEmbedding", "torch numba tokenizers rich typer matplotlib"),
+        ("from warmstart import ExplicitClassifier", "torch numba tokenizers rich typer matplotlib"),
+        ("import warmstart", "torch numba tokenizers rich typer matplotlib numpy scipy sklearn"),
+        ("import warmstart.cli", "torch numba tokenizers matplotlib scipy sklearn"),
+        ("import warmstart.corpus", "torch numba rich typer matplotlib scipy sklearn"),
+        ("import warmstart.near_shallow, warmstart.folder", "torch numba tokenizers rich typer matplotlib"),
+    ],
+)
+def test_importing_is_silent_and_loads_only_what_it_needs(statement, absent):
+    code = f"{statement}; import sys; assert not set('{absent}'.split()) & set(sys.modules)"
     result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def loaded_at_import(tree):
+    """Names of the modules that a file imports outside functions."""
+    nodes = [tree]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").split(".")[0]
+        elif not isinstance(node, ast.FunctionDef):
+            nodes.extend(ast.iter_child_nodes(node))
+
+
+@pytest.mark.parametrize("package", ["bitcipher", "warmstart"])
+def test_importing_works_on_windows(package):
+    unix_only = {"curses", "fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty"}
+    windows_signals = {"SIGABRT", "SIGBREAK", "SIGFPE", "SIGILL", "SIGINT", "SIGSEGV", "SIGTERM"}
+    for file in (ROOT / package).rglob("*.py"):
+        tree = ast.parse(file.read_text())
+        assert not unix_only & set(loaded_at_import(tree)), file
+        signals = {node.attr for node in ast.walk(tree) if getattr(node, "attr", "").startswith("SIG")}
+        assert signals <= windows_signals, file
 
 
 @pytest.mark.parametrize("package", [bitcipher, warmstart])

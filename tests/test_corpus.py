@@ -1,4 +1,4 @@
-"""The corpus on disk: hand-worked tokens, the same bytes for the same text, nothing left behind after an error."""
+"""The corpus on disk: tokens worked out by hand, the same bytes for the same text, nothing left after an error."""
 
 import gzip
 import hashlib
@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import resource
 import sys
 import types
 from concurrent.futures import ThreadPoolExecutor
@@ -222,6 +221,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path):
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path):
+    resource = pytest.importorskip("resource", reason="needs a limit of file sizes, which Windows lacks")
     path = tmp_path / "a.txt"
     path.write_text("a b c d e f g h\n" * 20_000)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

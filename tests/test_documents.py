@@ -1,4 +1,4 @@
-"""Documents: what is read, where it is cut, and what the errors name."""
+"""Documents: what is read, where it is cut, and which place an error names."""
 
 import gzip
 import io
@@ -119,13 +119,13 @@ def test_splitting_a_stream_is_splitting_the_text(expression, parts, read):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(documents, "CONTEXT", 12)
         chunks = (text[i : i + read] for i in range(0, len(text), read))
-        found, part = [], ""
+        texts, part = [], ""
         for fragment, end in documents._split(chunks, pattern):
             part += fragment
             if end:
-                found.append(part)
+                texts.append(part)
                 part = ""
-    assert [t for t in found if t.strip()] == [t for t in expected if t.strip()]
+    assert [t for t in texts if t.strip()] == [t for t in expected if t.strip()]
 
 
 def test_a_separator_as_long_as_the_context_is_found(tmp_path):

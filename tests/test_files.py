@@ -1,11 +1,10 @@
-import os
-import stat
+"""Arrays and JSON on disk: exact bytes, and files that are refused."""
 
 import numpy as np
 import pytest
 
 from warmstart.errors import InputError
-from warmstart.files import load_arrays, replacing, save_arrays, save_json
+from warmstart.files import load_arrays, save_arrays, save_json
 
 
 def test_transposed_views_come_back_as_they_were(tmp_path):
@@ -24,32 +23,6 @@ def test_same_content_gives_the_same_bytes_in_any_order(tmp_path):
     save_arrays(tmp_path / "b", {"y": y, "x": x}, {"name": "é", "k": 1.5})
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert load_arrays(tmp_path / "b")[1] == {"k": 1.5, "name": "é"}
-
-
-def write_half_and_fail(path):
-    with replacing(path) as temporary:
-        temporary.write_text("half")
-        raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("before", [None, "old"])
-def test_an_exception_leaves_the_old_file_or_none(tmp_path, before):
-    path = tmp_path / "file"
-    if before:
-        path.write_text(before)
-    with pytest.raises(KeyboardInterrupt):
-        write_half_and_fail(path)
-    assert (path.read_text() if path.exists() else None) == before
-    assert list(tmp_path.iterdir()) == ([path] if before else [])
-
-
-def test_the_file_is_readable_as_the_umask_says(tmp_path):
-    umask = os.umask(0o027)
-    try:
-        save_json(tmp_path / "a.json", {})
-    finally:
-        os.umask(umask)
-    assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o640
 
 
 def test_json_has_sorted_keys(tmp_path):

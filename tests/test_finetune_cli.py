@@ -18,6 +18,7 @@ from warmstart.files import load_arrays
 from warmstart.finetune.job import Job, Plan
 from warmstart.finetune.log import read
 
+TIMEOUT = 600  # seconds; only a hang reaches it
 WORDS = ["the cat sat on the mat", "the dog lay on the rug", "a bird sang in the tree", "one fish swam in the sea"]
 
 
@@ -79,7 +80,7 @@ def test_finetune_then_eval_and_compare(place, tmp_path):
     arrays, _ = load_arrays(tmp_path / "cold" / "model.safetensors")
     again, _ = load_arrays(tmp_path / "again" / "model.safetensors")
     assert all(np.array_equal(arrays[name], again[name]) for name in arrays)
-    assert arrays["embedding.weight"].std() == pytest.approx(1.0, abs=0.05)
+    assert arrays["embedding.weight"].std() == pytest.approx(32**-0.5, rel=0.05)  # 32 bits
     cold = words(place, tmp_path / "cold-run", "--max-tokens", 4000, "--validate-every", 1000, "--phases", "all")
     cold[1] = str(tmp_path / "cold")
     result(*cold)
@@ -102,21 +103,21 @@ def test_a_stopped_process_resumes_to_the_same_bits(place, tmp_path, number):
         words_ = [*command, *words(place, out, *options, *more)]
         return subprocess.Popen(words_, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    whole = json.loads(start(tmp_path / "whole").communicate(timeout=120)[0])
+    whole = json.loads(start(tmp_path / "whole").communicate(timeout=TIMEOUT)[0])
     process = start(tmp_path / "stopped")
     checkpoint = tmp_path / "stopped" / "checkpoint.safetensors"
     while not checkpoint.exists():
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(number)
-    error = process.communicate(timeout=60)[1]
+    error = process.communicate(timeout=TIMEOUT)[1]
     assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), error
     if number == signal.SIGINT:
         assert "--resume" in error
     refused = start(tmp_path / "stopped")
-    assert "--resume" in refused.communicate(timeout=60)[1]
+    assert "--resume" in refused.communicate(timeout=TIMEOUT)[1]
     assert refused.returncode == 1
-    resumed = json.loads(start(tmp_path / "stopped", "--resume").communicate(timeout=120)[0])
+    resumed = json.loads(start(tmp_path / "stopped", "--resume").communicate(timeout=TIMEOUT)[0])
     assert resumed["resumed"]
     assert resumed["sha256"] == whole["sha256"]
 

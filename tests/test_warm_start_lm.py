@@ -1,3 +1,5 @@
+"""The language model as an estimator, on a made-up language whose perplexity is known."""
+
 import itertools
 
 import numpy as np

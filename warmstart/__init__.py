@@ -1,6 +1,6 @@
 """A gradient-free warm start: count a corpus once, solve the counts into weights, load them into a PyTorch model.
 
-Names are imported when they are asked for, so that ``import warmstart`` is cheap and needs no torch.
+Public names are imported when they are first asked for: ``import warmstart`` takes no time and loads no torch.
 """
 
 from importlib import import_module
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from warmstart.estimators import BitCipherVectorizer, ExplicitClassifier, WarmStartLM
     from warmstart.layers import NearShallowLM
 
+__version__ = "0.1.0"  # pyproject.toml reads it
+
 __all__ = [
     "BitCipherVectorizer",
     "Corpus",
@@ -26,7 +28,7 @@ __all__ = [
     "warm_start",
 ]
 
-_HOMES = {
+_MODULES = {
     "BitCipherVectorizer": "estimators",
     "Corpus": "corpus",
     "ExplicitClassifier": "estimators",
@@ -39,6 +41,6 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name in _HOMES:
-        return getattr(import_module(f"warmstart.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"warmstart.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from warmstart import _kernels, files
+from warmstart import files
 from warmstart.errors import InputError
 
 
@@ -105,6 +105,8 @@ def update_pairs(
     InputError
         Shapes do not fit, an id is out of range or the accumulator has no unit.
     """
+    from warmstart import _kernels  # numba is loaded here, not on import
+
     n_features, n_classes = accumulator.F.shape
     if not accumulator.unit or codes.shape[1] != n_features or inputs.size != targets.size:
         raise InputError(
@@ -144,6 +146,8 @@ def update(
     InputError
         Shapes do not fit, a target is out of range or the accumulator counts integers.
     """
+    from warmstart import _kernels  # numba is loaded here, not on import
+
     n_features, n_classes = accumulator.F.shape
     if labels is None:
         labels = sparse.eye_array(n_classes, format="csr")

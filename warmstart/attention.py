@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from warmstart import _kernels, solution
+from warmstart import solution
 from warmstart.accumulators import empty, run_parts, update
 from warmstart.contexts import attend, superposed
 
@@ -58,6 +58,8 @@ def log_normalisers(vectors: sparse.csr_array, scores: NDArray[np.floating], wor
 
 def comparisons(window: NDArray[np.int64], vectors: sparse.csr_array) -> NDArray[np.float64]:
     """Return ``q`` (n, B) of windows (B, n)."""
+    from warmstart import _kernels  # numba is loaded here, not on import
+
     q = np.empty((window.shape[1], window.shape[0]))
     _kernels.compare(window, vectors.indptr, vectors.indices, vectors.data, q)
     return q
@@ -140,6 +142,8 @@ def _mixture(
     norm: NDArray[np.float64],
 ) -> tuple[float, NDArray[np.float64]]:
     """Return the mixture's nats a target and the responsibilities (n, B)."""
+    from warmstart import _kernels  # numba is loaded here, not on import
+
     R = np.empty(A.shape)
     rows = (vectors.indptr, vectors.indices, vectors.data)
     total = _kernels.responsibilities(window, targets, A, *rows, scores, norm, R)

@@ -1,39 +1,49 @@
-"""The command line: ``warmstart fit``, ``eval``, ``generate``, ``finetune``, ``init``, ``compare``.
+"""The command line: ``warmstart fit``, ``eval``, ``generate``, ``finetune``, ``compare`` and ``init``.
 
-Results go to stdout (a table, or one JSON object with ``--json``), progress and errors to stderr.
+Results go to stdout, as a table or as one JSON object (``--json``). Progress and errors go to stderr.
 """
 
 import json
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from bitcipher import CapacityError
+from warmstart import __version__
 from warmstart.errors import InputError
 from warmstart.progress import Reporter
 
-app = typer.Typer(
-    help="A gradient-free warm start for neural networks: count a corpus once, solve the counts into weights.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table: results only as files or JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object in place of a table.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no table.")]
 Split = Annotated[
     str | None,
-    typer.Option("--split-documents", metavar="REGEX", help="Cut texts into documents at matches of this expression."),
+    typer.Option("--split-documents", metavar="REGEX", help="Cut text files into documents where REGEX matches."),
 ]
-Workers = Annotated[int, typer.Option(min=1, help="Threads. The result does not depend on them.")]
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A folder written by `warmstart fit`.")]
+Workers = Annotated[int, typer.Option(min=1, help="Number of threads. The result does not depend on it.")]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a model that `warmstart fit` wrote.")]
 CORES = os.cpu_count() or 1
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"warmstart {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def warmstart(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Start neural networks without a gradient: count a corpus once, then solve the counts into weights."""
 
 
 def _number_or_fit(value: str) -> float | str:
@@ -55,33 +65,42 @@ def fit(
         list[str] | None,
         typer.Argument(
             metavar="[CORPUS]...",
-            help="Text files (.txt, .md, .jsonl, each also .gz or .xz), folders, or - for standard input. "
-            "Default: nine tenths of the documentation that ships with Python.",
+            help="Text files (.txt, .md, .jsonl, also packed as .gz or .xz), folders of such files, or - for standard "
+            "input. Without a corpus: nine tenths of the documentation that ships with Python.",
         ),
     ] = None,
-    preset: Annotated[str, typer.Option(help="Size: potato, micro, small, base or large.")] = "base",
-    bits: Annotated[int | None, typer.Option(help="Dimension of the cipher vectors.  [default: the preset's]")] = None,
-    radius: Annotated[int | None, typer.Option(help="Tokens in the radial context.  [default: the preset's]")] = None,
-    block_size: Annotated[int | None, typer.Option(help="Tokens in a block.  [default: the preset's]")] = None,
+    preset: Annotated[str, typer.Option(help="Size of the model: potato, micro, small, base or large.")] = "base",
+    bits: Annotated[
+        int | None, typer.Option(help="Dimension of the token vectors.", show_default="from the preset")
+    ] = None,
+    radius: Annotated[
+        int | None, typer.Option(help="Number of tokens in the radial context.", show_default="from the preset")
+    ] = None,
+    block_size: Annotated[
+        int | None, typer.Option(help="Number of tokens in the block context.", show_default="from the preset")
+    ] = None,
     contexts: Annotated[
-        str, typer.Option(help="Comma-separated: radial, attended, block, document, memory.")
+        str,
+        typer.Option(help="What the next token is predicted from: radial, attended, block, document, memory."),
     ] = "radial,block,document",
     tokenizer: Annotated[
-        str, typer.Option(help="bpe, words or characters (trained on the corpus), or the path of a tokenizer.json.")
+        str, typer.Option(help="bpe, words or characters to train one on the corpus, or the path of a tokenizer.json.")
     ] = "bpe",
     vocab_size: Annotated[int, typer.Option(min=2, help="Largest vocabulary of a trained tokenizer.")] = 8192,
-    smoothing: Annotated[str, typer.Option(help='Co-occurrences added to each feature, or "fit".')] = "fit",
-    temperature: Annotated[str, typer.Option(help='"fit", or a number: 1 is the published formula.')] = "fit",
+    smoothing: Annotated[str, typer.Option(help='Pseudo-counts added to each feature: a number, or "fit".')] = "fit",
+    temperature: Annotated[
+        str, typer.Option(help='Factor of the weights: "fit", or a number. 1 is the published formula.')
+    ] = "fit",
     cold: Annotated[
-        bool, typer.Option("--cold", help="Random weights, PyTorch's defaults, in the same architecture: to compare.")
+        bool, typer.Option("--cold", help="Write random weights of the same architecture, to compare with.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the random weights of --cold; nothing else is random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random weights of --cold.")] = 0,
     split_documents: Split = None,
     workers: Workers = CORES,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Count a corpus and solve the counts into an initialised language model, without a gradient."""
+    """Count a corpus and solve the counts into a language model."""
     from warmstart.corpus import Corpus
     from warmstart.documents import default_corpus
     from warmstart.estimators import WarmStartLM
@@ -94,28 +113,27 @@ def fit(
         radius=radius,
         block_size=block_size,
         contexts=tuple(name.strip() for name in contexts.split(",")),
-        vocab_size=vocab_size,
         smoothing=_number_or_fit(smoothing),
         temperature=_number_or_fit(temperature),
     )
     sources = _paths(corpus) or default_corpus("train")
     began = time.perf_counter()
     with Reporter(quiet) as progress:
-        built = Corpus.build(
+        encoded = Corpus.build(
             sources,
             tokenizer=tokenizer,
             vocab_size=vocab_size,
             split_documents=split_documents,
             progress=progress,
         )
-        encoded = time.perf_counter() - began
+        corpus_seconds = time.perf_counter() - began
         if cold:
-            model.initialise(built, seed)
+            model.initialise(encoded, seed)
         else:
-            model.fit(built, workers=workers, progress=progress)
+            model.fit(encoded, workers=workers, progress=progress)
         model.save_pretrained(output)
-    seconds: dict[str, float] = {**model.report_["seconds"], "corpus": round(encoded, 3)}
-    report = {**model.report_, "seconds": seconds, "tokens_per_second": round(built.n_tokens / sum(seconds.values()))}
+    seconds: dict[str, float] = {**model.report_["seconds"], "corpus": round(corpus_seconds, 3)}
+    report = {**model.report_, "seconds": seconds, "tokens_per_second": round(encoded.n_tokens / sum(seconds.values()))}
     _print({"model": str(output), **report}, as_json, quiet)
 
 
@@ -125,8 +143,7 @@ def evaluate(
     text: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[TEXT]...",
-            help="Files, folders or - for standard input. Default: the tenth of Python's documentation fit left.",
+            metavar="[TEXT]...", help="Text as for `fit`. Without one: the tenth of Python's documentation left by it."
         ),
     ] = None,
     split_documents: Split = None,
@@ -134,7 +151,7 @@ def evaluate(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score a text: perplexity and bits per byte of the model, of each context, and of unigram and bigram models."""
+    """Score a text: perplexity and bits per byte, beside each context alone, a unigram model and a bigram model."""
     from warmstart.documents import default_corpus
     from warmstart.estimators import WarmStartLM
 
@@ -148,14 +165,18 @@ def evaluate(
 @app.command()
 def generate(
     model: Model,
-    prompt: Annotated[str, typer.Option(help="Text to go on from.")] = "",
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.")] = 60,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the most probable token.")] = 0.8,
-    top_p: Annotated[float, typer.Option(help="Sample from the most probable tokens of this total mass.")] = 0.95,
+    prompt: Annotated[str, typer.Option(help="Beginning of the text.")] = "",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Largest number of tokens to write.")] = 60,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, help="Below 1 favours probable tokens; 0 always takes the most probable one.")
+    ] = 0.8,
+    top_p: Annotated[
+        float, typer.Option(help="Sample from the most probable tokens that together have this probability.")
+    ] = 0.95,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Let the model go on from a prompt."""
+    """Continue a prompt with text from the model."""
     from warmstart.estimators import WarmStartLM
 
     loaded = WarmStartLM.from_pretrained(model)
@@ -168,43 +189,56 @@ def finetune(
     model: Model,
     corpus: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[CORPUS]...", help="Text to train on, as for `fit`. Default: Python's documentation."),
+        typer.Argument(
+            metavar="[CORPUS]...", help="Text to train on, as for `fit`. Without one: Python's documentation."
+        ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="RUN", help="Folder of the run.  [default: MODEL-finetuned]"),
+        typer.Option(
+            "--output", "-o", metavar="RUN", help="Folder of the run and of the result.", show_default="MODEL-finetuned"
+        ),
     ] = None,
     valid: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Validation text. Needed with a CORPUS of your own.")
+        str | None, typer.Option(metavar="FILE", help="Validation text. Required if a CORPUS is given.")
     ] = None,
     phases: Annotated[
         str,
-        typer.Option(help="Comma-separated: warm, frozen, thaw, all; or a schedule as JSON, inline or a file."),
+        typer.Option(help="Names of phases (warm, frozen, thaw, all), or a schedule as JSON or as a .json file."),
     ] = "warm,frozen,thaw",
     rate: Annotated[float, typer.Option(help="Factor of all learning rates.")] = 1.0,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Length of the run.  [default: one epoch]")] = None,
-    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a step, padding included.")] = 2048,
-    validate_every: Annotated[
-        int | None, typer.Option(min=1, help="Tokens between validations.  [default: a twentieth of the run]")
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Number of tokens to train on.", show_default="one pass over the corpus")
     ] = None,
-    valid_tokens: Annotated[int | None, typer.Option(min=1, help="Score about so many.  [default: all]")] = None,
-    seed: Annotated[int, typer.Option(help="Decides the order of the batches.")] = 0,
+    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one step, padding included.")] = 2048,
+    validate_every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens between two validations.", show_default="a twentieth of the run"),
+    ] = None,
+    valid_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Approximate number of validation tokens to score.", show_default="all")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the order of the batches.")] = 0,
     bf16: Annotated[
-        bool, typer.Option("--bf16", help="Matrix products in bfloat16: faster where the CPU has it.")
+        bool, typer.Option("--bf16", help="Use bfloat16 in matrix products. Faster if the processor supports it.")
     ] = False,
-    device: Annotated[str, typer.Option(help="Where to train, as PyTorch names it: cpu, cuda, mps.")] = "cpu",
+    device: Annotated[str, typer.Option(help="PyTorch's name of the device to train on: cpu, cuda, mps.")] = "cpu",
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint in RUN, if there is one.")
+        bool, typer.Option("--resume", help="Continue from the checkpoint in RUN, if there is one.")
     ] = False,
-    log: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON lines.  [default: RUN/log.jsonl]")] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Log with one JSON object per validation.", show_default="RUN/log.jsonl"),
+    ] = None,
     tensorboard: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Curves for TensorBoard too (extra `tensorboard`).")
+        Path | None,
+        typer.Option(metavar="DIR", help="Also write curves for TensorBoard to DIR (needs the extra `tensorboard`)."),
     ] = None,
     split_documents: Split = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model further, in phases; a run that was stopped goes on with --resume to the same bits."""
+    """Train a model further, in phases. A stopped run continues with --resume and ends with the same weights."""
     from warmstart.documents import default_corpus
     from warmstart.estimators import WarmStartLM
     from warmstart.finetune.job import Job, Plan
@@ -225,37 +259,62 @@ def finetune(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        sys.stderr.write(f"stopped; what was trained is in {job.folder}, go on with the same command and --resume\n")
+        sys.stderr.write(f"stopped; the checkpoint is in {job.folder}; repeat the command with --resume to continue\n")
         raise
     _print(result, as_json, quiet)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of `finetune` runs, or their logs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="PNG", help="File to draw the curves to.")] = Path(
+        "compare.png"
+    ),
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare runs with the first one: loss at equal tokens, tokens to equal loss, and where the curves cross."""
+    from warmstart.finetune import compare as comparison
+
+    rows = comparison.compare(runs)
+    if as_json:
+        typer.echo(json.dumps(rows))
+    elif not quiet:
+        names = [name.replace("_", " ") for name in rows[0]]
+        _print_table([["never" if value is None else _shown(value) for value in row.values()] for row in rows], names)
+    comparison.draw(runs, output)
 
 
 @app.command()
 def init(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="MODEL", help="New folder to write the model to.")],
     corpus: Annotated[
-        list[str] | None, typer.Argument(metavar="[CORPUS]...", help="As for `warmstart fit`.", show_default=False)
+        list[str] | None, typer.Argument(metavar="[CORPUS]...", help="Text as for `fit`.", show_default=False)
     ] = None,
-    arch: Annotated[str, typer.Option(help="gpt2 or llama.")] = "gpt2",
+    arch: Annotated[str, typer.Option(help="Architecture: gpt2 or llama.")] = "gpt2",
     config: Annotated[
         str | None,
-        typer.Option(metavar="JSON", help="Fields of the architecture by its own names: an object or a file of one."),
+        typer.Option(metavar="JSON", help="Fields of the Hugging Face configuration: a JSON object or a file of one."),
     ] = None,
     tokenizer: Annotated[
-        str, typer.Option(help="bpe, words or characters (trained on the corpus), or the folder of an existing one.")
+        str,
+        typer.Option(help="bpe, words or characters to train one on the corpus, or the folder of an existing one."),
     ] = "bpe",
     vocab_size: Annotated[int, typer.Option(min=2, help="Largest vocabulary of a trained tokenizer.")] = 8192,
     heads: Annotated[
-        int | None, typer.Option(min=0, help="Heads that start at the token before.  [default: half of them]")
+        int | None,
+        typer.Option(
+            min=0,
+            help="Number of heads of the first layer that start by attending to the previous token.",
+            show_default="half of them",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the weights that stay random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the weights that stay random.")] = 0,
     split_documents: Split = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a Hugging Face model folder, tokenizer included, that starts as a bigram model of a corpus (extra hf)."""
-    from dataclasses import asdict
-
+    """Write a Hugging Face model and tokenizer that start as a bigram model of a corpus (needs the extra `hf`)."""
     from warmstart.adapters.initialise import check_new, initialise, save_folder
     from warmstart.corpus import Corpus
     from warmstart.documents import default_corpus
@@ -268,15 +327,15 @@ def init(
     with Reporter(quiet) as progress:
         if tokenizer in KINDS:
             options: dict[str, Any] = {"tokenizer": tokenizer, "vocab_size": vocab_size}
-            built = Corpus.build(sources, split_documents=split_documents, progress=progress, **options)
+            encoded = Corpus.build(sources, split_documents=split_documents, progress=progress, **options)
         else:
-            built = Corpus.encode(sources, tokenizer, split_documents=split_documents, progress=progress)
-        encoded = time.perf_counter() - began
-        model, own, report = initialise(built, arch, fields, seed=seed, heads=heads, progress=progress)
-        solved = time.perf_counter() - began - encoded
-        save_folder(output, model, own)
-    sizes = {"parameters": model.num_parameters(), "vocab_size": model.config.vocab_size, "tokens": built.n_tokens}
-    seconds = {"corpus": round(encoded, 3), "weights": round(solved, 3)}
+            encoded = Corpus.encode(sources, tokenizer, split_documents=split_documents, progress=progress)
+        corpus_seconds = time.perf_counter() - began
+        model, hf_tokenizer, report = initialise(encoded, arch, fields, seed=seed, heads=heads, progress=progress)
+        weight_seconds = time.perf_counter() - began - corpus_seconds
+        save_folder(output, model, hf_tokenizer)
+    sizes = {"parameters": model.num_parameters(), "vocab_size": model.config.vocab_size, "tokens": encoded.n_tokens}
+    seconds = {"corpus": round(corpus_seconds, 3), "weights": round(weight_seconds, 3)}
     shown = asdict(report) if as_json else {"notes": list(report.notes)}
     _print({"model": str(output), **sizes, "seconds": seconds, **shown}, as_json, quiet)
 
@@ -292,29 +351,6 @@ def _json_object(text: str) -> dict[str, Any]:
     return content
 
 
-@app.command()
-def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of `finetune`, or their logs.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="PNG", help="Where to draw the curves.")] = Path(
-        "compare.png"
-    ),
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Set runs beside the first: nats at equal tokens, tokens to its final nats, where the curves cross."""
-    from warmstart.finetune import compare as comparison
-
-    rows = comparison.compare(runs)
-    if as_json:
-        typer.echo(json.dumps(rows))
-    elif not quiet:
-        table = Table(*(name.replace("_", " ") for name in rows[0]))
-        for row in rows:
-            table.add_row(*("never" if value is None else _shown(value) for value in row.values()))
-        Console().print(table)
-    comparison.draw(runs, output)
-
-
 def _paths(names: list[str] | None) -> list[Path]:
     return [Path(name) for name in names or []]  # Path("-") is standard input
 
@@ -323,23 +359,35 @@ def _print(result: dict[str, Any], as_json: bool, quiet: bool) -> None:
     if as_json:
         typer.echo(json.dumps(result))
     elif not quiet:
-        table = Table(show_header=False, box=None)
+        rows = []
         for name, value in result.items():
             for key, item in value.items() if isinstance(value, dict) else [("", value)]:
-                table.add_row(f"{name.replace('_', ' ')} {key}".strip(), _shown(item))
-        Console().print(table)
+                rows.append([f"{name} {key}".strip().replace("_", " "), _shown(item)])
+        _print_table(rows)
+
+
+def _print_table(rows: list[list[str]], header: list[str] | None = None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*(header or []), show_header=header is not None, box=None)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:,.3f}"
+    """Return a value as text for a table: fractions with three significant digits, whole numbers with all."""
     if isinstance(value, list):
         return ", ".join(_shown(item) for item in value)
+    if isinstance(value, float):
+        rounded = float(f"{value:.3g}")
+        return f"{rounded:,.0f}" if abs(rounded) >= 100 else f"{rounded:#.3g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def main() -> None:
-    """Run the command line; an error a person can mend is one line and exit code 1, Ctrl-C is 130."""
+    """Run the command line. An error that the user can mend is one line and exit code 1; Ctrl-C exits with 130."""
     try:
         app()
     except (InputError, CapacityError) as error:

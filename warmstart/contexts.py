@@ -23,7 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from warmstart import _kernels
 from warmstart.accumulators import run_parts
 
 CONTEXTS = ("radial", "attended", "block", "document", "memory")
@@ -110,6 +109,8 @@ def attend(window: NDArray[np.int64], W: NDArray[np.floating], vectors: sparse.c
     -------
     (n, B) float32
     """
+    from warmstart import _kernels  # numba is loaded here, not on import
+
     A = np.empty((window.shape[1], window.shape[0]), dtype=np.float32)
     W = np.ascontiguousarray(W, dtype=np.float64)
     _kernels.attend(window, vectors.indptr, vectors.indices, vectors.data, W, A)
@@ -128,6 +129,8 @@ def superposed_rows(
     window: NDArray[np.int64], A: NDArray[np.floating], rows: NDArray[np.float32], workers: int = 1
 ) -> NDArray[np.float32]:
     """Return ``sum_i A[n, i] rows[window[i, n]]`` (n, m): the attended context after a linear map of every vector."""
+    from warmstart import _kernels  # numba is loaded here, not on import
+
     out = np.empty((window.shape[1], rows.shape[1]), dtype=np.float32)
     cuts = np.linspace(0, window.shape[1], workers + 1).astype(int)
 
@@ -143,6 +146,8 @@ def document_means(
     chunk: Chunk, rows: NDArray[np.float32], state: NDArray[np.float64], workers: int = 1
 ) -> NDArray[np.float32]:
     """Return the mean of ``rows[token]`` (n, m) since each document began; ``state`` (m,) carries the sum on."""
+    from warmstart import _kernels  # numba is loaded here, not on import
+
     out = np.empty((chunk.targets.size, rows.shape[1]), dtype=np.float32)
     cuts = np.linspace(0, rows.shape[1], workers + 1).astype(int)
 
@@ -175,6 +180,8 @@ def remembered(
     ----------
     Schlag, Irie and Schmidhuber 2021, arXiv 2102.11174 (delta rule).
     """
+    from warmstart import _kernels  # numba is loaded here, not on import
+
     out = np.empty((chunk.targets.size, memory.shape[1]), dtype=np.float32)
     cuts = np.linspace(0, memory.shape[1], workers + 1).astype(int)
     pairs = (chunk.window[0], chunk.targets, chunk.position)

@@ -1,14 +1,15 @@
-"""A corpus on disk: token ids that are frequency ranks, document boundaries, counts and the tokenizer.
+"""A corpus on disk: the token ids of a text, the borders of its documents, token counts and the tokenizer.
 
 | file | content |
 |---|---|
-| `tokens.npy` | (n_tokens + 1,) uint16, or uint32 when ``V > 65536``: ``SEP d1 SEP d2 SEP ... dn SEP`` |
-| `documents.npy` | (n_documents + 1,) int64: positions of SEP; the targets of document i end at ``documents[i + 1]`` |
-| `counts.npy` | (V,) int64: how often each id is a target, the first SEP is none; non-increasing after `Corpus.build` |
-| `tokenizer.json` | the tokenizer, its ids are the ids of `tokens.npy` |
+| `tokens.npy` | (n_tokens + 1,) uint16, or uint32 if ``V > 65536``: ``SEP d1 SEP d2 SEP ... dn SEP`` |
+| `documents.npy` | (n_documents + 1,) int64: positions of SEP; document i ends at ``documents[i + 1]`` |
+| `counts.npy` | (V,) int64: number of positions of each id, the first SEP left out; falling after `Corpus.build` |
+| `tokenizer.json` | the tokenizer, with the ids of `tokens.npy` |
 | `manifest.json` | sizes, settings, sha256 of the sources and of the files above |
 
-The same text and settings give the same bytes. Text is streamed: once to train a tokenizer, once to encode.
+The same text and settings give the same bytes. Text is streamed: once to train a tokenizer, once to encode. Every token
+but the first separator is a *target*, a token to predict.
 """
 
 import array
@@ -39,7 +40,7 @@ from warmstart.tokenizer import KINDS, SEPARATOR, load_tokenizer, rank_tokens, t
 FORMAT = 1
 BATCH = 2**21  # characters encoded at once
 BLOCK = 2**22  # ids renumbered at once
-TICK = 2**20  # bytes between two calls of progress
+REPORT_EVERY = 2**20  # bytes between two reports of progress
 FILES = ("counts.npy", "documents.npy", "tokenizer.json", "tokens.npy")
 
 Folder = str | os.PathLike[str] | None
@@ -47,16 +48,16 @@ Folder = str | os.PathLike[str] | None
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """A folder of tokens, memory-mapped. Made by `build` or `encode`, found again by `open`.
+    """A folder of memory-mapped tokens, created by `build` or `encode` and read by `open`.
 
     Attributes
     ----------
     folder : Path
     tokens : (n_tokens + 1,) uint16 or uint32 memmap
     documents : (n_documents + 1,) int64
-        Positions of the separators; they, not the ids, say where a document ends.
+        Positions of the separators. They tell where documents end; ids do not.
     counts : (V,) int64
-        How often each id is a target.
+        Number of targets of each id.
     manifest : dict
         Content of ``manifest.json``.
 
@@ -87,9 +88,9 @@ class Corpus:
         cache_dir: Folder = None,
         progress: Progress | None = None,
     ) -> Self:
-        """Train or take a tokenizer, renumber its ids by frequency in this text and encode the text.
+        """Train or load a tokenizer, renumber its ids by frequency in the text, and encode the text.
 
-        The same sources and settings are encoded once; later calls return the stored corpus after checking it.
+        The corpus is kept in a cache. A later call with the same text and settings checks and returns it.
 
         Parameters
         ----------
@@ -98,21 +99,21 @@ class Corpus:
         tokenizer : {"bpe", "words", "characters"}, path or Tokenizer
             A kind to train, or an existing tokenizer: see `warmstart.tokenizer`.
         vocab_size : int
-            Upper limit of ``V`` when a tokenizer is trained.
+            Largest ``V`` of a trained tokenizer.
         split_documents : str, optional
             See `warmstart.documents.read_documents`.
         cache_dir : path, optional
-            Where corpora are kept: by default ``$WARMSTART_CACHE``, else ``$XDG_CACHE_HOME/warmstart``, else
+            Folder of the cache. Default: ``$WARMSTART_CACHE``, else ``$XDG_CACHE_HOME/warmstart``, else
             ``~/.cache/warmstart``.
         progress : callable, optional
-            ``progress(stage, done, total)`` in bytes of text, stages "train tokenizer" and "encode text", every MiB;
-            ``total`` is None while it is unknown. May be called from another thread.
+            Called as ``progress(stage, done, total)`` after every MiB of text, possibly from another thread. ``done``
+            and ``total`` are bytes. Stages are "train tokenizer" and "encode text". An unknown total is None.
 
         Raises
         ------
         InputError
             The sources, the tokenizer or the cache folder cannot be used, the disk is full, or the text is empty or
-            gives no token. Nothing is left behind.
+            gives no token. No file is left.
         """
         kind = tokenizer if isinstance(tokenizer, str) and tokenizer in KINDS else load_tokenizer(tokenizer)
         return cls._make(_Recipe(kind, vocab_size, split_documents, ranked=True), sources, cache_dir, progress)
@@ -127,9 +128,9 @@ class Corpus:
         cache_dir: Folder = None,
         progress: Progress | None = None,
     ) -> Self:
-        """Encode other text, such as a test split, with the ids of the tokenizer as they are.
+        """Encode another text, such as a test split, with the ids of an existing tokenizer.
 
-        Parameters and errors are those of `build`; ``counts`` are in the order of the ids, not sorted.
+        Parameters and errors are those of `build`. ``counts`` do not fall with the ids.
 
         Examples
         --------
@@ -149,7 +150,7 @@ class Corpus:
         Raises
         ------
         InputError
-            The folder holds no whole corpus of this format.
+            The folder has no complete corpus of this format.
         """
         folder = Path(folder)
         try:
@@ -167,7 +168,7 @@ class Corpus:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer; its ids are those of ``tokens``."""
+        """The tokenizer, with the ids of ``tokens``."""
         return load_tokenizer(self.folder)
 
     @property
@@ -182,7 +183,7 @@ class Corpus:
 
     @property
     def n_tokens(self) -> int:
-        """Number of targets: all tokens but the first separator."""
+        """Number of targets."""
         return int(self.manifest["n_tokens"])
 
     @property
@@ -202,23 +203,23 @@ class Corpus:
 
     @property
     def digest(self) -> str:
-        """Sha256 over tokens, boundaries, counts and tokenizer: equal for equal corpora, wherever they came from."""
+        """Sha256 of tokens, documents, counts and tokenizer. The sources and the folder do not change it."""
         return hashlib.sha256(json.dumps(self.manifest["files"], sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def _make(cls, recipe: "_Recipe", sources: Sources, cache_dir: Folder, progress: Progress | None) -> Self:
         cache = Path(cache_dir) if cache_dir is not None else default_cache()
-        found = find_sources(sources)
+        files_or_texts = find_sources(sources)
         try:
             cache.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".building-", dir=cache) as temporary:
                 work = Path(temporary)
-                files = _spool(found, work / "spool")
+                files = _spool(files_or_texts, work / "spool")
                 settings = recipe.settings(files)
                 folder = cache / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
                 if not cls._is_whole(folder):
                     _write(work / "corpus", recipe, files, settings, progress)
-                    if not cls._is_whole(folder):  # another process may have been faster
+                    if not cls._is_whole(folder):  # it is, if another process was faster
                         shutil.rmtree(folder, ignore_errors=True)
                         (work / "corpus").rename(folder)
                 return cls.open(folder)
@@ -238,22 +239,22 @@ class Corpus:
 
 def default_cache() -> Path:
     """Return the folder where corpora are kept: ``$WARMSTART_CACHE`` or the user's cache folder."""
-    if own := os.environ.get("WARMSTART_CACHE"):
-        return Path(own)
+    if folder := os.environ.get("WARMSTART_CACHE"):
+        return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "warmstart"
 
 
 @dataclass(frozen=True)
 class _Recipe:
-    """What decides the content of a corpus, besides its sources."""
+    """The settings that, with the sources, decide the content of a corpus."""
 
     tokenizer: str | Tokenizer  # a kind to train, or a loaded tokenizer
     vocab_size: int
     split_documents: str | None
-    ranked: bool
+    ranked: bool  # whether ids become frequency ranks
 
     def settings(self, files: Iterable[Path]) -> dict[str, Any]:
-        """Return the part of the manifest that is known before the work; its digest names the cache entry."""
+        """Return the part of the manifest that is known in advance. Its digest names the folder in the cache."""
         if isinstance(self.tokenizer, str):
             tokenizer = {"kind": self.tokenizer, "vocab_size": self.vocab_size}
         else:
@@ -268,31 +269,31 @@ class _Recipe:
 
 
 class _Meter:
-    """Counts the bytes of text that pass by and reports them every MiB."""
+    """Counts the bytes of the pieces that pass, and reports them."""
 
     def __init__(self, stage: str, total: int | None, progress: Progress | None) -> None:
         self.stage, self.total, self.progress, self.done = stage, total, progress, 0
 
     def watch(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
-        told = 0
+        reported = 0
         for piece in pieces:
             yield piece
             self.done += len(piece.text.encode())
-            if self.progress and self.done - told >= TICK:
+            if self.progress and self.done - reported >= REPORT_EVERY:
                 self.progress(self.stage, self.done, self.total)
-                told = self.done
+                reported = self.done
         if self.progress:
             self.progress(self.stage, self.done, self.done)
 
 
-def _spool(found: list[Path] | Iterator[str], folder: Path) -> list[Path]:
-    """Write what can be read only once to files in a new folder, so that every source is a file."""
+def _spool(sources: list[Path] | Iterator[str], folder: Path) -> list[Path]:
+    """Return the sources as files. Strings and streams, which can be read only once, are written to a new folder."""
     folder.mkdir()
-    if isinstance(found, list):
-        return [path if path.is_file() else _spool_stream(path, folder) for path in found]
+    if isinstance(sources, list):
+        return [path if path.is_file() else _spool_stream(path, folder) for path in sources]
     path = folder / "documents.jsonl"
     with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps({"text": text}) + "\n" for text in found)
+        file.writelines(json.dumps({"text": text}) + "\n" for text in sources)
     return [path]
 
 
@@ -318,9 +319,8 @@ def _write(
 ) -> None:
     """Write the five files of a corpus into a new folder."""
     folder.mkdir()
-    total = (
-        None if any(path.suffix.lower() in (".gz", ".xz") for path in files) else sum(p.stat().st_size for p in files)
-    )
+    packed = any(path.suffix.lower() in (".gz", ".xz") for path in files)
+    total = None if packed else sum(path.stat().st_size for path in files)
     tokenizer = recipe.tokenizer
     if isinstance(tokenizer, str):
         meter = _Meter("train tokenizer", total, progress)
@@ -340,7 +340,7 @@ def _write(
     np.save(folder / "documents.npy", documents)
     np.save(folder / "counts.npy", counts)
     (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
-    facts = settings | {
+    manifest = settings | {
         "files": _digests(folder),
         "n_bytes": meter.done,
         "n_documents": len(documents) - 1,
@@ -349,7 +349,7 @@ def _write(
         "separator": tokenizer.token_to_id(SEPARATOR),
         "vocab_size": len(counts),
     }
-    save_json(folder / "manifest.json", facts)
+    save_json(folder / "manifest.json", manifest)
 
 
 def _id_type(vocab_size: int) -> np.dtype[np.unsignedinteger]:
@@ -359,12 +359,12 @@ def _id_type(vocab_size: int) -> np.dtype[np.unsignedinteger]:
 def _encode(
     pieces: Iterator[Piece], tokenizer: Tokenizer, raw: IO[bytes]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Append the tokens of the pieces to a file.
+    """Write a separator and the tokens of the pieces to a file.
 
     Returns
     -------
     counts : (V,) int64
-        How often each id follows the first separator.
+        Number of targets of each id.
     documents : (n_documents + 1,) int64
         Positions of the separators.
     """
@@ -404,7 +404,7 @@ def _batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
 
 
 def _renumber(raw: Path, path: Path, ranks: NDArray[np.int64], n: int) -> None:
-    """Write the ``n`` ids of a raw file as npy, each replaced by its rank."""
+    """Write the ``n`` ids of a raw file to a npy file, each replaced by its rank."""
     dtype = _id_type(len(ranks))
     table = ranks.astype(dtype)
     with raw.open("rb") as source, path.open("wb") as target:

@@ -1,15 +1,15 @@
-"""Text in, documents out: files, folders, standard input or strings, streamed in bounded memory.
+"""Read documents of text from files, folders, standard input or strings, as a stream in bounded memory.
 
 | term | meaning |
 |---|---|
 | source | a file, a folder, `-` (standard input), or strings |
-| document | a text file, a JSONL record, a string, or what ``split_documents`` cuts out of a text file |
-| piece | at most `PIECE` characters of one document; a document is one piece or several |
-| fragment | text in reading order, with a mark where a document ends behind it |
+| document | a text file, a JSONL record, a string, or a part of a text file between two separators |
+| piece | at most `PIECE` characters of one document; a document is one or more pieces |
+| fragment | a stretch of text, and whether a document ends with it |
 
-Decided here: text is UTF-8; a byte order mark at the start is dropped; text files are read with universal newlines
-(CR LF and CR become LF, as Python's `open` does), while strings and JSON texts are taken as they are. Documents of
-nothing but whitespace are dropped. Standard input is one text file.
+Text is UTF-8. A byte order mark at the start is dropped. In text files CR LF and CR become LF, as with Python's `open`.
+Strings and JSON texts stay as they are. Documents with nothing but whitespace are dropped. Standard input is one text
+file.
 """
 
 import ast
@@ -36,7 +36,7 @@ from warmstart.errors import InputError
 
 PIECE = 2**16  # characters; small pieces keep the tokenizer's threads busy and its buffers small
 READ = 2**20  # bytes per read
-CONTEXT = 2**16  # characters in which a separator, with what it looks at, must fit
+CONTEXT = 2**16  # longest separator in characters, with the text that its look-arounds see
 TEXT = (".txt", ".md", ".text", ".jsonl")
 ENDINGS = tuple(ending + packed for ending in TEXT for packed in ("", ".gz", ".xz"))
 STDIN = Path("-")
@@ -47,7 +47,7 @@ Fragments = Iterator[tuple[str, bool]]
 
 
 class Piece(NamedTuple):
-    """A part of a document, and whether the document ends with it."""
+    """A part of a document, and whether it is the last part."""
 
     text: str
     ends_document: bool
@@ -56,16 +56,17 @@ class Piece(NamedTuple):
 def read_documents(sources: Sources = None, split_documents: str | None = None) -> Iterator[Piece]:
     """Stream the documents of the sources as pieces.
 
-    A long document is cut just before a newline (else a space) that a non-space follows, so that tokenizers that cut
-    words the way GPT-2 does give the tokens of the uncut text. A line longer than `PIECE` without spaces is cut
-    anywhere. Memory does not grow with the size of a file; a JSONL record or a string must fit into memory.
+    A long document is cut before a newline, or else before a space, that comes before a non-space. There a tokenizer
+    that cuts words as GPT-2's does gives the same tokens as for the whole text. A line without spaces that is longer
+    than `PIECE` is cut anywhere. Memory does not grow with the size of a file, but a JSONL record or a string must fit
+    into memory.
 
     Parameters
     ----------
     sources : see `find_sources`
     split_documents : str, optional
-        Regular expression of what separates documents within text files and standard input; the separator itself is
-        dropped. A separator longer than 64 KiB, look-around included, is not supported.
+        Regular expression that matches the separators between documents in text files and standard input. Separators
+        are dropped. They may have up to 65,536 characters, look-arounds included.
 
     Yields
     ------
@@ -74,8 +75,8 @@ def read_documents(sources: Sources = None, split_documents: str | None = None) 
     Raises
     ------
     InputError
-        A path is missing, unreadable, broken or not UTF-8, a JSONL line has no ``text``, the expression is none or
-        matches the empty text, or there is no text at all.
+        A file is missing, unreadable, damaged or not UTF-8; a JSONL line has no ``text``; the expression is not valid
+        or matches the empty text; or there is no text at all.
 
     Examples
     --------
@@ -86,19 +87,19 @@ def read_documents(sources: Sources = None, split_documents: str | None = None) 
 
 
 def find_sources(sources: Sources = None) -> list[Path] | Iterator[str]:
-    """Return the files that the sources mean, or an iterator of strings when they are documents already.
+    """Return the files of the sources, or an iterator over the sources if they are strings.
 
     Parameters
     ----------
     sources : str, Path, iterable of Path, iterable of str, or None
-        One path as str or Path, or several as Paths: a file, a folder (its files with a known ending, by relative
-        path), or ``-`` for standard input. An iterable of str is documents, each string one. None is
-        `default_corpus`.
+        One path as str or Path, or several Paths. A path is a file, a folder or ``-`` for standard input. Of a folder,
+        the files with a known ending are read in the order of their relative paths. In an iterable of str each string
+        is a document. None is `default_corpus`.
 
     Raises
     ------
     InputError
-        A path is missing or a folder holds no text. A wrong item is reported when the iterator reaches it.
+        A path is missing or a folder has no text files. The iterator raises it for an item that is no text.
 
     Examples
     --------
@@ -116,16 +117,16 @@ def find_sources(sources: Sources = None) -> list[Path] | Iterator[str]:
     if not isinstance(first, Path):
         return _strings(items if first is None else itertools.chain([first], items))
     paths = [first, *items]
-    if strange := [path for path in paths if not isinstance(path, Path)]:
-        raise InputError(f"expected only Paths after a Path, got {type(strange[0]).__name__}; wrap names as Path(name)")
+    if others := [item for item in paths if not isinstance(item, Path)]:
+        raise InputError(f"expected only Paths after a Path, got {type(others[0]).__name__}; wrap names as Path(name)")
     return [file for path in paths for file in _files(path)]
 
 
 def default_corpus(part: str = "all") -> Iterator[str]:
-    """Yield the documentation that ships with Python: the language reference's topics and the library's docstrings.
+    """Yield the documentation that ships with Python: topics of the language reference, docstrings of the library.
 
-    About 340,000 words in one document a topic and one a module, in sorted order. Source files are parsed, nothing is
-    imported. The text depends on the Python version alone.
+    It has about 340,000 words. Every topic and every module is one document, in sorted order. Source files are parsed,
+    not imported. The text depends only on the version of Python.
 
     Parameters
     ----------
@@ -156,12 +157,12 @@ def _topics() -> Iterator[str]:
 
 
 def _docstrings() -> Iterator[str]:
-    """Yield one text per module of the standard library: its docstrings in the order of `ast.walk`."""
+    """Yield one text per module of the standard library: its docstrings, in the order of `ast.walk`."""
     documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     for path in sorted(_library().rglob("*.py"), key=lambda path: path.relative_to(_library()).parts):
         if NOT_PROSE.isdisjoint(path.relative_to(_library()).parts):
             with warnings.catch_warnings(), contextlib.suppress(SyntaxError):
-                warnings.simplefilter("ignore")  # old modules hold invalid escapes
+                warnings.simplefilter("ignore")  # some modules have invalid escapes
                 nodes = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, documented)]
                 text = "\n\n".join(filter(None, map(ast.get_docstring, nodes)))
                 yield text.encode(errors="replace").decode()
@@ -175,8 +176,8 @@ def _files(path: Path) -> list[Path]:
     try:
         if path == STDIN or not stat.S_ISDIR(path.stat().st_mode):
             return [path]
-    except (OSError, ValueError) as error:  # a null byte is a ValueError
-        hint = "a text itself goes into a list"
+    except (OSError, ValueError) as error:  # ValueError: a null byte
+        hint = "put a text itself into a list"
         raise InputError(f"{str(path)[:200]}: expected a readable file or folder, got: {error}; {hint}") from error
     files = []
     for folder, _, names in os.walk(path, onerror=_unreadable):
@@ -217,11 +218,11 @@ def _separator(expression: str) -> re.Pattern[str]:
     return pattern
 
 
-def _read(found: list[Path] | Iterator[str], pattern: re.Pattern[str] | None) -> Iterator[Piece]:
-    if isinstance(found, list):
-        fragments = itertools.chain.from_iterable(_fragments(path, pattern) for path in found)
+def _read(sources: list[Path] | Iterator[str], pattern: re.Pattern[str] | None) -> Iterator[Piece]:
+    if isinstance(sources, list):
+        fragments = itertools.chain.from_iterable(_fragments(path, pattern) for path in sources)
     else:
-        fragments = itertools.chain((text, True) for text in found)
+        fragments = itertools.chain((text, True) for text in sources)
     piece = None
     for piece in _pieces(fragments):
         yield piece
@@ -238,29 +239,29 @@ def _fragments(path: Path, pattern: re.Pattern[str] | None) -> Fragments:
 
 
 def _pieces(fragments: Fragments) -> Iterator[Piece]:
-    """Join fragments and cut them into pieces; what a document holds before its first non-space is held back."""
-    buffer, blank, held = "", True, list[Piece]()
+    """Join fragments and cut them into pieces. The blank beginning of a document waits until a non-space comes."""
+    buffer, blank, waiting = "", True, list[Piece]()
     for text, ends in fragments:
         buffer, start = buffer + text, 0
         while len(buffer) - start > PIECE:
             stop = _cut(buffer, start)
-            held.append(Piece(buffer[start:stop], False))
-            blank = blank and held[-1].text.isspace()
+            waiting.append(Piece(buffer[start:stop], False))
+            blank = blank and waiting[-1].text.isspace()
             if not blank:
-                yield from held
-                held.clear()
+                yield from waiting
+                waiting.clear()
             start = stop
         buffer = buffer[start:]
         if ends:
             if not blank or buffer.strip():
-                yield from held
+                yield from waiting
                 yield Piece(buffer, True)
             buffer, blank = "", True
-            held.clear()
+            waiting.clear()
 
 
 def _cut(text: str, start: int) -> int:
-    """Return the end of the piece that begins at ``start``; more than `PIECE` characters follow."""
+    """Return the end of the piece that begins at ``start``, in a text with more than `PIECE` characters after it."""
     for blank in "\n ":
         at = text.rfind(blank, start + 1, start + PIECE)
         while at > 0 and text[at + 1].isspace():
@@ -271,20 +272,20 @@ def _cut(text: str, start: int) -> int:
 
 
 def _split(chunks: Iterator[str], pattern: re.Pattern[str]) -> Fragments:
-    """Yield what `re.split` would cut, looking `CONTEXT` characters back and ahead."""
-    buffer, given = "", 0  # text before ``given`` was yielded; it stays as the context of look-behinds
+    """Yield the texts that `re.split` would return, from a stream."""
+    buffer, yielded = "", 0  # the text before ``yielded`` stays in the buffer for look-behinds
     for chunk in itertools.chain(chunks, [None]):
-        keep = max(0, given - CONTEXT)
-        buffer, given = buffer[keep:] + (chunk or ""), given - keep
+        past = max(0, yielded - CONTEXT)
+        buffer, yielded = buffer[past:] + (chunk or ""), yielded - past
         safe = len(buffer) if chunk is None else len(buffer) - CONTEXT
-        for match in pattern.finditer(buffer, given):
+        for match in pattern.finditer(buffer, yielded):
             if match.start() > safe:
                 break
-            yield buffer[given : match.start()], True
-            given = match.end()
-        if given < safe:
-            yield buffer[given:safe], False
-            given = safe
+            yield buffer[yielded : match.start()], True
+            yielded = match.end()
+        if yielded < safe:
+            yield buffer[yielded:safe], False
+            yielded = safe
     yield "", True
 
 
@@ -301,7 +302,7 @@ def _text(path: Path) -> Iterator[str]:
 
 
 def _records(path: Path) -> Iterator[str]:
-    """Yield the ``text`` of each JSONL record; blank lines are skipped."""
+    """Yield the ``text`` of each JSONL record. Blank lines are skipped."""
     n_read = 0
     with _opened(path) as file:
         for number, line in enumerate(file, 1):
@@ -325,7 +326,7 @@ def _record(line: str, where: str) -> str:
 
 @contextlib.contextmanager
 def _utf8(path: Path, n_read: int) -> Iterator[None]:
-    """Turn a decoding error into one that names the file and the byte; ``n_read`` bytes are read by now."""
+    """Turn a decoding error into an InputError that names the file and the byte, after ``n_read`` bytes were read."""
     try:
         yield
     except UnicodeDecodeError as error:
@@ -338,7 +339,7 @@ def _utf8(path: Path, n_read: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading bytes, unpacked; errors while the block reads it name the file."""
+    """Open a file for reading its unpacked bytes. Errors in the block become InputErrors that name the file."""
     try:
         if path == STDIN:
             yield sys.stdin.buffer

@@ -1,8 +1,8 @@
-"""The one error that means "your input": what was expected, what came, what to do."""
+"""`InputError`: the exception for input that the user can mend."""
 
 
 class InputError(ValueError):
-    """Raised for input a person can mend: a path, a text, a setting, a model folder.
+    """Raised for a path, a text, a parameter or a model folder that cannot be used.
 
-    The message names what was expected, what came and what to do. The command line prints it without a traceback.
+    The message names what was expected, what was given and how to mend it. The command line prints it in one line.
     """

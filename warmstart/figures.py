@@ -1,4 +1,4 @@
-"""Plots as PNG files: matplotlib without a display and without global state."""
+"""Draw plots with matplotlib, without a display and without global state, and save them as PNG files."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from warmstart.files import replacing
 
 
 def figure(panels: int) -> tuple[Any, Any]:
-    """Return a matplotlib figure and its axes (panels,), side by side.
+    """Return a matplotlib figure with panels side by side, and the axes of the panels.
 
     Raises
     ------
@@ -16,15 +16,15 @@ def figure(panels: int) -> tuple[Any, Any]:
         matplotlib is not installed.
     """
     try:
-        from matplotlib.figure import Figure  # without pyplot: no display, no global state; PNG is drawn by Agg
+        from matplotlib.figure import Figure  # pyplot would need a display
     except ImportError as error:
         raise InputError("expected matplotlib for the plot, found none; pip install 'warmstart[plot]'") from error
-    made = Figure(figsize=(2 + 3.5 * panels, 3.6), dpi=150, layout="constrained")
-    return made, made.subplots(1, panels, squeeze=False)[0]
+    drawing = Figure(figsize=(2 + 3.5 * panels, 3.6), dpi=150, layout="constrained")
+    return drawing, drawing.subplots(1, panels, squeeze=False)[0]
 
 
-def save_figure(drawn: Any, path: Path) -> None:
+def save_figure(drawing: Any, path: Path) -> None:
     """Write a figure as PNG, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("wb") as file:
-        drawn.savefig(file, format="png")
+        drawing.savefig(file, format="png")

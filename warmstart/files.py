@@ -1,10 +1,6 @@
-"""Named arrays on disk: safetensors, byte-stable, written whole or not at all."""
+"""Named arrays as safetensors and facts as JSON: the same content gives the same bytes, written whole or not at all."""
 
-import contextlib
 import json
-import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +9,16 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from bitcipher.files import replacing
 from warmstart.errors import InputError
+
+__all__ = ["load_arrays", "replacing", "save_arrays", "save_json"]
 
 FACTS = "warmstart"  # one metadata key: safetensors does not keep the order of several
 
 
 def save_arrays(path: Path, arrays: dict[str, NDArray[Any]], facts: dict[str, Any] | None = None) -> None:
-    """Write arrays and JSON facts to a safetensors file; the same content gives the same bytes.
+    """Write arrays and JSON facts to a safetensors file.
 
     Examples
     --------
@@ -30,11 +29,11 @@ def save_arrays(path: Path, arrays: dict[str, NDArray[Any]], facts: dict[str, An
     >>> arrays["x"].tolist(), facts
     ([0, 1, 2], {'unit': 2})
     """
-    whole = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
+    contiguous = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}  # safetensors scrambles views
     with replacing(path) as temporary:
         try:
-            save_file(whole, temporary, {FACTS: json.dumps(facts or {}, sort_keys=True)})
-        except SafetensorError as error:  # a full disk comes as this
+            save_file(contiguous, temporary, {FACTS: json.dumps(facts or {}, sort_keys=True)})
+        except SafetensorError as error:  # a full disk raises it
             raise OSError(f"{path}: could not be written: {error}") from error
 
 
@@ -55,24 +54,6 @@ def load_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
 
 
 def save_json(path: Path, value: dict[str, Any]) -> None:
-    """Write JSON with sorted keys, whole or not at all."""
+    """Write a JSON object with sorted keys."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; rename it to ``path`` on success, remove it on any error."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

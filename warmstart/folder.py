@@ -1,10 +1,10 @@
-"""A model on disk: one folder, written whole or not at all, read with every mistake named. No torch.
+"""Save a near-shallow model as a folder, whole or not at all, and load it. PyTorch is not needed.
 
 | file | content |
 |---|---|
 | `config.json` | ``model_type``, ``format_version`` and the fields of `Config` |
-| `model.safetensors` | the weights, float32, by the names of `Config.shapes`; `safetensors.torch` reads them too |
-| others | what the caller adds, such as `tokenizer.json`, in the same rename |
+| `model.safetensors` | the weights in float32, with the names of `Config.shapes`; `safetensors.torch` reads them too |
+| others | files of the caller, such as `tokenizer.json` |
 """
 
 import dataclasses
@@ -30,24 +30,24 @@ Content = bytes | Callable[[Path], object]
 
 
 def save_model(folder: Folder, model: NearShallowModel, extra: Mapping[str, Content] | None = None) -> None:
-    """Write a model folder whole or not at all; a model that is there stays until the new one is whole.
+    """Write a model folder. An older model in it stays until the new one is complete.
 
-    The files of this call replace those of the same name; other files of a replaced model folder are kept.
+    New files replace those of the same name. Other files of the folder are kept.
 
     Parameters
     ----------
     folder : path
-        New, empty, or a model folder. Missing parents are made.
+        A new or an empty folder, or the folder of a model. Missing parents are created.
     model : NearShallowModel
     extra : mapping of file name to bytes or to a callable, optional
-        Further files; a callable writes to the path it is given.
+        More files. A callable gets a path and writes the file to it.
 
     Raises
     ------
     InputError
-        See `check_target`; or the weights do not fit the configuration. Nothing was written.
+        The folder cannot be used (see `check_target`), or the weights do not fit the configuration.
     OSError
-        The disk is full or the like. What was there before is as it was.
+        The disk is full, for example. After any error the folder is as it was.
 
     Examples
     --------
@@ -72,13 +72,13 @@ def save_model(folder: Folder, model: NearShallowModel, extra: Mapping[str, Cont
         save_arrays(new / WEIGHTS, model.arrays)
         save_json(new / CONFIG, fields)
         if path.exists():
-            written = {str(path): {file.name for file in new.iterdir()}}
-            shutil.copytree(path, new, symlinks=True, ignore=lambda at, _: written.get(at, set()), dirs_exist_ok=True)
+            replaced = {str(path): {file.name for file in new.iterdir()}}
+            shutil.copytree(path, new, symlinks=True, ignore=lambda at, _: replaced.get(at, set()), dirs_exist_ok=True)
         _swap(path, new, old=Path(f"{work}.old"))
 
 
 def _swap(path: Path, new: Path, old: Path) -> None:
-    """Move ``new`` to ``path``, with what is there out of the way at ``old`` until it is done; undo on any error."""
+    """Move the folder ``path`` to ``old`` and ``new`` to ``path``, then delete ``old``. On any error move it back."""
     try:
         if path.exists():
             path.rename(old)
@@ -91,13 +91,13 @@ def _swap(path: Path, new: Path, old: Path) -> None:
 
 
 def check_target(folder: Folder) -> Path:
-    """Return the absolute path of a folder that `save_model` may write; ask before a long computation.
+    """Return the absolute path of a folder if `save_model` may write it. Call this before a long computation.
 
     Raises
     ------
     InputError
-        It is a file, holds anything but a model, cannot be renamed (a mount point, the working directory), or the
-        folder above cannot be written.
+        The path is a file, a folder with files that are no model, a mount point or the working directory, or the
+        folder above it cannot be written to.
     """
     path = Path(folder).resolve()
     if path.exists() and not path.is_dir():
@@ -127,7 +127,7 @@ def load_model(folder: Folder) -> NearShallowModel:
     Raises
     ------
     InputError
-        The folder or one of its two files is missing, damaged, or of another kind of model; the message says which.
+        The folder or one of its two files is missing, damaged, or of another kind of model.
     """
     path = Path(folder)
     if not path.is_dir():
@@ -136,22 +136,24 @@ def load_model(folder: Folder) -> NearShallowModel:
     config = _config(_read_json(path), path / CONFIG)
     try:
         arrays, _ = load_arrays(path / WEIGHTS)
-    except TypeError as error:  # a type numpy lacks
+    except TypeError as error:  # numpy has no such type
         raise InputError(f"{path / WEIGHTS}: expected float32 weights, got: {error}; convert them") from error
     _check_arrays(config, arrays, str(path / WEIGHTS))
     return NearShallowModel(config, arrays)
 
 
 def _read_json(folder: Path) -> dict[str, Any]:
-    """Return the content of a `config.json` of our model type."""
+    """Return the content of `config.json`. Refuse other types of model."""
     path = folder / CONFIG
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # JSON and UTF-8 errors are ValueErrors
+    except (OSError, ValueError) as error:  # ValueError: not JSON or not UTF-8
         raise InputError(f"{path}: expected the JSON of a model, got: {error}; save the model again") from error
-    kind = content.get("model_type") if isinstance(content, dict) else None
-    if kind != MODEL_TYPE:
-        raise InputError(f"{path}: expected model_type {MODEL_TYPE!r}, got {kind!r}; give the folder of such a model")
+    model_type = content.get("model_type") if isinstance(content, dict) else None
+    if model_type != MODEL_TYPE:
+        raise InputError(
+            f"{path}: expected model_type {MODEL_TYPE!r}, got {model_type!r}; give the folder of such a model"
+        )
     return dict(content)
 
 
@@ -167,12 +169,12 @@ def _config(content: dict[str, Any], path: Path) -> Config:
         )
     try:
         return Config(**fields)
-    except (InputError, TypeError) as error:  # TypeError: a comparison with null or the like
+    except (InputError, TypeError) as error:  # TypeError: null in place of a list, for example
         raise InputError(f"{path}: {error}; save the model again") from error
 
 
 def _check_arrays(config: Config, arrays: Mapping[str, Any], source: str) -> None:
-    """Refuse arrays whose names, shapes or type are not those of the configuration; the first three are listed."""
+    """Refuse arrays whose names, shapes or type are not those of the configuration. List the first three."""
     expected = {name: f"float32 {shape}" for name, shape in config.shapes.items()}
     got = {name: f"{array.dtype} {array.shape}" for name, array in arrays.items()}
     differences = (

@@ -1,36 +1,18 @@
-"""Progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere; and its peak memory."""
+"""Progress of long work on stderr: a bar on a terminal, plain lines elsewhere. Also the peak memory of the process."""
 
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-import rich.progress
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
+if TYPE_CHECKING:
+    import rich.progress
 
-Progress = Callable[[str, int, int | None], None]  # stage, done, total; a total of None is unknown
+Progress = Callable[[str, int, int | None], None]  # stage, items done, items in total; None where that is unknown
 STATUS = Path("/proc/self/status")
 PLAIN_EVERY = 10.0  # seconds between two plain lines of one stage
-
-
-class _Rate(ProgressColumn):
-    """Items a second, in millions or thousands."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{_short(speed)}/s" if speed else "")
 
 
 def _short(number: float) -> str:
@@ -41,18 +23,29 @@ def _short(number: float) -> str:
 
 
 def peak_memory() -> int:
-    """Return the largest resident memory of this process so far, in bytes."""
-    if STATUS.exists():  # on Linux ru_maxrss begins at what the parent process held
+    """Return the largest resident memory of this process so far, in bytes; 0 on Windows, where it is not measured."""
+    if STATUS.exists():  # Linux: ru_maxrss includes what the parent process held
         line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
-    import resource  # Unix only
-
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def _bar() -> "rich.progress.Progress":
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), rate, TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True))
+
+
 class Reporter:
-    """Show ``reporter(stage, done, total)`` on stderr; a total of 0 or None is unknown. Use as a context manager.
+    """Show ``reporter(stage, done, total)`` on stderr. Use it as a context manager.
 
     Parameters
     ----------
@@ -62,35 +55,38 @@ class Reporter:
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.plain = not sys.stderr.isatty()
         self.stage = ""
         self.began = self.shown = time.monotonic()
-        columns = (TextColumn("{task.description}"), BarColumn(), _Rate(), TimeElapsedColumn(), TimeRemainingColumn())
-        self.bar = rich.progress.Progress(*columns, console=Console(stderr=True), disable=quiet or self.plain)
-        self.task: TaskID | None = None
+        self.bar = None if quiet or not sys.stderr.isatty() else _bar()
+        self.task: rich.progress.TaskID | None = None
 
     def __enter__(self) -> Self:
-        self.bar.start()
+        if self.bar:
+            self.bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bar.stop()
+        if self.bar:
+            self.bar.stop()
 
     def __call__(self, stage: str, done: int, total: int | None) -> None:
-        """Report that ``done`` of ``total`` items of a stage are finished."""
+        """Report that ``done`` of ``total`` items of a stage are finished; a total of 0 or None is unknown."""
         if self.quiet:
             return
         now = time.monotonic()
-        new = stage != self.stage
-        if new:
+        new_stage = stage != self.stage
+        if new_stage:
             self.stage, self.began = stage, now
-            self.task = None if self.plain else self.bar.add_task(stage, total=total or None)
-        if self.task is not None:
-            self.bar.update(self.task, completed=done, total=total or None)
-        elif new or now - self.shown > PLAIN_EVERY:
+        seconds = now - self.began
+        if self.bar:
+            if self.task is None or new_stage:
+                self.task = self.bar.add_task(stage, rate="")
+            rate = f"{_short(done / seconds)}/s" if done and seconds else ""
+            self.bar.update(self.task, completed=done, total=total or None, rate=rate)
+        elif new_stage or now - self.shown > PLAIN_EVERY:
             share = f" {done / total:4.0%}" if total else f" {done}" if done else ""
-            left = f", {(now - self.began) * (total / done - 1):.0f} s left" if total and done and not new else ""
+            left = f", {seconds * (total / done - 1):.0f} s left" if total and done and not new_stage else ""
             print(f"{stage}{share}{left}", file=sys.stderr, flush=True)
             self.shown = now

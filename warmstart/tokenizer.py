@@ -1,13 +1,13 @@
-"""Tokenizers whose ids are frequency ranks, on top of Hugging Face `tokenizers`.
+"""Train, load and renumber tokenizers of the library `tokenizers`; after renumbering ids are frequency ranks.
 
 | term | meaning |
 |---|---|
 | `V` | size of the vocabulary, added tokens included |
-| `SEPARATOR` | the token between documents; every tokenizer here has it |
-| rank | position of a token in the order of falling counts, 0 the most frequent; ties by the id before ranking |
+| `SEPARATOR` | the token between documents; every tokenizer of this module has it |
+| rank | 0 for the most frequent token, 1 for the next; equal counts are ranked by the old id |
 
-Special tokens written out in a text are text: ``<|endoftext|>`` in a document is no separator. The one exception is
-``<unk>`` in a text for a "words" tokenizer, as in WikiText-2: it is the unknown word.
+Special tokens in a text are encoded as text: ``<|endoftext|>`` in a document is no separator. There is one exception:
+a "words" tokenizer reads ``<unk>`` in a text, as in WikiText-2, as the unknown word.
 """
 
 import json
@@ -26,27 +26,27 @@ from warmstart.errors import InputError
 SEPARATOR = "<|endoftext|>"
 UNKNOWN = "<unk>"
 KINDS = ("bpe", "words", "characters")
-FLOOR = {"bpe": 257, "words": 3, "characters": 3}  # bpe: 256 bytes and the separator
+SMALLEST = {"bpe": 257, "words": 3, "characters": 3}  # vocabularies; bpe has 256 bytes and the separator
 
 
 def train_tokenizer(texts: Iterable[str], kind: str = "bpe", vocab_size: int = 8192) -> Tokenizer:
-    """Train a tokenizer; the same texts give the same tokenizer on any number of threads.
+    """Train a tokenizer. The same texts give the same tokenizer for any number of threads.
 
     Parameters
     ----------
     texts : iterable of str
-        Documents or pieces of them; read once.
+        Documents or pieces of documents. They are read once.
     kind : {"bpe", "words", "characters"}
-        "bpe": byte-level byte pairs that occur at least twice, after GPT-2; every text can be encoded and decoded.
-        "words": runs of letters and digits, or of other signs; spaces are lost; rare words are ``<unk>``.
-        "characters": one token a character; rare ones are ``<unk>``.
+        "bpe": byte-level byte-pair encoding as in GPT-2, of pairs that occur at least twice. It encodes every text.
+        "words": runs of letters and digits, and runs of other signs. Spaces are lost. Rare words are ``<unk>``.
+        "characters": each character is a token. Rare characters are ``<unk>``.
     vocab_size : int
-        Upper limit of ``V``; a small corpus gives fewer tokens.
+        Largest ``V``. A small corpus gives fewer tokens.
 
     Raises
     ------
     InputError
-        The kind is unknown or ``vocab_size`` is below 257 (bpe: 256 bytes and the separator) or 3 (others).
+        The kind is unknown, or ``vocab_size`` is below 257 ("bpe") or 3 (the others).
 
     References
     ----------
@@ -60,8 +60,8 @@ def train_tokenizer(texts: Iterable[str], kind: str = "bpe", vocab_size: int = 8
     """
     if kind not in KINDS:
         raise InputError(f"expected a tokenizer of the kinds {', '.join(KINDS)}, got {kind!r}")
-    if not isinstance(vocab_size, int) or vocab_size < FLOOR[kind]:
-        raise InputError(f"vocab_size: expected at least {FLOOR[kind]} for {kind!r}, got {vocab_size!r}; raise it")
+    if not isinstance(vocab_size, int) or vocab_size < SMALLEST[kind]:
+        raise InputError(f"vocab_size: expected at least {SMALLEST[kind]} for {kind!r}, got {vocab_size!r}; raise it")
     if kind == "words":
         texts = (text.replace(UNKNOWN, " ") for text in texts)
     tokenizer = _untrained(kind)
@@ -98,7 +98,7 @@ def _trainer(kind: str, vocab_size: int) -> trainers.Trainer:
 
 
 def _train(tokenizer: Tokenizer, texts: Iterable[str], trainer: Any) -> None:
-    """Train in a thread: the main thread stays free to take Ctrl-C, and passes it on through the texts."""
+    """Train in a thread, so that Ctrl-C reaches the main thread, which then ends the texts."""
     stop = threading.Event()
 
     def until_stopped() -> Iterator[str]:
@@ -116,20 +116,20 @@ def _train(tokenizer: Tokenizer, texts: Iterable[str], trainer: Any) -> None:
 
 
 def load_tokenizer(source: str | Path | Tokenizer) -> Tokenizer:
-    """Load a ``tokenizer.json``, to encode text as it is.
+    """Load a ``tokenizer.json`` to encode text as it is.
 
-    Truncation, padding, merge dropout and what a post-processor would add are taken off. `SEPARATOR` is added as a
-    special token if it is missing; another end token that the tokenizer may have is left alone.
+    Truncation, padding, merge dropout and the post-processor are removed. `SEPARATOR` is added as a special token if it
+    is missing. Any other end token stays.
 
     Parameters
     ----------
     source : str, Path or Tokenizer
-        A file, a folder that holds a ``tokenizer.json``, or a tokenizer, which is copied.
+        A file, a folder with a ``tokenizer.json``, or a tokenizer, which is copied.
 
     Raises
     ------
     InputError
-        There is no such file or it is no tokenizer.
+        The file is missing or is no tokenizer.
 
     Examples
     --------
@@ -164,12 +164,12 @@ def _plain(tokenizer: Tokenizer, unknown_in_text: bool = False) -> Tokenizer:
 
 def _from_content(content: dict[str, Any]) -> Tokenizer:
     tokenizer = Tokenizer.from_str(json.dumps(content))
-    tokenizer.encode_special_tokens = True  # as text; the JSON does not keep this
+    tokenizer.encode_special_tokens = True  # encode them as text; the JSON does not store this
     return tokenizer
 
 
 def token_ranks(counts: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Return the rank of each id: 0 for the largest count, ties by id.
+    """Return the rank of each id: 0 for the largest count. Equal counts are ranked by id.
 
     Parameters
     ----------
@@ -190,19 +190,19 @@ def token_ranks(counts: NDArray[np.integer]) -> NDArray[np.int64]:
 
 
 def rank_tokens(tokenizer: Tokenizer, counts: NDArray[np.integer]) -> Tokenizer:
-    """Return the tokenizer with `token_ranks` of the counts as ids; it cuts every text as before.
+    """Return the tokenizer with `token_ranks` of the counts as ids. Texts are cut into the same tokens as before.
 
     Parameters
     ----------
     tokenizer : Tokenizer
-        Of the model BPE, WordPiece, WordLevel or Unigram. Added tokens become part of the model's vocabulary.
+        Its model is BPE, WordPiece, WordLevel or Unigram. Added tokens become part of the model's vocabulary.
     counts : (V,) int
-        How often each id occurs.
+        Number of occurrences of each id.
 
     Raises
     ------
     InputError
-        The ids are not 0 to V - 1, or there are not ``V`` counts.
+        The ids are not 0 to V - 1, or the number of counts is not ``V``.
 
     Examples
     --------
@@ -233,20 +233,17 @@ def rank_tokens(tokenizer: Tokenizer, counts: NDArray[np.integer]) -> Tokenizer:
 
 
 def _rank_unigram(model: dict[str, Any], ids: dict[str, int], ranks: list[int]) -> None:
-    """Reorder the list of (token, score); added tokens get the lowest score, so that unknown text costs as before."""
+    """Reorder the list of (token, score). Added tokens get the lowest score, so texts are still cut in the same way."""
     lowest = min(score for _, score in model["vocab"])
     entries = [list(entry) for entry in model["vocab"]]
     entries += [[token, lowest] for token in sorted(ids, key=lambda token: ids[token])[len(entries) :]]
-    ranked = list(entries)
-    for old, entry in enumerate(entries):
-        ranked[ranks[old]] = entry
-    model["vocab"] = ranked
+    model["vocab"] = [entry for _, entry in sorted(zip(ranks, entries, strict=True))]
     if model["unk_id"] is not None:
         model["unk_id"] = ranks[model["unk_id"]]
 
 
 def unknown_id(tokenizer: Tokenizer) -> int | None:
-    """Return the id that stands for what the vocabulary lacks, or None if nothing does.
+    """Return the id of the unknown token, or None if the tokenizer has none.
 
     Examples
     --------
@@ -255,7 +252,7 @@ def unknown_id(tokenizer: Tokenizer) -> int | None:
     """
     model = json.loads(tokenizer.to_str())["model"]
     if model["type"] == "Unigram":
-        unknown: int | None = model["unk_id"]
-    else:
-        unknown = None if model.get("unk_token") is None else tokenizer.token_to_id(model["unk_token"])
-    return unknown
+        unigram_id: int | None = model["unk_id"]
+        return unigram_id
+    token = model.get("unk_token")
+    return None if token is None else tokenizer.token_to_id(token)

@@ -1,10 +1,10 @@
-"""The explicit solution as a scikit-learn classifier: count, then solve.
+"""`ExplicitClassifier`: a softmax classifier for scikit-learn whose weights are computed from counts.
 
 | symbol | shape | meaning |
 |---|---|---|
 | `X`, `y` | (n, D), (n,) | non-negative inputs and their classes |
-| `F` | (D, C) | co-occurrence of features and classes, see `warmstart.accumulators` |
-| `U` | (D, C) | the weights, ``coef_.T``, see `warmstart.solution` |
+| `F` | (D, C) | co-occurrences of features and classes, see `warmstart.accumulators` |
+| `U` | (D, C) | weights, ``coef_.T``, see `warmstart.solution` |
 """
 
 from __future__ import annotations
@@ -26,28 +26,29 @@ from warmstart.errors import InputError
 if TYPE_CHECKING:
     from warmstart.layers.softmax import SoftmaxLayer
 
-SAMPLE_SIZE = 2048  # rows kept to fit the temperature
+SAMPLE_SIZE = 2048  # most rows that are kept to fit the temperature
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio
 
 
 class _Sample(NamedTuple):
-    """The rows kept: X (m, D) float64, dense or csr; class and running number of each (m,)."""
+    """Rows kept to fit the temperature: X (m, D) float64, dense or csr; class and number in the stream of each (m,)."""
 
     X: Any
     targets: NDArray[np.intp]
     number: NDArray[np.int64]
 
     def thin(self, stride: int) -> _Sample:
-        """Keep one row in ``stride``, a power of two; what a larger stride keeps, a smaller one keeps too.
+        """Keep about one row in ``stride``, a power of two. A smaller stride keeps these rows too.
 
-        The multiples of the golden ratio modulo 1 fall evenly, and so do those of any period in the data: a stream
-        whose classes take turns is sampled in proportion, which every 32nd row would not do.
+        A row stays if its number times the golden ratio is, modulo 1, below ``1 / stride``. These rows are spread
+        evenly over every period of the data. Where the classes of a stream take turns, each is sampled in proportion.
+        Every 32nd row, for example, could be of one class.
         """
         keep = self.number.astype(np.uint64) * GOLDEN <= np.uint64((2**64 - 1) // stride)
         return _Sample(self.X[keep], self.targets[keep], self.number[keep])
 
     def join(self, other: _Sample) -> _Sample:
-        """Append rows; sparse if one of the two is."""
+        """Append rows. The result is sparse if one of the two is."""
         if sparse.issparse(self.X) or sparse.issparse(other.X):
             X: Any = sparse.vstack([sparse.csr_array(self.X), sparse.csr_array(other.X)], format="csr")
         else:
@@ -56,7 +57,7 @@ class _Sample(NamedTuple):
 
 
 class _Solved(NamedTuple):
-    """What `ExplicitClassifier.solve` finds."""
+    """Weights (C, D), and the k and the temperature that were used."""
 
     coef: NDArray[np.floating]
     k: float
@@ -66,37 +67,37 @@ class _Solved(NamedTuple):
 class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Softmax classifier whose weights are computed from counts, without a gradient step.
 
-    Counting takes O(nnz of X), solving O(D C); fitting the temperature scores at most 2,048 rows some ten times.
+    Counting takes O(non-zero entries of X), solving takes O(D C). Fitting the temperature scores at most 2,048 rows
+    about ten times.
 
     Parameters
     ----------
     k : "mean_norm" or float, default="mean_norm"
-        Features per prediction. The prior of the classes enters with exponent ``|x|_1 / k``. "mean_norm" is the k-rule:
-        the mean L1 norm of the rows. ``numpy.inf`` leaves the prior out.
+        Number of features per prediction. The prior of the classes has the exponent ``|x|_1 / k``. "mean_norm" is the
+        mean L1 norm of the rows. ``numpy.inf`` leaves the prior out.
     smoothing : float, default=1.0
-        Co-occurrences added to each feature, spread over the classes in proportion to their prior; above 0.
+        Pseudo-counts added to each feature, divided among the classes in proportion to their prior. Above 0.
     temperature : "fit" or float, default="fit"
-        Factor of the evidence. 1 is the published solution; see `warmstart.solution`.
-        "fit" takes the one with the least cross-entropy on a sample of the rows, each row's own count removed while
-        it is scored.
+        Factor of the log ratios of the counts. 1 is the published solution; see `warmstart.solution`. "fit" minimises
+        the cross-entropy on a sample of the rows. Each row is scored without its own count.
 
     Attributes
     ----------
     classes_ : ndarray of shape (C,)
         Class labels, sorted.
     class_count_ : ndarray of shape (C,), int64
-        Rows seen of each class. The prior of one never seen is that of half a row.
+        Rows of each class. A class without rows has the prior of half a row.
     coef_ : ndarray of shape (C, D)
-        Weights. Solved anew at the first use after more rows came.
+        Weights. They are solved when they are first used after new rows.
     intercept_ : ndarray of shape (C,)
         Zeros: the explicit solution needs no bias.
     k_ : float
-        Features per prediction in use.
+        Number of features per prediction in use.
     temperature_ : float
         Temperature in use.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (D,)
-        Only where X had column names.
+        Only if X had column names.
 
     See Also
     --------
@@ -104,8 +105,8 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Notes
     -----
-    Rows are added one after the other, so `partial_fit` gives the same bits however a stream is cut. `merge` does so
-    for features that are integers; for others up to rounding.
+    Rows are added one after the other. So `partial_fit` gives the same bits however a stream is cut into calls. `merge`
+    gives the same bits if the features are integers, and the same numbers up to rounding otherwise.
 
     References
     ----------
@@ -120,7 +121,7 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     >>> model.k_
     3.75
 
-    Other settings do not need the data again:
+    New parameters do not need the data again:
 
     >>> model.set_params(k=np.inf).solve().k_
     inf
@@ -134,7 +135,7 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.temperature = temperature
 
     def fit(self, X: Any, y: ArrayLike) -> ExplicitClassifier:
-        """Forget what was counted, count these rows and solve.
+        """Count rows, then solve. Earlier counts are forgotten.
 
         Parameters
         ----------
@@ -149,14 +150,14 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            Negative, missing or infinite values, or shapes that do not fit.
+            Values are negative, missing or infinite, or shapes do not fit.
         InputError
             A parameter is out of its range.
         """
         return self._count(X, y, None, first=True).solve()
 
     def partial_fit(self, X: Any, y: ArrayLike, classes: ArrayLike | None = None) -> ExplicitClassifier:
-        """Count more rows; the next prediction solves.
+        """Count more rows. The next prediction solves.
 
         Parameters
         ----------
@@ -164,7 +165,7 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             Non-negative.
         y : array of shape (n,)
         classes : array of shape (C,)
-            All the classes there will be; needed on the first call.
+            All classes, also those of later calls. Required on the first call.
 
         Returns
         -------
@@ -175,22 +176,22 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             As for `fit`.
         InputError
-            ``classes`` is missing on the first call or differs later, or ``y`` holds a class that is not in it.
+            ``classes`` is missing on the first call or differs later, or ``y`` has a class that is not among them.
         """
         first = not hasattr(self, "classes_")
         if first and classes is None:
-            raise InputError("expected classes on the first call of partial_fit, got None; pass all the class labels")
+            raise InputError("expected classes on the first call of partial_fit, got None; pass all class labels")
         return self._count(X, y, classes, first=first)
 
     def _count(self, X: Any, y: ArrayLike, classes: ArrayLike | None, *, first: bool) -> ExplicitClassifier:
-        """Validate everything, then count."""
+        """Validate the rows, then count them."""
         X, y = self._validated(X, y, reset=first)
         check_classification_targets(y)
-        given = unique_labels(y if classes is None else classes)
-        known = given if first else self.classes_
-        if classes is not None and not np.array_equal(given, known):
+        labels = unique_labels(y if classes is None else classes)
+        known = labels if first else self.classes_
+        if classes is not None and not np.array_equal(labels, known):
             raise InputError(
-                f"expected the classes of the first call, {known}, got {given}; leave them out or start anew"
+                f"expected the classes of the first call, {known}, got {labels}; leave them out or start anew"
             )
         unknown = np.setdiff1d(y, known)
         if unknown.size:
@@ -204,26 +205,26 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self._sample = _Sample(np.zeros((0, X.shape[1])), targets[:0], np.zeros(0, np.int64))
         number = self._statistics.n_examples + np.arange(targets.size)
         rows = _Sample(X, targets, number).thin(self._stride)
-        self._keep(rows._replace(X=rows.X.astype(np.float64)))
+        self._add_to_sample(rows._replace(X=rows.X.astype(np.float64)))
         accumulators.update(self._statistics, X, targets)
         self.class_count_ += np.bincount(targets, minlength=known.size)
         self._solved: _Solved | None = None
         return self
 
     def _validated(self, X: Any, *y: ArrayLike, reset: bool = False) -> Any:
-        """Return X, and y where given, as arrays; sparse rows with their features summed."""
+        """Return X, and y if given, as arrays. Entries that a sparse row has twice are summed."""
         checked = validate_data(self, X, *y, reset=reset, accept_sparse="csr", dtype=(np.float64, np.float32))
         X = checked[0] if y else checked
         check_non_negative(X, "ExplicitClassifier (input X)")
         if sparse.issparse(X):
             X = sparse.csr_array(X)
             if not X.has_canonical_format:
-                X = X.copy()  # the caller's arrays stay as they are
+                X = X.copy()  # sum_duplicates changes the arrays in place
                 X.sum_duplicates()
         return (X, checked[1]) if y else X
 
-    def _keep(self, rows: _Sample) -> None:
-        """Add rows to the sample; double the stride until it has its size."""
+    def _add_to_sample(self, rows: _Sample) -> None:
+        """Add rows to the sample, then double the stride until the sample is small enough."""
         sample = self._sample.join(rows)
         while sample.number.size > SAMPLE_SIZE:
             self._stride *= 2
@@ -231,12 +232,12 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._sample = sample
 
     def merge(self, other: ExplicitClassifier) -> ExplicitClassifier:
-        """Add what another classifier has counted; the next prediction solves.
+        """Add the counts of another classifier. The next prediction solves.
 
         Parameters
         ----------
         other : ExplicitClassifier
-            Of the same classes and features; it is not changed.
+            It has the same classes and features. It is not changed.
 
         Returns
         -------
@@ -250,20 +251,19 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         check_is_fitted(other)
         for name in ("classes_", "n_features_in_", "feature_names_in_"):
-            mine: Any = getattr(self, name, None)
-            theirs: Any = getattr(other, name, None)
-            if not np.array_equal(mine, theirs):
-                raise InputError(f"expected classifiers of the same {name}, got {mine} and {theirs}")
+            values: list[Any] = [getattr(classifier, name, None) for classifier in (self, other)]
+            if not np.array_equal(*values):
+                raise InputError(f"expected classifiers of the same {name}, got {values[0]} and {values[1]}")
         self._stride = max(self._stride, other._stride)
         self._sample = self._sample.thin(self._stride)
-        self._keep(other._sample.thin(self._stride))
+        self._add_to_sample(other._sample.thin(self._stride))
         self._statistics = accumulators.merge(self._statistics, other._statistics)
         self.class_count_ = self.class_count_ + other.class_count_
         self._solved = None
         return self
 
     def solve(self) -> ExplicitClassifier:
-        """Turn what was counted into weights with the parameters as they are now.
+        """Compute the weights from the counts, with the present parameters.
 
         Returns
         -------
@@ -272,7 +272,7 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         InputError
-            A parameter is out of its range, or all features are zero and k is their mean norm.
+            A parameter is out of its range, or k is "mean_norm" and all features are zero.
         """
         check_is_fitted(self)
         _check_number("smoothing", self.smoothing)
@@ -313,7 +313,7 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def k_(self) -> float:
-        """Features per prediction in use."""
+        """Number of features per prediction in use."""
         return self._solution().k
 
     @property
@@ -335,12 +335,12 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.asarray(np.exp(self.predict_log_proba(X)))
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Return the most probable class of each row (n,); of equal ones the first in ``classes_``."""
+        """Return the most probable class of each row (n,). Among equals it is the first in ``classes_``."""
         best = self._scores(X).argmax(axis=1)
         return np.asarray(self.classes_[best])
 
     def to_torch(self) -> SoftmaxLayer:
-        """Return the weights as a PyTorch layer of the same logits, in float32."""
+        """Return a PyTorch layer with these weights in float32. It gives the same logits."""
         from warmstart.layers.softmax import SoftmaxLayer
 
         return SoftmaxLayer.from_weights(self.coef_.T)
@@ -349,12 +349,12 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.input_tags.positive_only = True
         tags.input_tags.sparse = True
-        tags.classifier_tags.poor_score = True  # as naive Bayes: two coordinates of a blob are not counts
+        tags.classifier_tags.poor_score = True  # as for naive Bayes: scikit-learn's points in a plane are no counts
         return tags
 
 
 def _check_number(name: str, value: Any, otherwise: str = "", *, infinite: bool = False) -> None:
-    """Raise InputError unless ``value`` is a number above 0, finite if not said otherwise."""
+    """Raise InputError unless ``value`` is a number above 0, and finite unless ``infinite``."""
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     if not number or not value > 0 or (np.isinf(value) and not infinite):
         raise InputError(f"expected {name} to be a number above 0 {otherwise}, got {value!r}".replace("  ", " "))

@@ -1,4 +1,4 @@
-"""The near-shallow language model as an estimator: text in, weights, scores and text out."""
+"""`WarmStartLM`: the near-shallow language model as an estimator that fits, scores and writes text."""
 
 import contextlib
 import tempfile
@@ -29,30 +29,30 @@ if TYPE_CHECKING:
 
     from warmstart.layers import NearShallowLM
 
-SCORED = 8192  # targets scored between two reports of progress
+SCORED_TARGETS = 8192  # targets scored between two reports of progress
 
 
 class WarmStartLM(BaseEstimator):  # type: ignore[misc]
-    """A near-shallow language model, counted and solved from text without a gradient.
+    """A near-shallow language model whose weights are computed from counts of text, without a gradient.
 
-    One pass counts the pairs of the context, one more the hidden layers; cost is linear in the text and memory is
-    ``radius * bits * vocab_size * 8`` bytes for the counts, whatever the length of the text.
+    `fit` reads the text once for the output layer, and once more if a context has layers of its own. Time is linear in
+    the length of the text. The counts take ``8 * radius * bits * vocab_size`` bytes, whatever its length.
 
     Parameters
     ----------
     preset : {"potato", "micro", "small", "base", "large"}
         Sizes from 0.8 to 53 million weights with the default contexts at a vocabulary of 8,192.
     bits, radius, block_size : int, optional
-        Instead of the preset's: dimension of the cipher vectors, tokens in the radial and attended contexts, tokens in
-        a block.
+        Dimension of the cipher vectors, number of tokens in the radial and attended contexts, number of tokens in a
+        block. By default those of the preset.
     contexts : tuple of str
         Some of "radial", "attended", "block", "document" (see `warmstart.contexts`).
     vocab_size : int
-        Largest vocabulary of the byte-level BPE that `fit` trains on strings.
+        Largest vocabulary of the byte-level BPE tokenizer that `fit` trains, unless it is given a `Corpus`.
     smoothing : float or "fit"
-        Co-occurrences added to each feature, spread over the tokens in proportion to their frequency.
+        Pseudo-counts added to each feature, divided among the tokens in proportion to their frequency.
     temperature : float or "fit"
-        1 is the published formula; "fit" finds one scalar a group of features.
+        Factor of the weights. 1 is the published formula. "fit" finds one factor for each group of features.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
     ngrams_ : warmstart.counts.NGrams
         Unigram and bigram counts of the training text.
     report_ : dict
-        Seconds, tokens per second, memory, temperatures and smoothing of the fit.
+        Sizes, seconds, tokens per second, peak memory, temperatures and smoothing of the fit.
 
     References
     ----------
@@ -109,19 +109,20 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         corpus : Corpus, paths, or an iterable of strings
-            A `warmstart.corpus.Corpus` (any tokenizer), or what `Corpus.build` reads; None is Python's documentation.
+            A `warmstart.Corpus` with any tokenizer, or sources of `Corpus.build`. None is Python's documentation.
         y : None
             Not used.
         workers : int
-            Threads; the result does not depend on them.
-        progress : callable of (stage, done, total), optional
+            Number of threads. The result does not depend on it.
+        progress : callable, optional
+            Called as ``progress(stage, done, total)``.
 
         Raises
         ------
         InputError
-            A setting, a path or the text is at fault.
+            A parameter, a path or the text cannot be used.
         bitcipher.CapacityError
-            Too few bits for the vocabulary.
+            There are fewer codes of so many bits than tokens.
         """
         began = time.perf_counter()
         if not isinstance(corpus, Corpus):
@@ -143,12 +144,8 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         return self
 
     def initialise(self, corpus: Corpus, seed: int = 0) -> Self:
-        """Give the same architecture random weights instead, PyTorch's defaults, to compare with.
-
-        A normal embedding of deviation 1, uniform matrices within ``1 / sqrt(rows)``; attention starts equal.
-        """
+        """Set the random weights that `warmstart.NearShallowLM` starts with, for a cold start to compare with."""
         import torch
-        from torch import nn
 
         from warmstart.layers import NearShallowLM
 
@@ -157,16 +154,12 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module = NearShallowLM(config)
-            nn.init.normal_(module.embedding.weight)
-            for name, weight in module.named_parameters():
-                if name.endswith(("values.weight", "output.weight")):
-                    nn.init.uniform_(weight, -(weight.shape[0] ** -0.5), weight.shape[0] ** -0.5)
         self.model_ = module.to_model()
         self._describe(corpus, {"initialise": time.perf_counter() - began})
         return self
 
     def _describe(self, corpus: Corpus, seconds: dict[str, float]) -> None:
-        """Set what every fit leaves beside the model."""
+        """Set the tokenizer, the bigram model and the report."""
         began = time.perf_counter()
         self.tokenizer_ = corpus.tokenizer
         self.ngrams_ = NGrams(np.asarray(corpus.counts), bigram_counts(corpus.tokens, corpus.vocab_size))
@@ -185,11 +178,9 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
     def _config(self, corpus: Corpus) -> Config:
         if self.preset not in PRESETS:
             raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {self.preset!r}")
-        own = {
-            name: getattr(self, name) for name in ("bits", "radius", "block_size") if getattr(self, name) is not None
-        }
-        shape = {**PRESETS[self.preset], **own}
-        return Config(corpus.vocab_size, corpus.separator, contexts=tuple(self.contexts), **shape)
+        sizes: dict[str, Any] = {"bits": self.bits, "radius": self.radius, "block_size": self.block_size}
+        sizes = PRESETS[self.preset] | {name: size for name, size in sizes.items() if size is not None}
+        return Config(corpus.vocab_size, corpus.separator, contexts=tuple(self.contexts), **sizes)
 
     def evaluate(
         self,
@@ -204,9 +195,10 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         dict
-            ``perplexity``, ``bits_per_byte``, ``tokens`` (the end of each document is one), ``documents``, ``bytes``,
-            ``unknown_tokens`` (they make bits per byte too small), ``unigram_perplexity``, ``bigram_perplexity``
-            (absolute discounting, counted from the training text), ``contexts`` (each alone), ``seconds``.
+            ``perplexity`` and ``bits_per_byte`` of the model, ``contexts`` (the perplexity of each context alone),
+            ``unigram_perplexity`` and ``bigram_perplexity`` (models of the training text, the bigram model with
+            absolute discounting), ``tokens`` (each end of a document is one), ``documents``, ``bytes``,
+            ``unknown_tokens`` (they make bits per byte too small) and ``seconds``.
         """
         check_is_fitted(self, "model_")
         began = time.perf_counter()
@@ -219,7 +211,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             config, state = self.model_.config, self.model_.start()
             prior = class_prior(self.ngrams_.unigrams)
             total = np.zeros(1 + len(config.contexts))
-            for chunk in read_all(text.tokens, text.documents, config.window, SCORED):
+            for chunk in read_all(text.tokens, text.documents, config.window, SCORED_TARGETS):
                 total += nats(self.model_, chunk, state, prior, workers).sum(axis=1)
                 if progress:
                     progress("scoring", chunk.first + chunk.targets.size - 1, text.n_tokens)
@@ -239,16 +231,16 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             }
 
     def perplexity(self, text: Corpus | Sources) -> float:
-        """Return the perplexity of a text: a corpus, paths, or an iterable of strings."""
+        """Return the perplexity of a corpus, of files or of an iterable of strings."""
         return float(self.evaluate(text)["perplexity"])
 
     def predict_proba(self, ids: ArrayLike) -> NDArray[np.float32]:
-        """Return the distribution of the next token.
+        """Return the probability of each token to come next.
 
         Parameters
         ----------
         ids : (n,) array-like of int
-            Token ids since the document began; may be empty.
+            Token ids from the beginning of the document. May be empty.
 
         Returns
         -------
@@ -256,11 +248,11 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self, "model_")
         config = self.model_.config
-        given = np.asarray(ids, dtype=np.int64).reshape(-1)
-        if given.size and (given.min() < 0 or given.max() >= config.vocab_size):
+        history = np.asarray(ids, dtype=np.int64).reshape(-1)
+        if history.size and (history.min() < 0 or history.max() >= config.vocab_size):
             largest = config.vocab_size - 1
-            raise InputError(f"expected token ids from 0 to {largest}, got {given.min()} to {given.max()}")
-        tokens = np.concatenate([[config.separator], given, [config.separator]])
+            raise InputError(f"expected token ids from 0 to {largest}, got {history.min()} to {history.max()}")
+        tokens = np.concatenate([[config.separator], history, [config.separator]])
         documents = np.flatnonzero(tokens == config.separator)
         state = self.model_.start()
         for chunk in read_all(tokens, documents, config.window):
@@ -270,35 +262,27 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
     def generate(
         self, prompt: str = "", *, max_tokens: int = 60, temperature: float = 0.8, top_p: float = 0.95, seed: int = 0
     ) -> str:
-        """Return text that goes on from a prompt; it ends early where the model ends its document."""
+        """Return a continuation of a prompt. It ends where the model ends the document, or after ``max_tokens``."""
         import torch
 
         config = self.model_.config
         ids = [config.separator, *self.tokenizer_.encode(prompt, add_special_tokens=False).ids]
-        out = (
-            self.to_torch()
-            .generate(
-                torch.tensor([ids]),
-                max_tokens,
-                temperature=temperature,
-                top_p=top_p,
-                generator=torch.Generator().manual_seed(seed),
-            )[0, len(ids) :]
-            .tolist()
-        )
-        if config.separator in out:
-            out = out[: out.index(config.separator)]
-        return str(self.tokenizer_.decode(out))
+        generator = torch.Generator().manual_seed(seed)
+        generated = self.to_torch().generate(torch.tensor([ids]), max_tokens, temperature, top_p, generator)
+        tokens = generated[0, len(ids) :].tolist()
+        if config.separator in tokens:
+            tokens = tokens[: tokens.index(config.separator)]
+        return str(self.tokenizer_.decode(tokens))
 
     def to_torch(self) -> "NearShallowLM":
-        """Return the model as a `torch.nn.Module` with these weights."""
+        """Return a PyTorch module with a copy of the weights."""
         check_is_fitted(self, "model_")
         from warmstart.layers import NearShallowLM
 
         return NearShallowLM.from_model(self.model_)
 
     def state_dict(self) -> "dict[str, torch.Tensor]":
-        """Return the weights by name, as PyTorch tensors."""
+        """Return the weights as PyTorch tensors by name."""
         return self.to_torch().state_dict()
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -319,7 +303,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         InputError
-            The folder is missing, incomplete, or holds something else.
+            The folder is missing or incomplete, or holds something else.
         """
         folder = Path(folder)
         model = load_model(folder)
@@ -333,9 +317,9 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
                 f"{folder}/tokenizer.json: expected {config.vocab_size} tokens, got {tokenizer.get_vocab_size()}; "
                 "fit again"
             )
-        self = cls(bits=config.bits, radius=config.radius, block_size=config.block_size, contexts=config.contexts)
-        self.model_, self.tokenizer_ = model, tokenizer
+        estimator = cls(bits=config.bits, radius=config.radius, block_size=config.block_size, contexts=config.contexts)
+        estimator.model_, estimator.tokenizer_ = model, tokenizer
         shape = (config.vocab_size, config.vocab_size)
         bigrams = sparse.csr_array((arrays["count"], arrays["next"], arrays["indptr"]), shape=shape)
-        self.ngrams_ = NGrams(arrays["unigrams"], bigrams)
-        return self
+        estimator.ngrams_ = NGrams(arrays["unigrams"], bigrams)
+        return estimator
