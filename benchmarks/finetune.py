@@ -178,7 +178,7 @@ def speed(books: Path, less: int) -> list[dict[str, Any]]:
         batches = Batches(corpus, config, batch_tokens=4 * max(BLOCKS))
         order = batches.order(0)
         batch = next(batches.segments(b) for b in order if b.size * int(batches.table[2][b].min()) == 4 * max(BLOCKS))
-        arms = {"windows": _windows, "products": _products, "cached": NearShallowLM.nats}
+        arms = {"windows": _windows, "products": _products, "cached": NearShallowLM.token_losses}
         times: dict[str, list[float]] = {arm: [] for arm in arms}
         for _ in range(3 if less > 1 else 16):
             for arm, step in arms.items():  # in turns
@@ -200,13 +200,13 @@ def _windows(module: NearShallowLM, batch: Segments) -> torch.Tensor:
     sums = module._document_sums(X, position - batch.position[:, None])
     features = module._features(ages, position, sums, recalled=X[..., :0])
     fixed = module.config.radius * module.config.bits
-    return module.output.nats(features.flatten(0, 1), batch.targets.flatten(), fixed)
+    return module.output.cross_entropy(features.flatten(0, 1), batch.targets.flatten(), fixed)
 
 
 def _products(module: NearShallowLM, batch: Segments) -> torch.Tensor:
     """Score a batch as in the thaw phase, whole blocks without a cache, though the embedding is frozen."""
     features = module._segment_features(batch, cached=False)
-    return module.output.nats(
+    return module.output.cross_entropy(
         features.flatten(0, 1), batch.targets.flatten(), module.config.radius * module.config.bits
     )
 

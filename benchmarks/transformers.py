@@ -30,7 +30,7 @@ from warmstart.adapters import load_into
 from warmstart.corpus import Corpus
 from warmstart.counts import PairStatistics, count_pairs
 from warmstart.finetune.compare import crossing, reached
-from warmstart.layers.softmax import nats
+from warmstart.layers.softmax import fused_cross_entropy
 from warmstart.near_shallow import cipher_vectors
 from warmstart.progress import Progress
 
@@ -73,7 +73,7 @@ class Start:
             if self.bias is not None:
                 x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
                 weight = torch.cat([weight, self.bias[None]])
-            return nats(x, weight, targets)
+            return fused_cross_entropy(x, weight, targets)
 
     def optimizers(self, rate: float) -> list[torch.optim.Optimizer]:
         """Return AdamW of all dense parameters, and Adam on the rows that a step touches for a table."""
