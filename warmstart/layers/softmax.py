@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-BLOCK_ROWS = 64  # rows of logits in one block: a few MiB, which stay in the processor's cache
+BLOCK_ROWS = 64  # rows of logits in one block on a CPU: a few MiB, which stay in its cache
 
 
 class SoftmaxLayer(nn.Module):
@@ -102,8 +102,9 @@ class _FusedCrossEntropy(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             z = x @ weight
             loss = torch.empty(len(z), dtype=wide, device=z.device)
-            for start in range(0, len(z), BLOCK_ROWS):
-                rows = slice(start, start + BLOCK_ROWS)
+            size = BLOCK_ROWS if device == "cpu" else max(1, len(z))
+            for start in range(0, len(z), size):
+                rows = slice(start, start + size)
                 block, target = z[rows].to(wide), targets[rows, None]
                 highest = block.amax(dim=1, keepdim=True)
                 at_target = block.gather(1, target)
