@@ -121,7 +121,7 @@ def test_loss(module: NearShallowLM, corpus: Corpus) -> float:
     device = next(module.parameters()).device
     total = count = 0.0
     for batch in batches.in_order():
-        losses = module.nats(Segments(*(tensor.to(device) for tensor in batches.segments(batch))))
+        losses = module.token_losses(Segments(*(tensor.to(device) for tensor in batches.segments(batch))))
         total, count = total + losses.sum(dtype=torch.float64).item(), count + len(losses)
     return total / count
 
@@ -244,7 +244,7 @@ def speed(books: Path) -> list[dict[str, Any]]:
         batches = Batches(corpus, config, batch_tokens=4 * max(BLOCKS))
         full = (b for b in batches.order(0) if b.size * int(batches.table[2][b].min()) == 4 * max(BLOCKS))
         batch = batches.segments(next(full))
-        arms = {"windows": _windows, "products": _products, "cached": NearShallowLM.nats}
+        arms = {"windows": _windows, "products": _products, "cached": NearShallowLM.token_losses}
         times: dict[str, list[float]] = {arm: [] for arm in arms}
         for _ in range(16):
             for arm, step in arms.items():
@@ -266,14 +266,14 @@ def _windows(module: NearShallowLM, batch: Segments) -> torch.Tensor:
     sums = module._document_sums(X, position - batch.position[:, None])
     features = module._features(ages, position, sums, recalled=X[..., :0])
     fixed = module.config.radius * module.config.bits
-    return module.output.nats(features.flatten(0, 1), batch.targets.flatten(), fixed)
+    return module.output.cross_entropy(features.flatten(0, 1), batch.targets.flatten(), fixed)
 
 
 def _products(module: NearShallowLM, batch: Segments) -> torch.Tensor:
     """Score a batch as in the thaw phase, whole blocks without a cache, though the embedding is frozen."""
     features = module._segment_features(batch, cached=False)
     fixed = module.config.radius * module.config.bits
-    return module.output.nats(features.flatten(0, 1), batch.targets.flatten(), fixed)
+    return module.output.cross_entropy(features.flatten(0, 1), batch.targets.flatten(), fixed)
 
 
 def _curve(run: dict[str, Any]) -> Curve:

@@ -35,10 +35,10 @@ WARMUP_STEPS = 30
 SEEDS = (0, 1, 2)
 SHOWN = (0, 500_000, 1_000_000, 2_500_000, TOKENS)
 MIXERS: dict[str, Callable[[int, int], nn.Module] | None] = {
-    "delta rule": partial(FastWeightAttention, shift=True),
+    "delta rule": partial(FastWeightAttention, token_shift=True),
     "softmax attention": None,
-    "linear attention": partial(FastWeightAttention, feature_map=elu_plus_one, rule="sum", shift=True),
-    "TTT linear": partial(TTTLinear, shift=True),
+    "linear attention": partial(FastWeightAttention, feature_map=elu_plus_one, rule="sum", token_shift=True),
+    "TTT linear": partial(TTTLinear, token_shift=True),
 }
 STARTS = ("cold", "warm")
 

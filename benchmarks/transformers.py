@@ -30,7 +30,7 @@ from warmstart.counts import PairStatistics, count_pairs
 from warmstart.finetune import Phase, decoder_schedule
 from warmstart.finetune.compare import crossing, reached
 from warmstart.finetune.phases import DECODER_RATE
-from warmstart.layers.softmax import nats
+from warmstart.layers.softmax import fused_cross_entropy
 from warmstart.near_shallow import cipher_vectors
 from warmstart.progress import Progress
 
@@ -92,7 +92,7 @@ class Start:
             if self.bias is not None:
                 x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
                 weight = torch.cat([weight, self.bias[None]])
-            return nats(x, weight, targets)
+            return fused_cross_entropy(x, weight, targets)
 
     def to(self, device: str) -> None:
         """Move everything that is trained."""

@@ -242,31 +242,3 @@ def delta_rule(q: Array, k: Array, v: Array, beta: Array, S: Array) -> tuple[Arr
         S = S + beta[t] * np.outer(v[t] - S @ k[t], k[t])
         output.append(S @ q[t])
     return np.array(output), S
-
-
-def ttt_linear(
-    q: Array, k: Array, v: Array, eta: Array, W: Array, norm: tuple[Array, Array] | None, mini_batch: int
-) -> tuple[Array, Array]:
-    """Twin of `memory.ttt_rule` with one matrix and one head, a token at a time: q, k, v (length, d), eta (length,).
-
-    The gradient goes through the whole Jacobian of the norm; ``norm`` is its scale and shift (d,), or None.
-    """
-    d, output = q.shape[1], []
-    for t in range(len(k)):
-        if t % mini_batch == 0:
-            start = W
-        z = k[t] @ start
-        if norm is None:
-            gradient = z - v[t]
-        else:
-            deviation = np.sqrt(z.var() + 1e-6)
-            unit = (z - z.mean()) / deviation
-            jacobian = (np.eye(d) - 1 / d - np.outer(unit, unit) / d) / deviation
-            gradient = jacobian @ (norm[0] * (norm[0] * unit + norm[1] + k[t] - v[t]))
-        W = W - eta[t] * np.outer(k[t], gradient)
-        read = q[t] @ W
-        if norm is not None:
-            unit = (read - read.mean()) / np.sqrt(read.var() + 1e-6)
-            read = norm[0] * unit + norm[1] + q[t]
-        output.append(read)
-    return np.array(output), W

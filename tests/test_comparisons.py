@@ -29,7 +29,7 @@ def normal(vocab_size=V):
     ],
 )
 def test_lookups_are_the_products(monkeypatch, shape, weight, table, kind):
-    monkeypatch.setattr(comparisons, "TABLE", table)
+    monkeypatch.setattr(comparisons, "TABLE_TOKENS", table)
     E = weight()
     rng = np.random.default_rng(1)
     pivots = torch.from_numpy(rng.integers(0, V, shape))
@@ -43,7 +43,7 @@ def test_lookups_are_the_products(monkeypatch, shape, weight, table, kind):
 
 
 def test_vectors_that_only_look_like_codes_are_not_taken_for_them(monkeypatch):
-    monkeypatch.setattr(comparisons, "TABLE", 1)
+    monkeypatch.setattr(comparisons, "TABLE_TOKENS", 1)
     scaled, empty = cipher() * 2, cipher()
     empty[3] = 0
     for E in (scaled, empty, normal()):

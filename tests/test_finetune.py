@@ -56,7 +56,7 @@ def nats_of(module, corpus, batches):
     out = np.full(corpus.n_tokens + 1, np.nan)
     for batch in batches.order(0):
         segments = batches.segments(batch)
-        nats = module.nats(segments).detach().numpy()
+        nats = module.token_losses(segments).detach().numpy()
         at = 0
         for row, number in enumerate(batch):
             _, start, length = batches.table[:, number]
@@ -121,7 +121,7 @@ def test_segments_score_as_whole_documents_do(corpus, contexts, frozen):
 
 @pytest.mark.parametrize("kind", ["table", "popcount", "bounded"])
 def test_cached_comparisons_change_nothing(corpus, monkeypatch, kind):
-    monkeypatch.setattr(comparisons, "TABLE", {"table": 4096, "popcount": 0, "bounded": 5}[kind])
+    monkeypatch.setattr(comparisons, "TABLE_TOKENS", {"table": 4096, "popcount": 0, "bounded": 5}[kind])
     model = WarmStartLM(bits=8, block_size=4, radius=3, contexts=CONTEXTS, temperature=1, smoothing=1.0).fit(corpus)
     module = model.to_torch()
     if kind == "bounded":
@@ -129,20 +129,20 @@ def test_cached_comparisons_change_nothing(corpus, monkeypatch, kind):
             module.embedding.weight.add_(0.01)
     batches = Batches(corpus, module.config, batch_tokens=512)
     batch = batches.segments(batches.order(0)[0])
-    uncached = module.nats(batch)
+    uncached = module.token_losses(batch)
     gradients = torch.autograd.grad(
         uncached.sum(), [p for n, p in module.named_parameters() if n != "embedding.weight"]
     )
     assert module.comparisons is None
     module.embedding.weight.requires_grad_(False)
-    cached = module.nats(batch)
+    cached = module.token_losses(batch)
     assert module.comparisons.kind == kind
     torch.testing.assert_close(cached, uncached, rtol=1e-6, atol=1e-6)
     found = torch.autograd.grad(cached.sum(), [p for p in module.parameters() if p.requires_grad])
     for a, b in zip(found, gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-4)
     module.embedding.weight.requires_grad_(True)
-    module.nats(batch)
+    module.token_losses(batch)
     assert module.comparisons is None
 
 
@@ -155,15 +155,15 @@ def test_nats_of_a_softmax_layer_are_those_of_torch():
     y = torch.arange(150) % 7
     scale = torch.rand(150, dtype=torch.float64)
     expected = torch.nn.functional.cross_entropy(layer(x), y, reduction="none")
-    torch.testing.assert_close(layer.nats(x, y), expected)
+    torch.testing.assert_close(layer.cross_entropy(x, y), expected)
     a = torch.autograd.grad((expected * scale).sum(), [x, layer.weight])
-    b = torch.autograd.grad((layer.nats(x, y) * scale).sum(), [x, layer.weight])
+    b = torch.autograd.grad((layer.cross_entropy(x, y) * scale).sum(), [x, layer.weight])
     torch.testing.assert_close(a, b)
-    (partly,) = torch.autograd.grad((layer.nats(x, y, fixed=2) * scale).sum(), [x])
+    (partly,) = torch.autograd.grad((layer.cross_entropy(x, y, fixed=2) * scale).sum(), [x])
     torch.testing.assert_close(partly[:, 2:], a[0][:, 2:])
     assert not partly[:, :2].any()
     with torch.autocast("cpu", torch.bfloat16):
-        rough = layer.float().nats(x.float(), y)
+        rough = layer.float().cross_entropy(x.float(), y)
     torch.testing.assert_close(rough.double(), expected, rtol=0.05, atol=0.05)
 
 

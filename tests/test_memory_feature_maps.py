@@ -1,4 +1,4 @@
-"""Feature maps: values by hand, kernels, capacity in rank, bad sizes."""
+"""Feature maps: values by hand, the kernels they approximate, bad sizes; softmax attention against torch."""
 
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ def test_the_lengths_of_directions_are_those_of_normal_vectors():
     assert lengths.var() == pytest.approx(32, rel=0.15)
 
 
-def test_a_seed_is_a_draw():
+def test_the_seed_decides_the_directions():
     first, again, other = FAVOR(4, 6, seed=1), FAVOR(4, 6, seed=0), FAVOR(4, 6, seed=0)
     assert not torch.equal(first.directions, again.directions)
     assert torch.equal(other.directions, again.directions)
@@ -93,12 +93,12 @@ def test_softmax_attention_is_that_of_torch(masked):
     mask = torch.ones(2, 9, dtype=torch.bool)
     if masked:
         mask[1, [2, 5, 8]] = False
-    seen = torch.ones(9, 9, dtype=torch.bool).tril() & mask[:, None, None]
-    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+    visible = torch.ones(9, 9, dtype=torch.bool).tril() & mask[:, None, None]
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=visible)
     torch.testing.assert_close(softmax_attention(q, k, v, mask), expected)
 
 
-def test_nothing_to_read_is_zero():
+def test_a_query_that_sees_no_token_reads_zero():
     q = k = v = torch.ones(1, 1, 2, 3)
     found = softmax_attention(q, k, v, torch.tensor([[False, True]]))
     assert found[0, 0].tolist() == [[0, 0, 0], [1, 1, 1]]

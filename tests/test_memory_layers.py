@@ -1,4 +1,4 @@
-"""FastWeightAttention against its formula; states, masks, autocast, learning, bad input."""
+"""FastWeightAttention against its formula: states, masks, token shift, autocast, learning, bad input."""
 
 from functools import partial
 
@@ -12,9 +12,9 @@ DIM, HEADS = 12, 3
 MAPS = [dpfp, partial(dpfp, nu=3), elu_plus_one, FAVOR(DIM // HEADS, 5)]
 
 
-def layer(rule="delta", feature_map=dpfp, seed=0, shift=False):
+def layer(rule="delta", feature_map=dpfp, seed=0, token_shift=False):
     torch.manual_seed(seed)
-    return FastWeightAttention(DIM, HEADS, feature_map, rule, shift).double()
+    return FastWeightAttention(DIM, HEADS, feature_map, rule, token_shift).double()
 
 
 def vectors(length, seed=1):
@@ -23,7 +23,7 @@ def vectors(length, seed=1):
 
 @pytest.mark.parametrize("feature_map", MAPS, ids=["dpfp-1", "dpfp-3", "elu", "favor"])
 @pytest.mark.parametrize("rule", ["delta", "sum"])
-def test_the_layer_is_its_formula(rule, feature_map):
+def test_outputs_follow_the_formula(rule, feature_map):
     attention, x = layer(rule, feature_map), vectors(9)
     d = DIM // HEADS
     heads = []
@@ -46,9 +46,9 @@ def test_the_layer_is_its_formula(rule, feature_map):
 
 
 @pytest.mark.parametrize("rule", ["delta", "sum"])
-@pytest.mark.parametrize("shift", [False, True])
-def test_parts_and_single_tokens_are_the_whole(rule, shift):
-    attention, x = layer(rule, shift=shift), vectors(70)
+@pytest.mark.parametrize("token_shift", [False, True])
+def test_parts_and_single_tokens_give_the_outputs_of_the_whole(rule, token_shift):
+    attention, x = layer(rule, token_shift=token_shift), vectors(70)
     outputs, state = [], None
     for part in x.split([66, 1, 1, 2], dim=1):
         output, state = attention.advance(part, state)
@@ -58,7 +58,7 @@ def test_parts_and_single_tokens_are_the_whole(rule, shift):
 
 @pytest.mark.parametrize("rule", ["delta", "sum"])
 def test_shifted_keys_see_the_token_before(rule):
-    attention, x = layer(rule, shift=True), vectors(6)
+    attention, x = layer(rule, token_shift=True), vectors(6)
     plain = layer(rule)
     plain.load_state_dict({name: value for name, value in attention.state_dict().items() if name != "mix"})
     with torch.no_grad():
@@ -66,10 +66,10 @@ def test_shifted_keys_see_the_token_before(rule):
         torch.testing.assert_close(attention(x), plain(x), rtol=0, atol=1e-12)
         attention.mix.copy_(torch.linspace(0, 1, DIM))
         before = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)
-        seen = x + (before - x) * attention.mix
+        mixed = x + (before - x) * attention.mix
         key = plain.key
         plain.key = torch.nn.Identity()
-        plain.key.forward = lambda _: key(seen)
+        plain.key.forward = lambda _: key(mixed)
         torch.testing.assert_close(attention(x), plain(x), rtol=0, atol=1e-12)
 
 
@@ -99,8 +99,8 @@ def test_autocast_gives_nearly_the_same():
     torch.testing.assert_close(found.float(), attention(x), rtol=0, atol=0.03)
 
 
-def test_a_memory_layer_learns_to_recall():
-    """The token after a key is asked for again at the end of the text."""
+def test_the_layer_learns_to_recall():
+    """The text is pairs of keys and values; its last token is one of the keys without a value."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     attention = FastWeightAttention(32, 1, partial(dpfp, nu=2))
@@ -112,9 +112,9 @@ def test_a_memory_layer_learns_to_recall():
         text = torch.cat([keys[order], values[drawn]], -1)
         asked = torch.randint(6, (32, 1), generator=generator)
         query = torch.cat([keys[order.gather(1, asked)], torch.zeros(32, 1, 16)], -1)
-        right = values[drawn.gather(1, asked)][:, 0]
-        found = attention(torch.cat([text, query], 1))[:, -1, 16:]
-        loss = (found - right).square().mean()
+        expected = values[drawn.gather(1, asked)][:, 0]
+        recalled = attention(torch.cat([text, query], 1))[:, -1, 16:]
+        loss = (recalled - expected).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -149,7 +149,7 @@ def test_wrong_inputs_and_foreign_states_are_refused():
         sums.advance(vectors(3), delta.advance(vectors(3))[1])
     with pytest.raises(InputError, match="expected a tensor, as the delta rule returns it"):
         delta.advance(vectors(3), sums.advance(vectors(3))[1])
-    shifting = layer("delta", shift=True)
+    shifting = layer("delta", token_shift=True)
     with pytest.raises(InputError, match="mask: expected none for a layer with token shift"):
         shifting(vectors(3), torch.ones(2, 3, dtype=torch.bool))
     with pytest.raises(InputError, match="with token shift, got Tensor"):

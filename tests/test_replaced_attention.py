@@ -18,9 +18,9 @@ from warmstart.spectral import factorise, frame, residual
 
 D, HEADS = 64, 2
 MEMORIES = {
-    "delta": partial(FastWeightAttention, shift=True),
+    "delta": partial(FastWeightAttention, token_shift=True),
     "linear": partial(FastWeightAttention, feature_map=elu_plus_one, rule="sum"),
-    "ttt": partial(TTTLinear, shift=True),
+    "ttt": partial(TTTLinear, token_shift=True),
     "ttt mlp": TTTMLP,
 }
 

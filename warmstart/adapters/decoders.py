@@ -1,7 +1,7 @@
-"""Decoders with a residual stream (GPT-2, Llama, GPT-NeoX, and others by the names of their parts) as bigram models.
+"""Warm start of decoders with a residual stream (GPT-2, Llama, GPT-NeoX and others): they start as a bigram model.
 
-The embedding and the head hold a bigram model of low rank (`warmstart.spectral`), the output projections of the blocks
-are zero, so step 0 is that model; everything else keeps its own initialisation.
+The embedding and the head hold a bigram model of low rank (`warmstart.spectral`). The output projections of the blocks
+are zero, so at step 0 the network is that model. All other weights keep their own initialisation.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from warmstart.adapters import heads as previous_token
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SCALE = 0.2  # standard deviation of an embedding row; see `python -m benchmarks transformers`
-POSITIONS = 0.1  # standard deviation of learned positions, as a share of the scale
-PADDING = 1024  # rows that a vocabulary may be padded by, at most
-UNLIKELY = 30.0  # nats by which a padded row is below the rarest token
+POSITION_SCALE = 0.1  # standard deviation of learned positions, in units of the scale
+MAX_PADDING = 1024  # largest number of padded rows in a vocabulary
+PADDING_GAP = 30.0  # nats by which padded rows are below the rarest token
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class Parts:
     embedding, norm, head : str
         The embedding of tokens, the norm after the last block (LayerNorm or RMSNorm), the linear layer to logits.
     outputs : tuple of str
-        Patterns (as of a shell) of the projections that blocks add to the residual stream with.
+        Shell patterns for the output projections of the blocks, whose results are added to the residual stream.
     positions : str, optional
-        The embedding of positions, if they are learned.
+        The embedding of positions, if positions are learned.
     """
 
     embedding: str
@@ -90,37 +91,39 @@ def load_into(
     Parameters
     ----------
     model : nn.Module
-        GPT-2, GPT-NeoX, Llama, Mistral or Qwen2 of ``transformers``, or any with ``parts``. Changed at the end, in
-        place, or not at all. A tied head is untied: one table cannot hold who follows whom.
+        GPT-2, GPT-NeoX, Llama, Mistral or Qwen2 of ``transformers``, or another decoder with ``parts``. It is changed
+        in place, after all checks. A tied head gets its own weights, because one table cannot hold which token follows
+        which.
     statistics : PairStatistics or Factors
         See `warmstart.counts.count_pairs` and `warmstart.spectral.factorise`.
     parts : Parts, optional
-        Where the parts are in another model.
+        Names of the modules in another model.
     tokenizer : PreTrainedTokenizerBase, optional
-        The model's tokenizer, to be compared with the one the statistics were made with.
+        The model's tokenizer. It is compared with the tokenizer of the statistics.
     scale : float
-        Standard deviation of the rows of the embedding. Smaller rows change faster under Adam.
+        Standard deviation of the embedding rows. With Adam, smaller rows change faster.
     heads : int, optional
-        Heads of the first layer that start by looking at the token before, in GPT-2 and models with rotary positions
-        in Llama's way; groups of them where keys are shared. Default: half of them. 0: none, as for ``parts``.
-        After `replace_attention`: heads of the first memory that start as a cache of who follows whom, by default all.
+        Number of heads of the first layer that start by attending to the previous token, in GPT-2 and models of
+        Llama's kind (groups of heads where heads share keys). Default: half of them. 0: none, as for ``parts``.
+        After `replace_attention`: number of heads of the first memory that start as a cache of which token follows
+        which. Default: all.
     progress : callable, optional
         ``progress(stage, done, total)``.
 
     Returns
     -------
     LoadReport
-        The notes name rank, exponents, sweeps and the cross-entropy of held-out pairs.
+        The notes give rank, exponents, number of refits and the cross-entropy of held-out pairs.
 
     Raises
     ------
     InputError
-        A model without these parts or with a bias in its head, another vocabulary, too small a width, tied weights
-        that cannot be untied. Nothing was changed.
+        The model lacks these parts, its head has a bias or cannot be untied, its width is too small, or the vocabulary
+        is another one. The model is unchanged.
 
     References
     ----------
-    Levy and Goldberg 2014 (NeurIPS); Williams and Zhao 2023, arXiv 2311.07498, for the softmax layer.
+    Levy and Goldberg 2014 (NeurIPS); Williams and Zhao 2023, arXiv 2311.07498 (softmax layer).
 
     Examples
     --------
@@ -132,9 +135,8 @@ def load_into(
     >>> load_into(model, count_pairs(tokens, 64)).untied
     ('lm_head.weight',)
     >>> ids = torch.from_numpy(tokens[None, :512])
-    >>> z = model(input_ids=ids).logits.log_softmax(-1)[0, :-1]
-    >>> nats = -z.gather(1, ids[0, 1:, None]).mean().item()
-    >>> nats < 1.7, np.log([4, 64]).round(1).tolist()
+    >>> loss = model(input_ids=ids, labels=ids).loss.item()  # at best log(4); log(64) without knowledge
+    >>> loss < 1.7, np.log([4, 64]).round(1).tolist()
     (True, [1.4, 4.2])
     """
     kind = getattr(getattr(model, "config", None), "model_type", None)
@@ -142,35 +144,35 @@ def load_into(
         raise InputError(
             f"expected a model of {', '.join(FAMILIES)}, got {kind or type(model).__name__}; give its parts"
         )
-    found = _Found(model, parts or FAMILIES[str(kind)])
+    decoder = _Decoder(model, parts or FAMILIES[str(kind)])
     if parts is not None and heads:
         raise InputError(f"heads: expected none for a model given by its parts, got {heads}; leave heads out")
     if not np.isfinite(scale) or scale <= 0:
         raise InputError(f"scale: expected a finite number above 0, got {scale}")
     if isinstance(statistics, PairStatistics) and tokenizer is not None:
         _check_vocabulary(statistics, tokenizer)
-    start = None if parts else memories.plan(model, heads) or previous_token.plan(model, heads)
-    spare, share = (start.spare, start.share) if start else (0, 0.0)
-    width = found.embedding.embedding_dim
-    _check_rows(found, statistics)
+    plan = None if parts else memories.plan(model, heads) or previous_token.plan(model, heads)
+    spare, share = (plan.spare, plan.share) if plan else (0, 0.0)
+    width = decoder.embedding.embedding_dim
+    _check_rows(decoder, statistics)
     if isinstance(statistics, PairStatistics):
-        rank = min(width - 2 - found.centred - spare, statistics.vocab_size - 1)
+        rank = min(width - 2 - decoder.centred - spare, statistics.vocab_size - 1)
         statistics = factorise(statistics, rank, progress=progress)
     placed = residual(
-        statistics, width, scale=scale, centred=found.centred, eps=found.eps, spare=spare, spare_share=share
+        statistics, width, scale=scale, centred=decoder.centred, eps=decoder.eps, spare=spare, spare_share=share
     )
-    untied = found.untie()
-    loaded = found.write(placed, statistics)
-    if start:
-        loaded += start.write(placed, scale)
-    if found.positions is not None and f"{found.parts.positions}.weight" not in loaded:
-        loaded += [found.shrink_positions(POSITIONS * scale)]
+    untied = decoder.untie()
+    loaded = decoder.write(placed, statistics)
+    if plan:
+        loaded += plan.write(placed, scale)
+    if decoder.positions is not None and f"{decoder.parts.positions}.weight" not in loaded:
+        loaded += [decoder.shrink_positions(POSITION_SCALE * scale)]
     names = [name for name, _ in model.named_parameters()]
     return LoadReport(
         loaded=tuple(name for name in names if name in loaded),
         missing=tuple(name for name in names if name not in loaded),
-        untied=(found.parts.head + ".weight",) if untied else (),
-        notes=(*_notes(statistics), *([start.note] if start else []), *found.notes(len(statistics.A), untied)),
+        untied=(decoder.parts.head + ".weight",) if untied else (),
+        notes=(*_notes(statistics), *([plan.note] if plan else []), *decoder.notes(len(statistics.A), untied)),
     )
 
 
@@ -183,25 +185,25 @@ def _notes(factors: Factors) -> list[str]:
 
 
 def _check_vocabulary(statistics: PairStatistics, tokenizer: PreTrainedTokenizerBase) -> None:
-    own = vocabulary_digest(tokenizer.get_vocab())
-    if statistics.vocabulary and statistics.vocabulary != own:
+    if statistics.vocabulary and statistics.vocabulary != vocabulary_digest(tokenizer.get_vocab()):
         raise InputError(
             "expected statistics made with the tokenizer of the model, got those of another vocabulary; "
             "encode the text with this tokenizer and count again"
         )
 
 
-def _check_rows(found: _Found, statistics: PairStatistics | Factors) -> None:
+def _check_rows(decoder: _Decoder, statistics: PairStatistics | Factors) -> None:
     size = statistics.vocab_size if isinstance(statistics, PairStatistics) else len(statistics.A)
-    rows = {found.embedding.num_embeddings, found.head.out_features}
-    if len(rows) > 1 or not size <= max(rows) <= size + PADDING:
+    rows = {decoder.embedding.num_embeddings, decoder.head.out_features}
+    if len(rows) > 1 or not size <= max(rows) <= size + MAX_PADDING:
         raise InputError(
-            f"expected an embedding and a head of {size} rows, at most {PADDING} more, as the statistics have tokens; "
-            f"got {found.embedding.num_embeddings} and {found.head.out_features}: count with the model's tokenizer"
+            f"expected an embedding and a head of {size} rows, one for each token of the statistics, or up to "
+            f"{MAX_PADDING} more; got {decoder.embedding.num_embeddings} and {decoder.head.out_features}; "
+            "count with the model's tokenizer"
         )
 
 
-class _Found:
+class _Decoder:
     """The parts of a model, checked."""
 
     def __init__(self, model: nn.Module, parts: Parts) -> None:
@@ -216,7 +218,7 @@ class _Found:
         eps = getattr(self.norm, "eps", getattr(self.norm, "variance_epsilon", None))
         self.eps = float(eps if eps is not None else torch.finfo(torch.float32).eps)  # None: torch's RMSNorm
         if self.head.bias is not None:
-            raise InputError(f"{parts.head}: expected a head without a bias, got one; the log prior has its own place")
+            raise InputError(f"{parts.head}: expected a head without a bias, got one; the weights hold the log prior")
         if self.embedding.embedding_dim != self.head.in_features:
             raise InputError(
                 f"expected an embedding and a head of one width, got {self.embedding.embedding_dim} and "
@@ -240,11 +242,11 @@ class _Found:
         return module
 
     def untie(self) -> bool:
-        """Give the head a tensor of its own if it shares the embedding's, for good."""
+        """Give the head its own weights, now and after reloading, if it shares those of the embedding."""
         if self.head.weight is not self.embedding.weight:
             return False
-        shared, config = self.head.weight, getattr(self.model, "config", None)
-        self.head.weight = nn.Parameter(shared.detach().clone())
+        config = getattr(self.model, "config", None)
+        self.head.weight = nn.Parameter(self.head.weight.detach().clone())
         if config is None:
             return True
         before, config.tie_word_embeddings = getattr(config, "tie_word_embeddings", None), False
@@ -254,14 +256,14 @@ class _Found:
             self._tie()
             raise InputError(
                 f"expected a model whose head can be untied, got a {type(self.model).__name__} that ties it again; "
-                "take a model of another class"
+                "use a model of another class"
             )
         return True
 
     def _tie(self) -> None:
-        """Let the model tie what its configuration says."""
+        """Let the model tie the weights that its configuration names."""
         model: Any = self.model
-        if hasattr(model, "get_expanded_tied_weights_keys"):  # transformers keeps a list
+        if hasattr(model, "get_expanded_tied_weights_keys"):  # transformers caches the list of tied weights
             model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
         if hasattr(model, "tie_weights"):
             model.tie_weights()
@@ -269,39 +271,39 @@ class _Found:
     @torch.no_grad()
     def write(self, placed: Residual, factors: Factors) -> list[str]:
         """Write embedding, head, norm and zero outputs; return the names of the parameters."""
-        size, rows = len(placed.E), self.embedding.num_embeddings
-        empty = placed.E.mean(axis=0)
         constant = placed.axes[factors.rank + 1]
-        floor = placed.W @ constant
-        unlikely = (floor.min() - UNLIKELY * np.ptp(floor) / np.ptp(factors.log_prior)) * constant
-        _fill(self.embedding.weight, placed.E, np.broadcast_to(empty, (rows - size, empty.size)))
-        _fill(self.head.weight, placed.W, np.broadcast_to(unlikely, (rows - size, empty.size)))
+        prior = placed.W @ constant  # log p, shifted and scaled
+        padding = (prior.min() - PADDING_GAP * np.ptp(prior) / np.ptp(factors.log_prior)) * constant
+        _fill(self.embedding.weight, placed.E, placed.E.mean(axis=0))
+        _fill(self.head.weight, placed.W, padding)
         names = [f"{self.parts.embedding}.weight", f"{self.parts.head}.weight"]
         for name, parameter in self.norm.named_parameters():
             parameter.fill_(1.0 if name == "weight" else 0.0)
             names.append(f"{self.parts.norm}.{name}")
-        for at, module in self.outputs:
+        for prefix, module in self.outputs:
             for name, parameter in module.named_parameters():
                 parameter.zero_()
-                names.append(f"{at}.{name}")
+                names.append(f"{prefix}.{name}")
         return names
 
     @torch.no_grad()
     def shrink_positions(self, deviation: float) -> str:
-        """Scale learned positions to a standard deviation; return the name of the parameter."""
+        """Rescale learned positions to a standard deviation; return the name of the parameter."""
         weight = self.positions.weight
         weight.mul_(deviation / max(float(weight.std()), 1e-12))
         return f"{self.parts.positions}.weight"
 
     def notes(self, size: int, untied: bool) -> list[str]:
-        """Say what differs from the model's defaults."""
+        """Return sentences on what differs from the model's defaults."""
         notes = ["output projections of all blocks start at zero"] if self.outputs else []
         if untied:
-            notes.append("the head was tied to the embedding and has its own weights now: tie_word_embeddings=False")
+            notes.append("the head was tied to the embedding and now has its own weights: tie_word_embeddings=False")
         if (padded := self.embedding.num_embeddings - size) > 0:
-            notes.append(f"{padded} padded rows of the vocabulary are {UNLIKELY:.0f} nats below the rarest token")
+            notes.append(f"{padded} padded rows of the vocabulary are {PADDING_GAP:.0f} nats below the rarest token")
         return notes
 
 
-def _fill(weight: Tensor, rows: Any, padding: Any) -> None:
-    weight.copy_(torch.from_numpy(np.concatenate([rows, padding]).astype(np.float32)))
+def _fill(weight: Tensor, rows: NDArray[Any], padding: NDArray[Any]) -> None:
+    """Write rows, and one padding row into what is left of the table."""
+    weight[: len(rows)] = torch.from_numpy(rows)
+    weight[len(rows) :] = torch.from_numpy(padding)

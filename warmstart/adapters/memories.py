@@ -1,10 +1,11 @@
-"""Memories in place of the softmax attention of GPT-2, and their first queries and keys.
+"""Memories in place of the softmax attention of GPT-2, and the queries, keys and values that they start with.
 
-Queries and keys of a head in the first layer carry the same factors of the bigram model, the leading ones in the first
-head, so that tokens meet what was written under tokens with like successors. Where keys can see the token before, they
-see it alone: what is written is who follows whom. Values carry what makes the head predict the token itself: for a head
-W and unigrams p the Newton step ``(W^T (diag p - p p^T) W)^-1 (w_y - W^T p)``, as a linear map of the token's vector.
-The output projection is zero, so nothing changes at step 0.
+In the first layer the queries and keys of a head are the same factors of the bigram model, the leading ones in the
+first head. A token therefore reads what was written under tokens with similar successors. With token shift, keys start
+at the previous token alone, so the memory holds which token follows which. The value of a token is what makes the head
+predict that token: for the head W and the unigrams p it is the Newton step
+``(W^T (diag p - p p^T) W)^-1 (w_y - W^T p)``, fitted as a linear map of the token's vector. The output projection is
+zero, so step 0 is unchanged.
 """
 
 from collections.abc import Callable
@@ -19,29 +20,31 @@ from scipy.special import softmax
 from torch import Tensor, nn
 
 from warmstart.errors import InputError
-from warmstart.memory import FastWeightAttention, TTTLinear
+from warmstart.memory import MemoryLayer
 from warmstart.spectral import Residual, frame
 
 CURVATURE, RIDGE = 1.0, 0.1  # damping of the Newton step and of the fit, in units of the mean diagonal
 
 
 def replace_attention(model: nn.Module, make: Callable[[int, int], nn.Module]) -> None:
-    """Put a layer of its own in place of the self-attention of every block of a GPT-2.
+    """Replace the self-attention of every block of a GPT-2 by another causal layer.
 
-    There is no cache of keys and values any more (``use_cache=False``), and padding may only stand at the right.
+    The model then has no cache of keys and values (``use_cache=False``) and accepts padding on the right only.
 
     Parameters
     ----------
     model : nn.Module
-        GPT-2 of ``transformers``. Changed in place; its ``state_dict`` is that of a model treated alike.
+        GPT-2 of ``transformers``, changed in place. To load its ``state_dict``, replace the attention of another model
+        in the same way.
     make : callable of (width, heads)
-        Returns a causal module from (batch, length, width) to the same, such as
-        `warmstart.memory.FastWeightAttention`. It keeps its initialisation.
+        Returns a causal module that maps (batch, length, width) to the same shape, such as
+        `warmstart.memory.FastWeightAttention`. The module keeps its initialisation.
 
     Raises
     ------
     InputError
-        Another model, or what is made is no module; later, when called: a cache, padding at the left.
+        The model is no GPT-2, or ``make`` returns no module. When the model is called: it gets a cache, or padding that
+        is not on the right.
 
     Examples
     --------
@@ -56,57 +59,44 @@ def replace_attention(model: nn.Module, make: Callable[[int, int], nn.Module]) -
     if getattr(config, "model_type", None) != "gpt2":
         raise InputError(f"expected a GPT-2 of transformers, got {type(model).__name__}")
     blocks: Any = model.base_model.h  # type: ignore[union-attr]
-    made = [make(config.n_embd, config.n_head) for _ in blocks]
-    if wrong := [layer for layer in made if not isinstance(layer, nn.Module)]:
+    layers = [make(config.n_embd, config.n_head) for _ in blocks]
+    if wrong := [layer for layer in layers if not isinstance(layer, nn.Module)]:
         raise InputError(f"make: expected to get a module, got {type(wrong[0]).__name__}")
-    for block, layer in zip(blocks, made, strict=True):
-        block.attn = Replaced(layer, config.resid_pdrop)
+    for block, layer in zip(blocks, layers, strict=True):
+        block.attn = ReplacedAttention(layer, config.resid_pdrop)
     config.use_cache = False
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.use_cache = False  # type: ignore[union-attr]
 
 
-class Replaced(nn.Module):
-    """A layer as a block of GPT-2 calls its attention.
-
-    Attributes
-    ----------
-    memory : nn.Module
-        The layer, from (batch, length, width) to the same.
-    """
+class ReplacedAttention(nn.Module):
+    """Another layer, ``memory``, with the interface of GPT-2's attention."""
 
     def __init__(self, memory: nn.Module, dropout: float) -> None:
         super().__init__()
         self.memory, self.dropout = memory, nn.Dropout(dropout)
-        for part in (*memory.modules(), *memory.parameters()):
-            part._is_hf_initialized = True  # type: ignore[attr-defined] # or the model's `post_init` would do it again
+        for item in (*memory.modules(), *memory.parameters()):
+            item._is_hf_initialized = True  # type: ignore[attr-defined] # else `post_init` would initialise it again
 
     def forward(
         self, x: Tensor, past_key_values: object = None, attention_mask: Tensor | None = None, **_: object
     ) -> tuple[Tensor, None]:
         """Return (batch, length, width), and no attention weights."""
         if past_key_values is not None:
-            raise InputError("past_key_values: expected none, a memory has no keys to keep; call with use_cache=False")
+            raise InputError("past_key_values: expected none, a memory has no key cache; call with use_cache=False")
         if attention_mask is not None:
-            last = attention_mask[..., -1, :]  # of the last position: which others it sees
-            seen = last if last.dtype == torch.bool else last == 0
-            if (seen[..., 1:] & ~seen[..., :-1]).any():
-                raise InputError("attention_mask: expected padding at the right alone, got gaps before tokens")
+            last = attention_mask[..., -1, :]  # the positions that the last one sees
+            visible = last if last.dtype == torch.bool else last == 0
+            if (visible[..., 1:] & ~visible[..., :-1]).any():
+                raise InputError("attention_mask: expected padding on the right only, got gaps before tokens")
         return self.dropout(self.memory(x)), None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to write into the memory of the first layer; the fields are those of `warmstart.adapters.heads.Plan`.
+    """What to write into ``count`` heads of the memory of the first layer; see `warmstart.adapters.heads.Plan`."""
 
-    Attributes
-    ----------
-    memory : FastWeightAttention or TTTLinear
-    count : int
-        Heads.
-    """
-
-    memory: FastWeightAttention | TTTLinear
+    memory: MemoryLayer
     count: int
     spare: int = 0
     share: float = 0.0
@@ -114,15 +104,15 @@ class Plan:
     @property
     def note(self) -> str:
         """Sentence for the report."""
-        before = ", keys by the token before" if self.memory.mix is not None else ""
-        return f"{self.count} heads of the first memory start as a cache: queries and keys are factors{before}"
+        shifted = ", keys see the previous token" if self.memory.mix is not None else ""
+        return f"{self.count} heads of the first memory start as a cache: queries and keys are factors{shifted}"
 
     @torch.no_grad()
     def write(self, placed: Residual, _: float) -> list[str]:
         """Write queries, keys, values and the mix of the keys; return the names of the parameters."""
         memory, width = self.memory, placed.axes.shape[1]
         rows = np.arange(self.count * width // memory.heads)
-        factors = torch.from_numpy(placed.axes[rows % (len(placed.axes) - 2)])  # the last two are none
+        factors = torch.from_numpy(placed.axes[rows % (len(placed.axes) - 2)])  # the last two axes are not factors
         for layer in (memory.query, memory.key):
             layer.weight[: len(rows)] = factors
         values = torch.from_numpy(predicting(placed)).float()
@@ -135,24 +125,24 @@ class Plan:
 
 
 def predicting(placed: Residual) -> NDArray[np.float64]:
-    """Return a map (d, d) from the normed vector of a token to what makes the head predict it, mixed over the outputs.
+    """Return a map (d, d) from the normalised vector of a token to a value that makes the head predict the token.
 
-    The map is fitted by least squares with tokens weighted by ``sqrt(p)``.
+    The map is fitted by least squares with tokens weighted by ``sqrt(p)``, and mixed over the outputs.
     """
     E, W = placed.E.astype(np.float64), placed.W.astype(np.float64)
     x = E / np.sqrt((E**2).mean(axis=1, keepdims=True))
     constant = placed.axes[-1]
-    prior = softmax(W @ constant * float(x[0] @ constant))  # the part of the logits that all tokens share
+    prior = softmax(W @ constant * float(x[0] @ constant))  # from the logits that all tokens share
     mean = prior @ W
     steps = _damped(W.T * prior @ W - np.outer(mean, mean), CURVATURE, (W - mean).T)  # (d, V)
     weighted = x.T * np.sqrt(prior)
     fitted = _damped(weighted @ x, RIDGE, weighted @ steps.T).T
-    mixed = frame(fitted.shape[0], centred=False)[:, : len(placed.axes)] @ placed.axes  # every head a part of all
+    mixed = frame(fitted.shape[0], centred=False)[:, : len(placed.axes)] @ placed.axes  # a mix for every head
     return np.asarray(mixed @ fitted)
 
 
 def _damped(A: NDArray[Any], damping: float, B: NDArray[Any]) -> NDArray[Any]:
-    """Solve ``A X = B`` with the damping, in units of its mean, on the diagonal of A."""
+    """Solve ``A X = B`` after adding the damping, in units of the mean diagonal, to the diagonal of A."""
     return np.asarray(linalg.solve(A + damping * np.trace(A) / len(A) * np.eye(len(A)), B, assume_a="pos"))
 
 
@@ -162,11 +152,11 @@ def plan(model: nn.Module, heads: int | None) -> Plan | None:
     Raises
     ------
     InputError
-        A layer that is no memory of `warmstart.memory`, or more heads than there are.
+        A layer is not from `warmstart.memory`, or ``heads`` is more than the layer has.
     """
-    replaced = [module.memory for module in model.modules() if isinstance(module, Replaced)]
-    memories = [memory for memory in replaced if isinstance(memory, FastWeightAttention | TTTLinear)]
-    if wrong := [type(layer).__name__ for layer in replaced if layer not in memories]:
+    layers = [module.memory for module in model.modules() if isinstance(module, ReplacedAttention)]
+    memories = [layer for layer in layers if isinstance(layer, MemoryLayer)]
+    if wrong := [type(layer).__name__ for layer in layers if layer not in memories]:
         raise InputError(
             f"expected FastWeightAttention or TTTLinear in place of attention, got {wrong[0]}; give the model's parts"
         )

@@ -176,7 +176,7 @@ class Run:
         targets, taken = _cut(place.targets, self.offset, border - self.tokens)
         apply(phase, self.optimizer, clock.share(self.tokens))
         with torch.autocast(targets.device.type, torch.bfloat16, enabled=self.settings.bf16):
-            nats = self.module.nats(place._replace(targets=targets))
+            nats = self.module.token_losses(place._replace(targets=targets))
         loss = nats.sum() / self.batches.batch_tokens  # not the mean: what is cut short weighs less
         if not math.isfinite(loss.item()):
             kept = f"step {self._kept()} is kept in {self.path}" if self.path.exists() else "nothing was saved yet"
@@ -209,7 +209,7 @@ class Run:
     def _validate(self, log: Log) -> None:
         total = count = 0.0
         for batch in self.scored:
-            nats = self.module.nats(self._segments(self.valid, batch))
+            nats = self.module.token_losses(self._segments(self.valid, batch))
             total, count = total + nats.sum(dtype=torch.float64).item(), count + len(nats)
         corpus, phase = self.valid.corpus, self.clock.present
         nats_a_token = total / count

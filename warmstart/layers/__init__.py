@@ -1,4 +1,4 @@
-"""PyTorch modules whose weights the solutions fill. Torch is imported here and to the right of here only."""
+"""PyTorch modules that hold the solved weights. The earlier stages of the pipeline do not import torch."""
 
 from warmstart.layers.attention import SelfAttention
 from warmstart.layers.near_shallow import NearShallowLM

@@ -1,10 +1,10 @@
-"""Self-attention over a window of vectors, its only weight a small matrix W that works on comparisons.
+"""Self-attention over a window of vectors. Its only weight is a small matrix W that acts on comparisons.
 
 | symbol | shape | meaning |
 |---|---|---|
-| `X` | (..., B, b) | vectors of a window, newest first; the pivot is ``x_0`` |
+| `X` | (..., B, b) | vectors of a window, newest first; the newest, ``x_0``, is the pivot |
 | `q` | (..., B) | comparisons ``<x_i, x_0>`` |
-| `A` | (..., B) | attention ``softmax(q W)``; the context is ``A^T X`` |
+| `A` | (..., B) | attention ``softmax(q W)``; the context vector is ``A^T X`` |
 """
 
 from collections.abc import Sequence
@@ -14,21 +14,21 @@ from torch import Tensor, nn
 
 
 class SelfAttention(nn.Module):
-    """Superpose the vectors of a window by ``A = softmax(q W)``, ``q_i = <x_i, x_0>``; return ``A^T X``.
+    """Weight the vectors of a window by ``A = softmax(q W)``, ``q_i = <x_i, x_0>``, and return ``A^T X``.
 
-    There are no query, key and value maps: vectors are compared as they are, and W says how much each age counts
-    given the comparisons of all. A shorter window of length L uses ``W[:L, :L]``. `warmstart.attention` finds W
-    without gradients, from the responsibilities of the positions as hidden targets.
+    There are no query, key and value projections: the vectors themselves are compared. W turns the comparisons of all
+    positions into the weight of each position. A window of length L < B uses ``W[:L, :L]``. `warmstart.attention`
+    solves W without gradients.
 
     Parameters
     ----------
     size : int
-        B, the positions of a window.
+        B, the number of positions in a window.
 
     Attributes
     ----------
     weight : nn.Parameter of shape (size, size), float32
-        W; zeros, that is equal attention, until it is loaded or trained.
+        W. It starts at zero, which gives equal attention.
 
     References
     ----------
@@ -52,10 +52,10 @@ class SelfAttention(nn.Module):
 
         Parameters
         ----------
-        vectors : (..., B, b), or its B slices (..., b)
-            Newest first. Slices may be views of one sequence, so that windows need not be copied B times.
+        vectors : (..., B, b), or a sequence of B tensors (..., b)
+            Newest first. The tensors of a sequence may be shifted views of one text, which saves B copies.
         mask : (..., B) bool
-            True where a position is filled; position 0 always is.
+            True where a position is filled. Position 0 is always filled.
 
         Returns
         -------
@@ -64,11 +64,8 @@ class SelfAttention(nn.Module):
             0 where the mask is False.
         """
         X = vectors.unbind(-2) if isinstance(vectors, Tensor) else vectors
-        A = self.attention(torch.stack([(x * X[0]).sum(-1) for x in X], dim=-1), mask)
-        context = A[..., :1] * X[0]
-        for age in range(1, len(X)):
-            context = context + A[..., age : age + 1] * X[age]
-        return context, A
+        A = self.attention(comparisons(X), mask)
+        return superpose(A, X), A
 
     def attention(self, q: Tensor, mask: Tensor) -> Tensor:
         """Return ``softmax(q W)`` (..., L) of comparisons (..., L), L at most B; 0 where the mask is False."""
@@ -77,14 +74,14 @@ class SelfAttention(nn.Module):
         return z.masked_fill(~mask, float("-inf")).softmax(-1)
 
     def blocks(self, q: Tensor, values: Tensor) -> Tensor:
-        """Attend within whole blocks: the window of a position is its block up to itself.
+        """Attend within whole blocks: the window of a position runs from the start of its block to itself.
 
         Parameters
         ----------
         q : (..., L, L)
-            ``q[p, age] = <x_(p - age), x_p>``; what stands at ages above p is not read.
+            ``q[p, age] = <x_(p - age), x_p>``. Entries with an age above p are not read.
         values : (..., L, m)
-            In the order of the text.
+            In text order.
 
         Returns
         -------
@@ -96,17 +93,30 @@ class SelfAttention(nn.Module):
         return A @ values
 
     def extra_repr(self) -> str:
-        """Name the size in the printed model."""
+        """Show the size in the printed model."""
         return f"size={self.weight.shape[0]}"
 
 
+def comparisons(X: Sequence[Tensor]) -> Tensor:
+    """Return ``<x_i, x_0>`` (..., B) of the B vectors (..., b) of a window."""
+    return torch.stack([(x * X[0]).sum(-1) for x in X], dim=-1)
+
+
+def superpose(A: Tensor, X: Sequence[Tensor]) -> Tensor:
+    """Return ``sum_i A_i x_i`` (..., b) of attention (..., B) and B tensors (..., b)."""
+    total = A[..., :1] * X[0]
+    for i in range(1, len(X)):
+        total = total + A[..., i : i + 1] * X[i]
+    return total
+
+
 def ages(size: int, device: torch.device) -> Tensor:
-    """Return ``p - j`` (size, size): at row p the age of position j, or the position of age j; negative is later text.
+    """Return ``p - j`` (size, size): the age of position j at position p. It is negative for later positions.
 
     Examples
     --------
     >>> ages(2, torch.device("cpu")).tolist()
     [[0, -1], [1, 0]]
     """
-    place = torch.arange(size, device=device)
-    return place[:, None] - place
+    position = torch.arange(size, device=device)
+    return position[:, None] - position

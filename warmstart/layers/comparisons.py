@@ -1,4 +1,4 @@
-"""Comparisons of frozen vectors, looked up instead of computed: ``<x_u, x_v>`` is a property of two token types."""
+"""A cache of comparisons ``<x_u, x_v>``. While the embedding is frozen they depend on the two token types only."""
 
 import numpy as np
 import torch
@@ -8,18 +8,19 @@ from torch import Tensor
 from warmstart import _kernels
 from warmstart.accumulators import run_parts
 
-TABLE = 4096  # ranks whose comparisons are kept: 64 MiB
+TABLE_TOKENS = 4096  # the products of so many of the most frequent tokens are stored: 64 MiB
 
 
 class Comparisons:
-    """Inner products of the rows of an embedding that does not change while they are used.
+    """Inner products between the rows of an embedding that stays as it is.
 
-    The first of these that fits is chosen; all give the products to the rounding of float32.
+    The first method that applies is used. All agree to the rounding of float32.
 
-    - "table": at most `TABLE` tokens, every product is stored.
-    - "popcount": cipher vectors in main memory, ``popcount(u & v) / (|u| |v|)`` of their packed codes.
-    - "bounded": the products of the `TABLE` most frequent tokens are stored (ids are ranks); those of rarer tokens are
-      computed once a call for the token types that occur in it.
+    - "table": the vocabulary has at most `TABLE_TOKENS` tokens, and all products are stored.
+    - "popcount": the rows are cipher vectors in main memory. A product is ``popcount(u & v) / (|u| |v|)`` of the
+      packed codes.
+    - "bounded": the products of the `TABLE_TOKENS` most frequent tokens (the lowest ids) are stored. Those of the
+      rarer tokens in a call are computed once for that call.
 
     Parameters
     ----------
@@ -34,19 +35,19 @@ class Comparisons:
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight.detach()
-        self.state = _state(weight)
-        codes = _codes(self.weight) if len(weight) > TABLE and weight.device.type == "cpu" else None
+        self.version = _version(weight)
+        codes = _codes(self.weight) if len(weight) > TABLE_TOKENS and weight.device.type == "cpu" else None
         self.codes = codes
-        self.kind = "popcount" if codes is not None else "table" if len(weight) <= TABLE else "bounded"
+        self.kind = "popcount" if codes is not None else "table" if len(weight) <= TABLE_TOKENS else "bounded"
         if codes is None:
             with torch.autocast(weight.device.type, enabled=False):
-                self.table = self.weight[:TABLE] @ self.weight[:TABLE].T
+                self.table = self.weight[:TABLE_TOKENS] @ self.weight[:TABLE_TOKENS].T
         else:
             self.inverse_weights = 1.0 / np.bitwise_count(codes).sum(axis=1)  # (V,)
 
     def fits(self, weight: Tensor) -> bool:
-        """Whether this is still the same storage, unchanged since."""
-        return self.state == _state(weight)
+        """Whether ``weight`` is the tensor of this cache and has not been written to since."""
+        return self.version == _version(weight)
 
     def __call__(self, pivots: Tensor, windows: Tensor) -> Tensor:
         """Compare each token with the tokens of its window.
@@ -65,39 +66,39 @@ class Comparisons:
         if self.kind == "table":
             return self.table[pivots[..., None], windows]
         types, index = torch.unique(torch.cat([pivots.flatten(), windows.flatten()]), return_inverse=True)
-        n, frequent = pivots.numel(), int((types < TABLE).sum())  # types ascend
+        n, frequent = pivots.numel(), int((types < TABLE_TOKENS).sum())  # types ascend
         vectors = self.weight[types]
-        local = vectors.new_empty(len(types), len(types))
-        local[:frequent, :frequent] = self.table[types[:frequent, None], types[:frequent]]
+        products = vectors.new_empty(len(types), len(types))
+        products[:frequent, :frequent] = self.table[types[:frequent, None], types[:frequent]]
         with torch.autocast(vectors.device.type, enabled=False):
-            local[frequent:] = vectors[frequent:] @ vectors.T
-        local[:frequent, frequent:] = local[frequent:, :frequent].T
-        return local[index[:n].view(pivots.shape)[..., None], index[n:].view(windows.shape)]
+            products[frequent:] = vectors[frequent:] @ vectors.T
+        products[:frequent, frequent:] = products[frequent:, :frequent].T
+        return products[index[:n].view(pivots.shape)[..., None], index[n:].view(windows.shape)]
 
     def _popcounts(self, codes: NDArray[np.uint64], pivots: Tensor, windows: Tensor) -> Tensor:
-        flat, window = pivots.flatten().numpy(), windows.flatten(0, -2).numpy()
+        pivot, window = pivots.flatten().numpy(), windows.flatten(0, -2).numpy()
         q = np.empty(window.shape, dtype=np.float32)
         workers = torch.get_num_threads()
-        cuts = np.linspace(0, flat.size, workers + 1).astype(int)
+        cuts = np.linspace(0, pivot.size, workers + 1).astype(int)
 
-        def part(i: int) -> None:
+        def compare(i: int) -> None:
             rows = slice(cuts[i], cuts[i + 1])
-            _kernels.compare_codes(flat[rows], window[rows], codes, self.inverse_weights, q[rows])
+            _kernels.compare_codes(pivot[rows], window[rows], codes, self.inverse_weights, q[rows])
 
-        run_parts(part, range(workers), workers)
+        run_parts(compare, range(workers), workers)
         return torch.from_numpy(q).view(windows.shape).to(self.weight.dtype)
 
 
-def _state(weight: Tensor) -> tuple[int, int]:
+def _version(weight: Tensor) -> tuple[int, int]:
     return weight.data_ptr(), weight._version
 
 
 def _codes(weight: Tensor) -> NDArray[np.uint64] | None:
-    """Return the packed codes (V, words) of cipher vectors, None for vectors of any other kind."""
-    there = (weight != 0).numpy()
-    ones = there.sum(axis=1, keepdims=True)
-    if not ones.all() or not np.array_equal(weight.numpy(), there * (1.0 / ones).astype(np.float32)):
+    """Return the packed codes (V, words) of cipher vectors, None if the rows are not cipher vectors."""
+    bits = (weight != 0).numpy()
+    ones = bits.sum(axis=1, keepdims=True)
+    if not ones.all() or not np.array_equal(weight.numpy(), bits * (1.0 / ones).astype(np.float32)):
         return None
-    packed = np.packbits(there, axis=1, bitorder="little")
+    packed = np.packbits(bits, axis=1, bitorder="little")
     padded = np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8)))
     return padded.view(np.uint64)

@@ -1,4 +1,4 @@
-"""The near-shallow language model in PyTorch: the forward pass of `warmstart.near_shallow`, ready to be trained.
+"""The near-shallow language model in PyTorch: the forward pass of `warmstart.near_shallow`, ready for training.
 
 | symbol | shape | meaning |
 |---|---|---|
@@ -6,7 +6,7 @@
 | `W` | (B, B) | ``contexts.<name>.attention.weight`` |
 | `U` | (b, m) | ``contexts.<name>.values.weight`` |
 | `O` | (D, V) | ``output.weight`` |
-| age | | 0 is the newest token of a history, 1 the one before it |
+| age | | distance to the newest token of a history: 0 is the newest, 1 the token before it |
 """
 
 import os
@@ -19,27 +19,29 @@ from torch.nn import functional
 
 from warmstart.errors import InputError
 from warmstart.folder import load_model, save_model
-from warmstart.layers.attention import SelfAttention, ages
+from warmstart.layers.attention import SelfAttention, ages, comparisons, superpose
 from warmstart.layers.comparisons import Comparisons
 from warmstart.layers.recall import MemoryContext
 from warmstart.layers.softmax import SoftmaxLayer
 from warmstart.near_shallow import Config, NearShallowModel
 
+IGNORED = -100  # a target that does not count, as in torch.nn.functional.cross_entropy
+
 
 class Segments(NamedTuple):
-    """Stretches of documents, one a row, as they are trained on; separators pad them on the right.
+    """A batch of document segments for training, one a row, padded with separators on the right.
 
     Attributes
     ----------
     ids : (n, L) int64
     targets : (n, L) int64
-        The token after each of ``ids``, `IGNORED` behind the end of a row.
+        The token after each of ``ids``; `IGNORED` in the padding.
     history : (n, h) int64
-        The tokens just before, oldest first, separators before the document; h is at least the radius - 1.
+        The h tokens before the segment, oldest first, with separators before the document. h is at least radius - 1.
     position : (n,) int64
-        Place of the first token in its document, 0 for the separator; a multiple of the block size.
+        Position of the first token in its document, a multiple of the block size. The separator has position 0.
     counts : (n, V) float32
-        How often each token precedes the row in its document; read by the document context only.
+        Number of times each token occurs in the document before the segment. Only the document context reads it.
     """
 
     ids: Tensor
@@ -50,7 +52,7 @@ class Segments(NamedTuple):
 
 
 class Context(nn.Module):
-    """A context with a value layer: ``X U``, or ``A^T X U`` where it has an attention.
+    """A context with a value layer: ``X U``, or ``A^T X U`` if it has an attention.
 
     Parameters
     ----------
@@ -74,7 +76,7 @@ class Context(nn.Module):
         return z
 
     def blocks(self, ids: Tensor, X: Tensor, compare: Comparisons | None) -> Tensor:
-        """Return (n, L, m) for rows that begin with a block: ids (n, L) and their vectors (n, L, b)."""
+        """Return (n, L, m) of ids (n, L) and vectors (n, L, b) whose rows start at the start of a block."""
         n, length = ids.shape
         size = min(self.size, length)
         padding = -length % size
@@ -90,26 +92,20 @@ class Context(nn.Module):
         return z[:, :length]
 
     def windows(self, ids: list[Tensor], X: list[Tensor], position: Tensor, compare: Comparisons | None) -> Tensor:
-        """Return (n, L, m) for ids (n, L) and vectors (n, L, b) by age."""
-        if compare is None:
-            q = torch.stack([(x * X[0]).sum(-1) for x in X], dim=-1)
-        else:
-            q = compare(ids[0], torch.stack(ids, dim=-1))
+        """Return (n, L, m) of ids (n, L) and vectors (n, L, b), each a list by age."""
+        q = comparisons(X) if compare is None else compare(ids[0], torch.stack(ids, dim=-1))
         mask = torch.arange(len(ids), device=position.device) <= position[..., None]
         A = cast(SelfAttention, self.attention).attention(q, mask)
-        return torch.stack([A[..., age, None] * self.values(x) for age, x in enumerate(X)]).sum(dim=0)
-
-
-IGNORED = -100  # a target that does not count, as in torch.nn.functional.cross_entropy
+        return superpose(A, [self.values(x) for x in X])
 
 
 class NearShallowLM(nn.Module):
     """Language model of an embedding, attention over comparisons, value layers and one output layer.
 
-    The names in ``state_dict()`` are those of ``config.shapes``, so the weights of `NearShallowModel` load as they are
-    and give its logits. A cold model starts with a normal embedding of deviation ``b ** -0.5``, so that comparisons are
-    at most about 1 (with the 1 of `nn.Embedding` they are about b), Xavier-uniform values and output, and attention
-    weights of zero.
+    The names in ``state_dict()`` are those of ``config.shapes``, so the weights of a `NearShallowModel` load unchanged
+    and give its logits. A cold model starts with an embedding from a normal distribution of standard deviation
+    ``b ** -0.5``: comparisons are then at most about 1, while the standard deviation 1 of `nn.Embedding` would make
+    them about b. Values and output start Xavier-uniform, attention weights at zero.
 
     Parameters
     ----------
@@ -147,12 +143,12 @@ class NearShallowLM(nn.Module):
         Parameters
         ----------
         ids : (batch, length) int64
-            A separator begins a document; so does the first token of a sequence.
+            A separator begins a document, and so does the first token of a sequence.
 
         Raises
         ------
         InputError
-            Not such a tensor, or an id outside the vocabulary.
+            The shape or type is wrong, or an id is outside the vocabulary.
         """
         ids = self._checked(ids)
         position = self._positions(ids)
@@ -164,16 +160,18 @@ class NearShallowLM(nn.Module):
         logits: Tensor = self.output(self._features(ages, position, sums, recalled))
         return logits
 
-    def nats(self, segments: Segments) -> Tensor:
-        """Return ``-log P(target)`` (number of targets,) row by row; the numbers of `forward`, arranged for training.
+    def token_losses(self, segments: Segments) -> Tensor:
+        """Return ``-log P(target)`` (number of targets,) in nats, row by row.
 
-        Attention works on whole blocks. While the embedding needs no gradient, comparisons come from a cache that is
-        made on the first call and dropped when the embedding changes or needs a gradient again.
+        The numbers are those of `forward`; the computation is arranged for training. Attention works on whole blocks.
+        While the embedding is frozen, comparisons come from a cache. The first call makes the cache, and a change of
+        the embedding removes it.
         """
-        there = segments.targets != IGNORED
-        x = self._segment_features(segments)[there]
+        mask = segments.targets != IGNORED
+        x = self._segment_features(segments)[mask]
         radial = sum(width for name, width in self.config.groups if name == "radial")
-        return self.output.nats(x, segments.targets[there], fixed=0 if self.embedding.weight.requires_grad else radial)
+        fixed = 0 if self.embedding.weight.requires_grad else radial
+        return self.output.cross_entropy(x, segments.targets[mask], fixed)
 
     def _segment_features(self, segments: Segments, cached: bool = True) -> Tensor:
         """Return the inputs of the output layer (n, L, D)."""
@@ -182,27 +180,26 @@ class NearShallowLM(nn.Module):
         ids = torch.cat([segments.history, segments.ids], dim=1)
         X = self.embedding(ids)  # (n, h + L, b)
         position = segments.position[:, None] + torch.arange(length, device=ids.device)
-        rows = [slice(before - age, before - age + length) for age in range(config.radius)]
-        features = [X[:, shifted] for shifted in rows] if "radial" in config.contexts else []
+        columns = [slice(before - age, before - age + length) for age in range(config.radius)]
+        ids_by_age, X_by_age = [ids[:, span] for span in columns], [X[:, span] for span in columns]
+        features = [*X_by_age] if "radial" in config.contexts else []
         for name, context in self._named_contexts():
             if name == "document":
-                carried = context.values(segments.counts @ self.embedding.weight)
-                z = (carried[:, None] + context.values(X[:, before:]).cumsum(dim=1)) / (position + 1)[..., None]
+                earlier = context.values(segments.counts @ self.embedding.weight)
+                z = (earlier[:, None] + context.values(X[:, before:]).cumsum(dim=1)) / (position + 1)[..., None]
             elif name == "block":
                 z = context.blocks(segments.ids, X[:, before:], compare)
             else:
-                z = context.windows(
-                    [ids[:, shifted] for shifted in rows], [X[:, shifted] for shifted in rows], position, compare
-                )
+                z = context.windows(ids_by_age, X_by_age, position, compare)
             features.append(z.softmax(-1))
         return torch.cat(features, dim=-1)
 
     def _named_contexts(self) -> list[tuple[str, Context]]:
-        """Return the contexts with a value layer."""
+        """Return name and module of the contexts with a value layer."""
         return cast("list[tuple[str, Context]]", [(name, self.contexts[name]) for name in self.config.valued])
 
     def _cached_comparisons(self) -> Comparisons | None:
-        """Return the cache while the embedding is frozen, None otherwise."""
+        """Return the cache of comparisons if the embedding is frozen, else None."""
         weight = self.embedding.weight
         if weight.requires_grad or not any(self.config.attention_size(name) for name in self.contexts):
             self.comparisons = None
@@ -219,30 +216,30 @@ class NearShallowLM(nn.Module):
         top_p: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Go on from prompts by sampling; a step costs the same after any length.
+        """Continue prompts by sampling. A step costs the same after any length.
 
         Parameters
         ----------
         ids : (batch, length) int64
-            Prompts. Separators in front make prompts equally long and change nothing behind the last of them.
+            Prompts. Separators in front pad them to one length and change nothing after the last of them.
         max_new_tokens : int
         temperature : float
             0 takes the most probable token.
         top_p : float
-            In (0, 1]: sample from the fewest most probable tokens that have this mass together (the nucleus).
+            In (0, 1]. Sample from the smallest set of most probable tokens whose total probability is ``top_p``.
         generator : torch.Generator, optional
-            On the device of the model; seeded the same it gives the same tokens.
+            On the device of the model. The same seed gives the same tokens.
 
         Returns
         -------
         (batch, length + new) int64
-            A sequence ends with the separator and holds separators after it. When all have ended,
-            ``new < max_new_tokens``.
+            A sequence ends at its first new separator and is filled with separators. Generation stops early when all
+            sequences have ended.
 
         Raises
         ------
         InputError
-            ``ids`` as for `forward`, or a number is out of its range.
+            ``ids`` are wrong, see `forward`, or a number is out of range.
 
         References
         ----------
@@ -269,15 +266,15 @@ class NearShallowLM(nn.Module):
             if "document" in self.contexts:
                 sums = sums + self.contexts["document"](self.embedding(token))
             if "memory" in self.contexts:
-                newest, before = self.embedding(token), newest
-                recalled, memory = cast(MemoryContext, self.contexts["memory"]).step(before, token, newest, memory)
+                previous, newest = newest, self.embedding(token)
+                recalled, memory = cast(MemoryContext, self.contexts["memory"]).step(previous, token, newest, memory)
         return ids
 
     def _checked(self, ids: Tensor) -> Tensor:
         if ids.dim() != 2 or not ids.shape[1] or ids.dtype.is_floating_point or ids.dtype == torch.bool:
             raise InputError(
                 f"expected token ids (batch, length) int64 of length at least 1, got {tuple(ids.shape)} {ids.dtype}; "
-                "begin a text with the separator"
+                "start a text with the separator"
             )
         ids = ids.long()
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.config.vocab_size:
@@ -288,33 +285,33 @@ class NearShallowLM(nn.Module):
         return ids
 
     def _positions(self, ids: Tensor) -> Tensor:
-        """Return how many tokens of its document precede each token (batch, length)."""
+        """Return the position of each token in its document (batch, length)."""
         index = torch.arange(ids.shape[1], device=ids.device)
-        begin = torch.where(ids == self.config.separator, index, 0).cummax(dim=1).values
-        return index - begin
+        start = torch.where(ids == self.config.separator, index, 0).cummax(dim=1).values
+        return index - start
 
     def _document_sums(self, X: Tensor, position: Tensor) -> Tensor:
-        """Return the sums of ``x U`` since the document began (batch, length, m); m is 0 without that context."""
+        """Return the sums of ``x U`` since the document start (batch, length, m). Without that context m is 0."""
         if "document" not in self.contexts:
             return X[..., :0]
         wide = torch.float32 if X.device.type == "mps" else torch.float64  # MPS has no float64
         values = self.contexts["document"](X).to(wide)
         sums = functional.pad(values.cumsum(dim=1), (0, 0, 1, 0))  # (batch, length + 1, m): before each token
-        begin = torch.arange(X.shape[1], device=X.device) - position
-        return sums[:, 1:] - sums.gather(1, begin[..., None].expand_as(values))
+        start = torch.arange(X.shape[1], device=X.device) - position
+        return sums[:, 1:] - sums.gather(1, start[..., None].expand_as(values))
 
     def _recalled(self, ids: Tensor, X: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features (batch, length, m) and states (batch, m, b) of the memory; m is 0 without that context."""
+        """Return features (batch, length, m) and the memory (batch, m, b). Without that context m is 0."""
         if "memory" not in self.contexts:
             return X[..., :0], X[:, :0]
-        found: tuple[Tensor, Tensor] = self.contexts["memory"](ids, X, position)
-        return found
+        features, memory = self.contexts["memory"](ids, X, position)
+        return features, memory
 
     def _features(self, ages: Sequence[Tensor], position: Tensor, sums: Tensor, recalled: Tensor) -> Tensor:
         """Return the inputs of the output layer (..., D).
 
-        ages : vectors (..., b) by age; position (...): those older than it are outside the document, whatever they
-        hold; sums (..., m) of the document context; features (..., m) recalled from the memory.
+        ``ages`` holds vectors (..., b) by age; those outside the document may be anything. ``position`` (...) is that
+        of the newest token. ``sums`` (..., m) are of the document context, ``recalled`` (..., m) of the memory context.
         """
         config, features = self.config, []
         if "radial" in config.contexts:
@@ -344,17 +341,17 @@ class NearShallowLM(nn.Module):
         return NearShallowModel(self.config, arrays)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write a model folder, whole or not at all: see `warmstart.folder.save_model`."""
+        """Write a model folder, see `warmstart.folder.save_model`."""
         save_model(folder, self.to_model())
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
-        """Read a model folder, or say what is wrong with it: see `warmstart.folder.load_model`."""
+        """Read a model folder, see `warmstart.folder.load_model`."""
         return cls.from_model(load_model(folder))
 
 
 def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None = None) -> Tensor:
-    """Draw one token (n,) from each row of logits (n, V), see `NearShallowLM.generate`.
+    """Draw one token (n,) for each row of logits (n, V), see `NearShallowLM.generate`.
 
     Examples
     --------

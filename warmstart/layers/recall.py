@@ -1,4 +1,4 @@
-"""The memory context in PyTorch: a delta-rule memory from a token to the label embedding of its successor."""
+"""The memory context in PyTorch: a delta-rule memory that maps a token to the label embedding of its successor."""
 
 import itertools
 
@@ -21,7 +21,7 @@ class MemoryContext(nn.Module):
     Attributes
     ----------
     labels : nn.Embedding of shape (V, m)
-        Label embeddings; they are not trained.
+        Label embeddings. They are not trained.
     """
 
     def __init__(self, config: Config) -> None:
@@ -35,7 +35,7 @@ class MemoryContext(nn.Module):
     def forward(self, ids: Tensor, X: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """Return features (n, L, m), and the memory (n, m, b) after the last token of every row.
 
-        ids and their places in their documents (n, L); vectors X (n, L, b). A document begins at place 0.
+        ``ids`` and ``position``, the position of each token in its document, are (n, L); vectors ``X`` are (n, L, b).
         """
         k = _keys(X)
         reads = k.new_empty(*ids.shape, self.labels.embedding_dim)
@@ -45,36 +45,36 @@ class MemoryContext(nn.Module):
         return self.features(reads), memories
 
     def _row(self, ids: Tensor, k: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Read and write one row, document by document: a token is read for after the one before it is written."""
+        """Go through the documents of one row. At each token, first the pair (previous token, token) is written."""
         begins = [*torch.nonzero(position == 0).flatten().tolist(), len(ids)]
         reads, S = [], k.new_zeros(1, 1, self.labels.embedding_dim, k.shape[1])
         for begin, end in itertools.pairwise(begins):
             q = k[begin:end]
             beta = q.new_full((1, 1, end - begin), WRITE_STRENGTH)
-            beta[..., 0] = 0.0  # nothing comes before the first
-            before = functional.pad(q[:-1], (0, 0, 1, 0))
+            beta[..., 0] = 0.0  # the first token of a document has no previous one
+            previous = functional.pad(q[:-1], (0, 0, 1, 0))
             labels = self.labels(ids[begin:end]).to(q.dtype)
-            read, S = delta_rule(q[None, None], before[None, None], labels[None, None], beta)
+            read, S = delta_rule(q[None, None], previous[None, None], labels[None, None], beta)
             reads.append(read[0, 0])
         return torch.cat(reads), S[0, 0]
 
-    def step(self, before: Tensor, token: Tensor, X: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features (n, m) and the memory after one more token.
+    def step(self, previous: Tensor, token: Tensor, X: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features (n, m) and the memory (n, m, b) after one more token.
 
-        before: vectors (n, b) of the tokens before; token (n,) and their vectors X (n, b); memory (n, m, b).
+        ``previous`` and ``X`` are the vectors (n, b) of the previous token and of ``token`` (n,).
         """
-        k, q = (_keys(x)[:, None] for x in (before, X))
+        k, q = (_keys(x)[:, None] for x in (previous, X))
         labels = self.labels(token)[:, None].to(q.dtype)
         read, S = delta_step(q, k, labels, q.new_full(k.shape[:2], WRITE_STRENGTH), memory[:, None])
         return self.features(read[:, 0]), S[:, 0]
 
     @staticmethod
     def features(read: Tensor) -> Tensor:
-        """Return reads (..., m) as non-negative rows of unit L1 norm."""
+        """Turn reads (..., m) into non-negative rows of unit L1 norm."""
         h = read.clamp(min=0.0) + EMPTY / read.shape[-1]
         return h / h.sum(dim=-1, keepdim=True)
 
 
 def _keys(X: Tensor) -> Tensor:
-    """Return vectors of length 1, in float32 at least: the triangular systems of the rule need it."""
+    """Return vectors of length 1, in float32 at least, which the triangular systems of the delta rule need."""
     return functional.normalize(X.to(torch.promote_types(X.dtype, torch.float32)), dim=-1)

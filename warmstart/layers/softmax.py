@@ -1,4 +1,4 @@
-"""The softmax layer that the explicit solution is for: a matrix and nothing else."""
+"""The softmax layer whose weights the explicit solution gives: one matrix, no bias, and its fused cross-entropy."""
 
 from typing import Any
 
@@ -8,23 +8,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-ROWS = 64  # rows of logits worked on at once: a few MiB, so that they stay in the cache
+BLOCK_ROWS = 64  # rows of logits in one block on a CPU: a few MiB, which stay in its cache
 
 
 class SoftmaxLayer(nn.Module):
-    """Logits ``x U`` of a softmax, without a bias: the k-rule puts the prior of the classes into the weights.
+    """Logits ``x U`` of a softmax. There is no bias: the k-rule puts the class prior into the weights.
 
     Parameters
     ----------
     in_features : int
-        D, the dimension of the inputs; they are non-negative.
+        D, the dimension of the inputs, which are non-negative.
     n_classes : int
-        C.
+        C, the number of classes.
 
     Attributes
     ----------
     weight : nn.Parameter of shape (in_features, n_classes), float32
-        U; zeros, that is equal probabilities, until it is loaded.
+        U. It starts at zero, which gives equal probabilities.
 
     References
     ----------
@@ -51,27 +51,27 @@ class SoftmaxLayer(nn.Module):
         return layer
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (..., C) of inputs (..., D); a cross-entropy loss takes them as they are."""
+        """Return logits (..., C) of inputs (..., D)."""
         return x @ self.weight
 
-    def nats(self, x: Tensor, targets: Tensor, fixed: int = 0) -> Tensor:
-        """Return ``-log softmax(x U)[target]`` (n,) of inputs (n, D): see `nats`."""
-        return nats(x, self.weight, targets, fixed)
+    def cross_entropy(self, x: Tensor, targets: Tensor, fixed: int = 0) -> Tensor:
+        """Return ``-log softmax(x U)[target]`` (n,) of inputs (n, D), see `fused_cross_entropy`."""
+        return fused_cross_entropy(x, self.weight, targets, fixed)
 
     def probabilities(self, x: Tensor) -> Tensor:
         """Return probabilities (..., C) of inputs (..., D)."""
         return torch.softmax(self(x), dim=-1)
 
     def extra_repr(self) -> str:
-        """Name the shape in the printed model."""
+        """Show the shape in the printed model."""
         return f"in_features={self.weight.shape[0]}, n_classes={self.weight.shape[1]}"
 
 
-def nats(x: Tensor, weight: Tensor, targets: Tensor, fixed: int = 0) -> Tensor:
-    """Return ``-log softmax(x U)[target]`` (n,), the cross-entropy of every row.
+def fused_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, fixed: int = 0) -> Tensor:
+    """Return ``-log softmax(x U)[target]`` (n,), the cross-entropy of every row in nats.
 
-    Logits and their gradient share one array (n, C). Under `torch.autocast` the three products run in its type;
-    logarithms, sums and the gradient of U stay float32.
+    The gradient of the logits overwrites the logits, so there is one array (n, C) instead of three. Under
+    `torch.autocast` the three matrix products run in its type. Logarithms, sums and the gradient of U stay in float32.
 
     Parameters
     ----------
@@ -79,54 +79,54 @@ def nats(x: Tensor, weight: Tensor, targets: Tensor, fixed: int = 0) -> Tensor:
     weight : (D, C)
     targets : (n,) int64
     fixed : int
-        The first so many features need no gradient.
+        Number of leading features that need no gradient.
 
     Examples
     --------
-    >>> nats(torch.eye(2), torch.zeros(2, 4), torch.tensor([0, 3])).exp()
+    >>> fused_cross_entropy(torch.eye(2), torch.zeros(2, 4), torch.tensor([0, 3])).exp()
     tensor([4., 4.])
     """
-    out: Tensor = _Nats.apply(x, weight, targets, fixed)  # type: ignore[no-untyped-call]
-    return out
+    loss: Tensor = _FusedCrossEntropy.apply(x, weight, targets, fixed)  # type: ignore[no-untyped-call]
+    return loss
 
 
-class _Nats(torch.autograd.Function):
-    """``-log softmax(x U)[target]``, its gradient ``x (p - onehot)`` prepared in place of the logits."""
+class _FusedCrossEntropy(torch.autograd.Function):
+    """``-log softmax(x U)[target]``. The forward pass leaves ``p - onehot``, the gradient of the logits, in place."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, fixed: int) -> Tensor:
-        kind = x.device.type
+        device = x.device.type
         wide = torch.promote_types(x.dtype, torch.float32)
-        if torch.is_autocast_enabled(kind):
-            x, weight = x.to(torch.get_autocast_dtype(kind)), weight.to(torch.get_autocast_dtype(kind))
-        with torch.autocast(kind, enabled=False):
+        if torch.is_autocast_enabled(device):
+            x, weight = x.to(torch.get_autocast_dtype(device)), weight.to(torch.get_autocast_dtype(device))
+        with torch.autocast(device, enabled=False):
             z = x @ weight
-            nats = torch.empty(len(z), dtype=wide, device=z.device)
-            at_once = ROWS if kind == "cpu" else max(1, len(z))
-            for start in range(0, len(z), at_once):
-                rows = slice(start, start + at_once)
-                part, at = z[rows].to(wide), targets[rows, None]
-                top = part.amax(dim=1, keepdim=True)
-                picked = part.gather(1, at)
-                mass = part.sub_(top).exp_().sum(dim=1, keepdim=True)
-                nats[rows] = (mass.log() + top - picked)[:, 0]
-                part /= mass
-                part.scatter_add_(1, at, part.new_full(at.shape, -1.0))
-                if part.data_ptr() != z[rows].data_ptr():
-                    z[rows] = part
+            loss = torch.empty(len(z), dtype=wide, device=z.device)
+            size = BLOCK_ROWS if device == "cpu" else max(1, len(z))
+            for start in range(0, len(z), size):
+                rows = slice(start, start + size)
+                block, target = z[rows].to(wide), targets[rows, None]
+                highest = block.amax(dim=1, keepdim=True)
+                at_target = block.gather(1, target)
+                mass = block.sub_(highest).exp_().sum(dim=1, keepdim=True)
+                loss[rows] = (mass.log() + highest - at_target)[:, 0]
+                block /= mass
+                block.scatter_add_(1, target, block.new_full(target.shape, -1.0))
+                if block.data_ptr() != z[rows].data_ptr():
+                    z[rows] = block
         ctx.fixed, ctx.wide = fixed, wide
         ctx.save_for_backward(x, weight, z)
-        return nats
+        return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        x, weight, d = ctx.saved_tensors
+        x, weight, dz = ctx.saved_tensors
         scale = scale[:, None]
         dx = dweight = None
         if ctx.needs_input_grad[0]:
             dx = torch.zeros(x.shape, dtype=ctx.wide, device=x.device)
-            dx[:, ctx.fixed :] = (d @ weight[ctx.fixed :].T) * scale
+            dx[:, ctx.fixed :] = (dz @ weight[ctx.fixed :].T) * scale
         if ctx.needs_input_grad[1]:
-            dweight = ((x * scale.to(x.dtype)).T @ d).to(ctx.wide)
+            dweight = ((x * scale.to(x.dtype)).T @ dz).to(ctx.wide)
         return dx, dweight, None, None

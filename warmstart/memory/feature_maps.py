@@ -1,6 +1,6 @@
-"""Feature maps ``phi`` for keys and queries, and the softmax attention that they stand in for.
+"""Feature maps ``phi`` for keys and queries, and softmax attention as the reference that they approximate.
 
-All but the identity (`torch.nn.Identity`) give non-negative features, so that ``phi(q) . phi(k)`` can be a weight.
+All give non-negative features, so that ``phi(q) . phi(k)`` can be a weight.
 
 | name | d_phi | source |
 |---|---|---|
@@ -40,7 +40,8 @@ def dpfp(x: Tensor, nu: int = 1) -> Tensor:
     ----------
     x : (..., d)
     nu : int, 1 to 2 d - 1
-        Rotations; ``d_phi = 2 d nu``. Few of the features are positive at once, so distant keys are near-orthogonal.
+        Number of rotations; ``d_phi = 2 d nu``. Few features are positive at once, so distant keys are nearly
+        orthogonal.
 
     Returns
     -------
@@ -70,17 +71,17 @@ def dpfp(x: Tensor, nu: int = 1) -> Tensor:
 class FAVOR(nn.Module):
     """Positive orthogonal random features: ``phi(q) . phi(k)`` estimates ``exp(q . k / sqrt(d))`` without bias.
 
-    ``phi(x) = [exp(w . x - |x|^2 / 2), exp(-w . x - |x|^2 / 2)] / sqrt(2 m)`` over m random directions w, x divided by
-    ``d ** 0.25`` first. Directions are orthogonal in groups of d and as long as normal vectors.
+    ``phi(x) = [exp(w . x - |x|^2 / 2), exp(-w . x - |x|^2 / 2)] / sqrt(2 m)`` over m random directions w, after x is
+    divided by ``d ** 0.25``. Directions are orthogonal in groups of d and have the lengths of normal random vectors.
 
     Parameters
     ----------
     dim : int
         d, the dimension of keys and queries.
     features : int
-        m; ``d_phi = 2 m``.
+        m, the number of directions; ``d_phi = 2 m``.
     seed : int
-        Of the directions.
+        Seed of the directions.
 
     Attributes
     ----------
@@ -89,7 +90,7 @@ class FAVOR(nn.Module):
     Raises
     ------
     InputError
-        A size below 1; when called: keys that have not the dimension d.
+        A size is below 1; when called, keys do not have the dimension d.
 
     References
     ----------
@@ -113,7 +114,7 @@ class FAVOR(nn.Module):
         self.redraw(seed)
 
     def redraw(self, seed: int) -> None:
-        """Replace the directions by those of another seed; memories written with the old ones cannot be read."""
+        """Replace the directions by those of another seed. Memories written with the old ones become unreadable."""
         generator = torch.Generator().manual_seed(seed)
         blocks = []
         for _ in range(0, self.features, self.dim):
@@ -132,7 +133,7 @@ class FAVOR(nn.Module):
         return exponents.exp() / math.sqrt(2 * self.features)
 
     def extra_repr(self) -> str:
-        """Name the sizes in the printed model."""
+        """Show the sizes in the printed model."""
         return f"dim={self.dim}, features={self.features}"
 
 
@@ -143,9 +144,9 @@ def _orthogonal(normal: Tensor) -> Tensor:
 
 
 def sum_normalise(phi: Tensor) -> Tensor:
-    """Divide non-negative features (..., d_phi) by their sum; features that are all zero stay zero.
+    """Divide non-negative features (..., d_phi) by their sum. Features that are all zero stay zero.
 
-    The delta rule is stable on the result: ``|phi|_2 <= |phi|_1 = 1``, so no write overshoots for beta up to 1.
+    The delta rule is stable on the result: ``|phi|_2 <= |phi|_1 = 1``, so writes do not overshoot for beta up to 1.
 
     References
     ----------
@@ -161,14 +162,14 @@ def sum_normalise(phi: Tensor) -> Tensor:
 
 
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return causal softmax attention, the reference: time and memory grow with the square of the length.
+    """Return causal softmax attention. Time and memory grow with the square of the length.
 
     Parameters
     ----------
     q, k : (batch, heads, length, d)
     v : (batch, heads, length, d_v)
     mask : (batch, length) bool, optional
-        False where a token is not to be read. Where nothing is to be read, the output is 0.
+        False where a token is not read. The output is 0 where no token is read.
 
     Returns
     -------
@@ -181,9 +182,9 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = Non
     [1.0, 2.0]
     """
     length = q.shape[-2]
-    seen = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
+    visible = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
     if mask is not None:
-        seen = seen & mask[:, None, None, :]
-    scores = (q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(~seen, float("-inf"))
-    empty = ~seen.any(-1, keepdim=True)
-    return torch.softmax(scores.masked_fill(empty, 0.0), dim=-1).masked_fill(~seen, 0.0) @ v
+        visible = visible & mask[:, None, None, :]
+    scores = (q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(~visible, float("-inf"))
+    empty = ~visible.any(-1, keepdim=True)
+    return torch.softmax(scores.masked_fill(empty, 0.0), dim=-1).masked_fill(~visible, 0.0) @ v

@@ -1,22 +1,22 @@
-"""Update rules of an outer-product memory: what is written, what is read, in chunks or a token at a time.
+"""Update rules of an outer-product memory, the sum rule and the delta rule, in chunks or one token at a time.
 
 | symbol | shape | meaning |
 |---|---|---|
 | `q`, `k` | (batch, heads, length, d_phi) | queries and keys after the feature map |
 | `v` | (batch, heads, length, d_v) | values |
 | `beta` | (batch, heads, length) | write strength |
-| `S` | (batch, heads, d_v, d_phi) | the memory; it is read by ``S q`` |
+| `S` | (batch, heads, d_v, d_phi) | the memory; ``S q`` reads it |
 | `z` | (batch, heads, d_phi) | sum of the keys, the normaliser of the sum rule |
-| `C` | | tokens of a chunk |
+| `C` | | tokens in a chunk |
 
-A position reads what was written up to and with itself. Within a chunk all reads are one triangular product; from chunk
-to chunk goes `S` alone. So time and memory grow with the length, not with its square.
+Each position reads what was written up to and including itself. The reads of a chunk are one triangular product, and
+only `S` goes from chunk to chunk. So time and memory grow linearly with the length.
 
-The delta rule in a chunk: its writes ``u_t = beta_t (v_t - S_(t-1) k_t)`` depend on each other through the memory,
-``u_t = beta_t (v_t - S k_t - sum_(s<t) (k_s . k_t) u_s)`` with the S before the chunk. That is a triangular system
+The writes of the delta rule in a chunk, ``u_t = beta_t (v_t - S_(t-1) k_t)``, depend on each other through the memory:
+``u_t = beta_t (v_t - S k_t - sum_(s<t) (k_s . k_t) u_s)`` with the S before the chunk. This is the triangular system
 ``(I + L) U = diag(beta) (V - K S^T)``, ``L = tril(diag(beta) K K^T, -1)`` (the WY representation of a product of
-Householder-like matrices), solved chunk by chunk. What a chunk needs stays in a processor's cache. Between chunks the
-memory is kept as ``S^T``, and the system is solved transposed: the orders in which a CPU's libraries are fastest.
+Householder-like matrices). The code keeps ``S^T`` and solves the transposed system, the layouts that CPU libraries
+handle fastest.
 
 Sources: Katharopoulos et al. 2020, arXiv 2006.16236 (sum); Schlag, Irie and Schmidhuber 2021, arXiv 2102.11174 (delta);
 Yang et al. 2024, arXiv 2406.06484 (delta in chunks). `tests/reference.py` has both as plain recurrences.
@@ -32,12 +32,12 @@ from torch import Tensor
 
 from warmstart.errors import InputError
 
-Memory = TypeVar("Memory")  # what goes from chunk to chunk
-CHUNK = 64  # tokens; on a CPU 32 and 128 are a little slower
+Memory = TypeVar("Memory")  # the state that goes from chunk to chunk
+CHUNK = 64  # tokens in a chunk; 32 and 128 are a little slower on a CPU
 
 
 class SumState(NamedTuple):
-    """What the sum rule has written.
+    """State of the sum rule.
 
     Attributes
     ----------
@@ -65,27 +65,27 @@ def sum_rule(
     Parameters
     ----------
     q, k : (batch, heads, length, d_phi)
-        Non-negative, unless ``normalise`` is off.
+        Non-negative if ``normalise`` is True.
     v : (batch, heads, length, d_v)
     normalise : bool
-        Off: read ``S q``.
+        False reads ``S q``.
     state : SumState, optional
-        What was written before; nothing by default.
+        The state before; empty by default.
     mask : (batch, length) bool, optional
-        Where it is False nothing is written.
+        False where nothing is written.
     chunk_size : int
-        Tokens worked on at once. It changes speed and rounding only.
+        Tokens computed together. It changes speed and rounding only.
 
     Returns
     -------
     output : (batch, heads, length, d_v)
-        0 where ``z . q`` is 0: a query that no key meets reads nothing.
+        0 where ``z . q`` is 0, that is, where no key matches the query.
     state : SumState
 
     Raises
     ------
     InputError
-        Length 0, shapes that do not fit, mixed or half-precision dtypes, NaN or infinite entries.
+        A size is 0, shapes or dtypes do not fit, the dtype is half precision, or entries are NaN or infinite.
 
     References
     ----------
@@ -106,7 +106,7 @@ def sum_rule(
     before = state.S.flatten(0, 1).mT, state.z.flatten(0, 1)[..., None]
     reads, (after, z) = _in_chunks(partial(_sum_chunk, normalise), before, (q, k, v), chunk_size)
     output = reads.view(v.shape)
-    _check_finite(output, k=k, q=q, v=v)
+    check_finite(output, k=k, q=q, v=v)
     return output, SumState(after.mT.reshape(state.S.shape), z.view(state.z.shape))
 
 
@@ -122,21 +122,17 @@ def delta_rule(
 ) -> tuple[Tensor, Tensor]:
     """Correct the memory by ``beta (v - S k) k^T`` at every position, then read ``S q``.
 
-    What the memory holds for the key moves towards the value by the share ``beta |k|^2``; so a key that is written
-    again forgets its old value. Keys are used as they are: `sum_normalise` them, or give them unit length.
+    What the memory holds for the key moves towards the value by the fraction ``beta |k|^2``. So a key that is written
+    again loses its old value. Keys are used as they are: normalise them by `sum_normalise`, or to unit length.
 
     Parameters
     ----------
-    q, k : (batch, heads, length, d_phi)
-    v : (batch, heads, length, d_v)
+    q, k, v, mask, chunk_size
+        As for `sum_rule`; keys may have any sign.
     beta : (batch, heads, length)
-        Write strength, 0 to 1; stable while ``beta |k|^2`` is at most 2.
+        Write strength, 0 to 1. The rule is stable while ``beta |k|^2`` is at most 2.
     state : (batch, heads, d_v, d_phi), optional
         The memory before; zeros by default.
-    mask : (batch, length) bool, optional
-        Where it is False nothing is written.
-    chunk_size : int
-        Tokens worked on at once. It changes speed and rounding only.
 
     Returns
     -------
@@ -146,7 +142,7 @@ def delta_rule(
     Raises
     ------
     InputError
-        Length 0, shapes that do not fit, mixed or half-precision dtypes, NaN or infinite entries.
+        As for `sum_rule`.
 
     References
     ----------
@@ -162,19 +158,19 @@ def delta_rule(
     ([1.0, 3.0], [3.0, 0.0])
     """
     k, v = _checked(q, k, v, mask, chunk_size)
-    _check_like("beta", beta, k, k.shape[:-1])
+    check_like("beta", beta, k, k.shape[:-1])
     state = v.new_zeros(*k.shape[:2], v.shape[-1], k.shape[-1]) if state is None else state
     _check_state("S", state, (*k.shape[:2], v.shape[-1], k.shape[-1]), k)
     reads, after = _in_chunks(_delta_chunk, state.flatten(0, 1).mT, (q, k, v, beta[..., None]), chunk_size)
     output = reads.view(v.shape)
-    _check_finite(output, k=k, q=q, v=v, beta=beta)
+    check_finite(output, k=k, q=q, v=v, beta=beta)
     return output, after.mT.reshape(state.shape)
 
 
 def sum_step(
     q: Tensor, k: Tensor, v: Tensor, state: SumState | None = None, *, normalise: bool = True
 ) -> tuple[Tensor, SumState]:
-    """Do one position of `sum_rule`, for generation: q, k (batch, heads, d_phi), v (batch, heads, d_v).
+    """Do one position of `sum_rule`, for generation: q, k are (batch, heads, d_phi), v is (batch, heads, d_v).
 
     Returns
     -------
@@ -198,12 +194,12 @@ def sum_step(
     output = _apply(S, q)
     if normalise:
         output = _normalised(output, (z * q).sum(-1, keepdim=True))
-    _check_finite(output, k=k, q=q, v=v)
+    check_finite(output, k=k, q=q, v=v)
     return output, SumState(S, z)
 
 
 def delta_step(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Do one position of `delta_rule`, for generation: q, k (batch, heads, d_phi), v (batch, heads, d_v).
+    """Do one position of `delta_rule`, for generation: q, k are (batch, heads, d_phi), v is (batch, heads, d_v).
 
     Parameters
     ----------
@@ -223,7 +219,7 @@ def delta_step(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state: Tensor | No
     2.0
     """
     _checked(q[..., None, :], k[..., None, :], v[..., None, :])
-    _check_like("beta", beta, k, k.shape[:-1])
+    check_like("beta", beta, k, k.shape[:-1])
     S = v.new_zeros(*v.shape, k.shape[-1])
     if state is not None:
         _check_state("S", state, S.shape, k)
@@ -231,7 +227,7 @@ def delta_step(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state: Tensor | No
     u = beta[..., None] * (v - _apply(S, k))
     S = S + u[..., None] * k[..., None, :]
     output = _apply(S, q)
-    _check_finite(output, k=k, q=q, v=v, beta=beta)
+    check_finite(output, k=k, q=q, v=v, beta=beta)
     return output, S
 
 
@@ -248,19 +244,19 @@ def _normalised(read: Tensor, total: Tensor) -> Tensor:
 def _in_chunks(
     chunk: Callable[..., tuple[Tensor, Memory]], state: Memory, tensors: Sequence[Tensor], chunk_size: int
 ) -> tuple[Tensor, Memory]:
-    """Go through tensors (batch, heads, length, .) by ``chunk(state, *parts)``, parts (batch x heads, C, .).
+    """Call ``chunk(state, *tensors)`` on every chunk (batch x heads, C, .) of tensors (batch, heads, length, .).
 
     Returns
     -------
     reads : (batch x heads, length, d_v)
     state
     """
-    # split, not slices: the gradient of a slice is as long as the text, so that of all would be quadratic.
-    parts = (torch.split(x.flatten(0, 1), chunk_size, dim=1) for x in tensors)
+    # torch.split, not slices: the gradient of every slice is as long as the text, so all would be quadratic.
+    chunks = (torch.split(x.flatten(0, 1), chunk_size, dim=1) for x in tensors)
     reads = []
-    with torch.autocast(tensors[0].device.type, enabled=False):  # sums over a whole text need their digits
-        for part in zip(*parts, strict=True):
-            read, state = chunk(state, *part)
+    with torch.autocast(tensors[0].device.type, enabled=False):  # rounding errors would add up over the text
+        for chunk_tensors in zip(*chunks, strict=True):
+            read, state = chunk(state, *chunk_tensors)
             reads.append(read)
     return torch.cat(reads, dim=1), state
 
@@ -280,7 +276,7 @@ def _sum_chunk(
 def _delta_chunk(M: Tensor, q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
     """Read and write a chunk by the delta rule; the state is ``M = S^T``."""
     u = beta * torch.baddbmm(v, k, M, alpha=-1)
-    system = beta * torch.bmm(k, k.mT)  # only what is below its diagonal is read
+    system = beta * torch.bmm(k, k.mT)  # only the part below the diagonal is read
     u = torch.linalg.solve_triangular(system.mT, u.mT, upper=True, left=False, unitriangular=True).mT
     read = torch.bmm(q, M).baddbmm_(torch.bmm(q, k.mT).tril_(), u)
     return read, torch.baddbmm(M, k.mT, u)
@@ -303,31 +299,30 @@ def _checked(
             expected = (k.shape[0], k.shape[2])
             raise InputError(f"mask: expected bool {expected}, (batch, length), got {mask.dtype} {tuple(mask.shape)}")
         k, v = (x.masked_fill(~mask[:, None, :, None], 0.0) for x in (k, v))
-    _check_like("q", q, k, k.shape)
-    _check_like("v", v, k, (*k.shape[:3], v.shape[-1]))
+    check_like("q", q, k, k.shape)
+    check_like("v", v, k, (*k.shape[:3], v.shape[-1]))
     return k, v
 
 
-def _check_like(name: str, x: Tensor, k: Tensor, shape: Sequence[int]) -> None:
+def check_like(name: str, x: Tensor, k: Tensor, shape: Sequence[int]) -> None:
+    """Raise InputError if a tensor has not the expected shape and the dtype of the keys."""
     if x.shape != tuple(shape):
         raise InputError(f"{name}: expected the shape {tuple(shape)} after k, got {tuple(x.shape)}")
     if x.dtype != k.dtype:
         raise InputError(f"{name}: expected {k.dtype} as k, got {x.dtype}; convert one of them")
 
 
-def _check_finite(output: Tensor, **inputs: Tensor) -> None:
-    """Say which input has NaN or infinity: any that has one spoils the read of its position.
+def check_finite(output: Tensor, **inputs: Tensor) -> None:
+    """Raise InputError for the input that has NaN or infinity.
 
-    So in the usual case one pass over the reads is enough. Their sum can overflow without that, and is only a reason to
-    look.
+    A bad entry spoils the read of its position, so one pass over the reads is usually enough. A sum that overflows
+    without a bad entry only costs the search.
     """
     if math.isfinite(output.detach().sum()):
         return
     for name, x in inputs.items():
         if not torch.isfinite(x).all():
-            raise InputError(
-                f"{name}: expected finite numbers, got NaN or infinity; mask positions that are not to count"
-            )
+            raise InputError(f"{name}: expected finite numbers, got NaN or infinity; mask positions without data")
 
 
 def _check_state(name: str, x: Tensor, shape: Sequence[int], k: Tensor) -> None:

@@ -1,9 +1,9 @@
-"""Token shift: what a layer reads at a position, mixed channel by channel with what it reads at the one before.
+"""Token shift: a layer reads a mix of the token and the previous one, with a share for each channel.
 
-A key of the token before with a value of this one makes a memory of who follows whom.
+A key of the previous token with a value of this token makes a memory of which token follows which.
 
 Sources: Peng et al. 2023, arXiv 2305.13048 (RWKV, token shift); Yang et al. 2024, arXiv 2406.06484 (DeltaNet, short
-convolutions), here of width two.
+convolutions; here the width is two).
 """
 
 from typing import NamedTuple
@@ -15,12 +15,12 @@ from warmstart.errors import InputError
 
 
 class ShiftState(NamedTuple):
-    """What a layer with token shift goes on from.
+    """State of a layer with token shift.
 
     Attributes
     ----------
     memory
-        The state of its memory.
+        State of the memory.
     last : (batch, dim)
         The last input.
     """
@@ -36,9 +36,9 @@ def shifted(x: Tensor, mix: Tensor, last: Tensor | None = None) -> Tensor:
     ----------
     x : (batch, length, dim)
     mix : (dim,)
-        0: this token, 1: the one before.
+        0 takes this token, 1 the previous one.
     last : (batch, dim), optional
-        The token before the first; zeros by default.
+        The input before the first; zeros by default.
 
     Returns
     -------
@@ -47,7 +47,7 @@ def shifted(x: Tensor, mix: Tensor, last: Tensor | None = None) -> Tensor:
     Raises
     ------
     InputError
-        ``last`` of another shape or dtype.
+        ``last`` has another shape or dtype.
 
     Examples
     --------
@@ -61,11 +61,3 @@ def shifted(x: Tensor, mix: Tensor, last: Tensor | None = None) -> Tensor:
             f"state: expected a last input {tuple(x[:, 0].shape)} in {x.dtype}, got {tuple(last.shape)} in {last.dtype}"
         )
     return torch.lerp(x, torch.cat([last[:, None], x[:, :-1]], dim=1), mix)
-
-
-def unpacked(state: object, mix: Tensor | None) -> tuple[object, Tensor | None]:
-    """Return the state of the memory and the last input, None for a text that begins."""
-    if (mix is None) == isinstance(state, ShiftState) and state is not None:
-        wanted = "without" if mix is None else "with"
-        raise InputError(f"state: expected that of a layer {wanted} token shift, got {type(state).__name__}")
-    return (state.memory, state.last) if isinstance(state, ShiftState) else (state, None)
