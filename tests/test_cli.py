@@ -104,8 +104,18 @@ def test_version(run):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(183.567, "184"), (12345.6, "12,300"), (99.96, "100"), (2.0, "2.00"), (0.00012345, "0.000123"), (0.0, "0.00")]
-    + [(12345, "12,345"), ([1.0, 0.5], "1.00, 0.500"), (True, "True"), ("model", "model")],
+    [
+        (183.567, "184"),
+        (12345.6, "12,300"),
+        (99.96, "100"),
+        (2.0, "2.00"),
+        (0.00012345, "0.000123"),
+        (0.0, "0.00"),
+        (12345, "12,345"),
+        ([1.0, 0.5], "1.00, 0.500"),
+        (True, "True"),
+        ("model", "model"),
+    ],
 )
 def test_tables_show_three_significant_digits(value, text):
     assert cli._shown(value) == text
@@ -152,13 +162,13 @@ def test_other_tokenizers(run, text, tmp_path, kind):
         (b"", [], "corpus with text"),
         (b"  \n \n", [], "corpus with text"),
         (b"fine so far \xff and more", [], "corpus.txt: .*12"),
-        (b"one two", ["--tokenizer", "words"], "more tokens than the context"),
+        (b"one two", ["--tokenizer", "words", "--contexts", "block"], "more tokens than the context"),
         (None, ["--bits", "2"], "bits"),
         (None, ["--contexts", "radial,circle"], "circle"),
         (None, ["--contexts", "radial,radial"], "once each"),
         (None, ["--preset", "huge"], "preset"),
         (None, ["--radius", "0"], "radius"),
-        (None, ["--block-size", "100000"], "context of 100000"),
+        (None, ["--block-size", "100000", "--contexts", "block"], "context of 100000"),
         (None, ["--vocab-size", "100"], "vocab"),
         (None, ["--smoothing", "-1"], "positive number"),
         (None, ["--temperature", "warm"], "positive number"),
