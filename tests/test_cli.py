@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from warmstart import Corpus, WarmStartLM, cli
+from warmstart import Corpus, WarmStartLM, __version__, cli
 from warmstart.files import load_arrays
 
 SENTENCES = ["the cat sat on the mat", "the dog lay on the rug", "a bird sang in the tree", "one fish swam in the sea"]
@@ -89,13 +89,36 @@ def test_fit_eval_generate(run, text, tmp_path):
     assert scores["bytes"] == text.stat().st_size
     nats = np.log(scores["perplexity"]) * scores["tokens"]
     assert scores["bits_per_byte"] == pytest.approx(nats / np.log(2) / scores["bytes"])
-    assert set(scores["contexts"]) == {"radial", "block", "document"}
+    assert set(scores["contexts"]) == {"radial", "document"}
     assert scores["bigram_perplexity"] < scores["unigram_perplexity"]
 
     code, out, err = run("generate", folder, "--prompt", "the cat", "--max-tokens", 12, "--temperature", 0)
     assert (code, err) == (0, "")
     assert out.startswith("the cat")
     assert run("generate", folder, "--seed", 3, "--json") == run("generate", folder, "--seed", 3, "--json")
+
+
+def test_version(run):
+    assert run("--version") == (0, f"warmstart {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (183.567, "184"),
+        (12345.6, "12,300"),
+        (99.96, "100"),
+        (2.0, "2.00"),
+        (0.00012345, "0.000123"),
+        (0.0, "0.00"),
+        (12345, "12,345"),
+        ([1.0, 0.5], "1.00, 0.500"),
+        (True, "True"),
+        ("model", "model"),
+    ],
+)
+def test_tables_show_three_significant_digits(value, text):
+    assert cli._shown(value) == text
 
 
 def test_table_without_json(run, model, text):
@@ -139,13 +162,13 @@ def test_other_tokenizers(run, text, tmp_path, kind):
         (b"", [], "corpus with text"),
         (b"  \n \n", [], "corpus with text"),
         (b"fine so far \xff and more", [], "corpus.txt: .*12"),
-        (b"one two", ["--tokenizer", "words"], "more tokens than the context"),
+        (b"one two", ["--tokenizer", "words", "--contexts", "block"], "more tokens than the context"),
         (None, ["--bits", "2"], "bits"),
         (None, ["--contexts", "radial,circle"], "circle"),
         (None, ["--contexts", "radial,radial"], "once each"),
         (None, ["--preset", "huge"], "preset"),
         (None, ["--radius", "0"], "radius"),
-        (None, ["--block-size", "100000"], "context of 100000"),
+        (None, ["--block-size", "100000", "--contexts", "block"], "context of 100000"),
         (None, ["--vocab-size", "100"], "vocab"),
         (None, ["--smoothing", "-1"], "positive number"),
         (None, ["--temperature", "warm"], "positive number"),

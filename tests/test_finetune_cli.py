@@ -34,7 +34,7 @@ def place(tmp_path_factory):
     write(folder / "train.txt", 30, 0)
     write(folder / "valid.txt", 4, 1)
     corpus = Corpus.build(folder / "train.txt", vocab_size=300, split_documents=r"\n\n", cache_dir=folder / "cache")
-    WarmStartLM("potato").fit(corpus).save_pretrained(folder / "model")
+    WarmStartLM("potato", contexts=("radial", "block", "document")).fit(corpus).save_pretrained(folder / "model")
     return folder
 
 

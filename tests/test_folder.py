@@ -15,7 +15,8 @@ from warmstart.files import load_arrays, save_arrays
 from warmstart.folder import check_target, load_model, save_model
 from warmstart.near_shallow import Config, NearShallowModel
 
-SHAPE = {"vocab_size": 9, "separator": 0, "bits": 5, "hidden_bits": 4, "block_size": 3}
+CONTEXTS = ("radial", "block", "document")
+SHAPE = {"vocab_size": 9, "separator": 0, "bits": 5, "hidden_bits": 4, "block_size": 3, "contexts": CONTEXTS}
 
 
 def model(seed=0, **shape):

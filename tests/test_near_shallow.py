@@ -48,7 +48,8 @@ def test():
 
 def fitted(corpus, **options):
     shape = {name: options.pop(name) for name in list(options) if name in Config.__dataclass_fields__}
-    fitter = Fitter(corpus.tokens, corpus.documents, corpus.counts, Config(**SMALL | shape), **options)
+    config = Config(**SMALL | {"contexts": ("radial", "block", "document")} | shape)
+    fitter = Fitter(corpus.tokens, corpus.documents, corpus.counts, config, **options)
     return fitter.fit(), fitter
 
 

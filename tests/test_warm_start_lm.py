@@ -33,7 +33,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(corpus):
-    return WarmStartLM(preset="potato").fit(corpus)
+    return WarmStartLM(preset="potato", contexts=("radial", "block", "document")).fit(corpus)
 
 
 def test_finds_the_chain(model):

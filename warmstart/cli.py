@@ -81,8 +81,11 @@ def fit(
     ] = None,
     contexts: Annotated[
         str,
-        typer.Option(help="What the next token is predicted from: radial, attended, block, document, memory."),
-    ] = "radial,block,document",
+        typer.Option(
+            help="What the next token is predicted from: radial, attended, block, document, memory. Without further "
+            "training radial,memory is best; it cannot be fine-tuned."
+        ),
+    ] = "radial,document",
     tokenizer: Annotated[
         str, typer.Option(help="bpe, words or characters to train one on the corpus, or the path of a tokenizer.json.")
     ] = "bpe",

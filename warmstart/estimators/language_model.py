@@ -41,12 +41,16 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     preset : {"potato", "micro", "small", "base", "large"}
-        Sizes from 0.8 to 53 million weights with the default contexts at a vocabulary of 8,192.
+        Size of the model: from 0.7 to 52 million weights at a vocabulary of 8,192.
     bits, radius, block_size : int, optional
         Dimension of the cipher vectors, number of tokens in the radial and attended contexts, number of tokens in a
         block. By default those of the preset.
     contexts : tuple of str
-        Some of "radial", "attended", "block", "document" (see `warmstart.contexts`).
+        What the next token is predicted from: "radial", "attended", "block", "document", "memory" (see
+        `warmstart.contexts`). The default suits a model that is trained further. After 5 million tokens (WikiText-2,
+        preset micro) its loss is 3.91 nats per token. With "radial" alone it is 4.02. With "block" as a third context
+        it is 3.89, and fitting takes 1.4 times as long. For a model that is used as it is, take ("radial", "memory"):
+        the perplexity is 172 in place of 201 (novels, preset base), but `warmstart finetune` cannot train it.
     vocab_size : int
         Largest vocabulary of the byte-level BPE tokenizer that `fit` trains, unless it is given a `Corpus`.
     smoothing : float or "fit"
@@ -82,7 +86,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         bits: int | None = None,
         radius: int | None = None,
         block_size: int | None = None,
-        contexts: tuple[str, ...] = ("radial", "block", "document"),
+        contexts: tuple[str, ...] = ("radial", "document"),
         vocab_size: int = 8192,
         smoothing: float | str = "fit",
         temperature: float | str = "fit",
@@ -204,7 +208,8 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         began = time.perf_counter()
         with contextlib.ExitStack() as stack:
             if not isinstance(text, Corpus):
-                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="warmstart-"))
+                temporary = tempfile.TemporaryDirectory(prefix="warmstart-", ignore_cleanup_errors=True)
+                folder = stack.enter_context(temporary)  # Windows does not delete files that are memory-mapped
                 text = Corpus.encode(
                     text, self.tokenizer_, split_documents=split_documents, cache_dir=folder, progress=progress
                 )

@@ -59,7 +59,7 @@ class Config:
     hidden_bits: int = 256
     radius: int = 2
     block_size: int = 8
-    contexts: tuple[str, ...] = ("radial", "block", "document")
+    contexts: tuple[str, ...] = ("radial", "document")
 
     def __post_init__(self) -> None:
         """Refuse shapes that cannot be built; put the contexts in their canonical order."""
