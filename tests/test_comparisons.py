@@ -1,3 +1,5 @@
+"""Cached comparisons of frozen vectors against their inner products."""
+
 import numpy as np
 import pytest
 import torch

@@ -1,3 +1,5 @@
+"""The near-shallow model in PyTorch against numpy and a loop: logits, gradients, generation, files."""
+
 import itertools
 
 import numpy as np
