@@ -140,14 +140,11 @@ def ways(old: Any, new: Any, corpus: list[str]) -> dict[str, Callable[[Any], Any
         replace_embeddings(made, new, corpus, old_tokenizer=old, std=std)
         return made
 
-    def spread(model: Any) -> float:
-        return float(model.get_input_embeddings().weight.detach()[len(SPECIAL) :].std())
-
     return {
         "random, initializer_range": lambda m: _with_rows(m, torch.randn(VOCAB, 128) * m.config.init_std),
         "mean resizing": mean_resizing,
-        "contextual cipher vectors": cipher,
-        "the same, spread of the old rows": lambda m: cipher(m, spread(m)),
+        "contextual cipher vectors": lambda m: cipher(m, m.config.init_std),
+        "the same, spread of the old rows": cipher,
     }
 
 

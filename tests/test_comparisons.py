@@ -1,3 +1,5 @@
+"""Cached comparisons of frozen vectors against their inner products."""
+
 import numpy as np
 import pytest
 import torch
@@ -37,12 +39,12 @@ def test_lookups_are_the_products(monkeypatch, shape, weight, table, kind):
     compare = Comparisons(E)
     assert compare.kind == kind
     expected = (E.double()[pivots][..., None, :] * E.double()[windows]).sum(-1)
-    found = compare(pivots, windows)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-5 if weight is normal else 1e-7)
+    products = compare(pivots, windows)
+    assert products.dtype == torch.float32
+    torch.testing.assert_close(products.double(), expected, rtol=1e-6, atol=1e-5 if weight is normal else 1e-7)
 
 
-def test_vectors_that_only_look_like_codes_are_not_taken_for_them(monkeypatch):
+def test_vectors_similar_to_codes_are_not_taken_for_them(monkeypatch):
     monkeypatch.setattr(comparisons, "TABLE_TOKENS", 1)
     scaled, empty = cipher() * 2, cipher()
     empty[3] = 0
@@ -50,7 +52,7 @@ def test_vectors_that_only_look_like_codes_are_not_taken_for_them(monkeypatch):
         assert Comparisons(E).kind == "bounded"
 
 
-def test_a_change_in_place_or_other_storage_is_seen():
+def test_a_change_in_place_and_another_tensor_are_detected():
     E = cipher()
     compare = Comparisons(E)
     assert compare.fits(E)

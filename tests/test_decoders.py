@@ -1,8 +1,9 @@
-"""Loading is proven: logits of the loaded model against the numpy formula, also after a reload."""
+"""load_into: the logits of the loaded model against the formula in numpy, also after saving; refused models."""
 
 import numpy as np
 import pytest
 import torch
+from scipy.special import log_softmax
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -59,9 +60,8 @@ def log_probabilities(model, ids):
 
 
 def expected(factors, ids):
-    """The bigram model of the factors, rows above the clip left out by the caller."""
-    z = factors.A[ids].astype(float) @ factors.B.T + factors.log_prior
-    return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+    """Return log-probabilities of the bigram model. It is exact for tokens that `unclipped` returns."""
+    return log_softmax(factors.A[ids].astype(float) @ factors.B.T + factors.log_prior, axis=1)
 
 
 def unclipped(factors):
@@ -111,19 +111,19 @@ def test_padded_rows_are_very_unlikely():
 
 
 @pytest.mark.parametrize(("make", "heads"), [(gpt2, 2), (llama, 4), (qwen2, 2)])
-def test_heads_look_at_the_token_before(make, heads):
+def test_heads_attend_to_the_previous_token(make, heads):
     model = make()
     load_into(model, STATISTICS)
     model.set_attn_implementation("eager")
     with torch.no_grad():
-        seen = model(torch.tensor(TOKENS[None, :32]), output_attentions=True).attentions[0][0]
-    before = seen[:, torch.arange(1, 32), torch.arange(31)].mean(dim=1)
-    assert (before[: heads // 2] > 0.9).all()
-    assert (before[heads // 2 :].min() < 0.5) or heads == len(before)
+        attention = model(torch.tensor(TOKENS[None, :32]), output_attentions=True).attentions[0][0]
+    to_previous = attention[:, torch.arange(1, 32), torch.arange(31)].mean(dim=1)
+    assert (to_previous[: heads // 2] > 0.9).all()
+    assert to_previous[heads // 2 :].min() < 0.5
 
 
 class Plain(nn.Module):
-    """A residual stream of another make."""
+    """A model with a residual stream and other names."""
 
     def __init__(self, bias=False, norm=nn.RMSNorm):
         super().__init__()
@@ -147,7 +147,7 @@ def test_any_module_by_the_names_of_its_parts(norm):
 
 
 class Retied(Plain):
-    """Ties its head again whatever its configuration says."""
+    """A model that ties its head again, whatever its configuration says."""
 
     def __init__(self):
         super().__init__()
@@ -156,9 +156,6 @@ class Retied(Plain):
 
     def tie_weights(self):
         self.out.weight = self.table.weight
-
-
-OTHER = {chr(97 + i): i for i in range(V)}
 
 
 @pytest.mark.parametrize(
@@ -191,10 +188,10 @@ def test_what_cannot_be_loaded_is_refused_and_nothing_changed(model, options, me
 def test_statistics_of_another_tokenizer_are_refused(tmp_path):
     corpus = Corpus.build(["a b a c b d"] * 30_000, tokenizer="words", cache_dir=tmp_path)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=corpus.tokenizer)
-    own = count_pairs(corpus.tokens, corpus.vocab_size, corpus.tokenizer.get_vocab())
+    matching = count_pairs(corpus.tokens, corpus.vocab_size, corpus.tokenizer.get_vocab())
     other = count_pairs(corpus.tokens, corpus.vocab_size, {"x": 0})
     model = gpt2(vocab_size=corpus.vocab_size)
     with pytest.raises(InputError, match="those of another vocabulary"):
         load_into(model, other, tokenizer=tokenizer)
-    with pytest.raises(InputError, match="below the vocabulary of"):  # the right one gets further
-        load_into(model, own, tokenizer=tokenizer)
+    with pytest.raises(InputError, match="below the vocabulary of"):  # a later check
+        load_into(model, matching, tokenizer=tokenizer)

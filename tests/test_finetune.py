@@ -1,3 +1,5 @@
+"""Fine-tuning: batches, losses of segments, phases, runs that resume to the same bits, logs."""
+
 import json
 import math
 
@@ -12,7 +14,7 @@ from warmstart.errors import InputError
 from warmstart.finetune import Batches, Clock, Log, Phase, Run, Schedule, Settings, apply, named_schedule
 from warmstart.finetune import batches as batches_module
 from warmstart.finetune.log import KEYS, read
-from warmstart.layers import NearShallowLM, comparisons
+from warmstart.layers import NearShallowLM, SoftmaxLayer, comparisons
 from warmstart.layers.near_shallow import IGNORED
 from warmstart.near_shallow import Config
 
@@ -21,15 +23,15 @@ CONTEXTS = ("radial", "attended", "block", "document")
 
 
 def texts(n, seed=0):
-    """Documents of 1 to 60 words, drawn from a chain."""
+    """Return documents of 1 to 60 words, drawn from a chain."""
     rng = np.random.default_rng(seed)
-    out = []
+    documents = []
     for _ in range(n):
         words = [int(rng.integers(16))]
         while rng.random() < 0.95 and len(words) < 60:
             words.append((words[-1] * 5 + int(rng.integers(3))) % 16)
-        out.append(" ".join(LETTERS[word] for word in words))
-    return out
+        documents.append(" ".join(LETTERS[word] for word in words))
+    return documents
 
 
 @pytest.fixture(scope="module")
@@ -51,19 +53,19 @@ def short_segments(monkeypatch):
     monkeypatch.setattr(batches_module, "SEGMENT", 9)  # 8 for blocks of 4
 
 
-def nats_of(module, corpus, batches):
-    """Nats of every target by its place in the corpus."""
-    out = np.full(corpus.n_tokens + 1, np.nan)
+def losses_by_position(module, corpus, batches):
+    """Return the loss of every target by its position in the corpus."""
+    losses = np.full(corpus.n_tokens + 1, np.nan)
     for batch in batches.order(0):
         segments = batches.segments(batch)
-        nats = module.token_losses(segments).detach().numpy()
-        at = 0
+        of_batch = module.token_losses(segments).detach().numpy()
+        first = 0
         for row, number in enumerate(batch):
             _, start, length = batches.table[:, number]
             assert int((segments.targets[row] != IGNORED).sum()) == length
-            out[start + 1 : start + 1 + length] = nats[at : at + length]
-            at += length
-    return out
+            losses[start + 1 : start + 1 + length] = of_batch[first : first + length]
+            first += length
+    return losses
 
 
 # Batches
@@ -98,7 +100,7 @@ def test_segments_by_hand(tmp_path, monkeypatch):
     assert third.counts[0].nonzero().flatten().tolist() == sorted([a, b, end])
 
 
-# The arrangement for training gives the numbers of the definition
+# Losses of segments are those of whole documents
 
 
 @pytest.mark.usefixtures("short_segments")
@@ -110,7 +112,7 @@ def test_segments_score_as_whole_documents_do(corpus, contexts, frozen):
     for weight in module.parameters():
         torch.nn.init.normal_(weight)
     module.embedding.weight.requires_grad_(not frozen)
-    found = nats_of(module, corpus, Batches(corpus, module.config, batch_tokens=64))
+    found = losses_by_position(module, corpus, Batches(corpus, module.config, batch_tokens=64))
     assert (module.comparisons is None) == (not frozen or not {"attended", "block"} & set(contexts))
     ids = torch.from_numpy(np.asarray(corpus.tokens, dtype=np.int64))
     with torch.no_grad():
@@ -146,9 +148,7 @@ def test_cached_comparisons_change_nothing(corpus, monkeypatch, kind):
     assert module.comparisons is None
 
 
-def test_nats_of_a_softmax_layer_are_those_of_torch():
-    from warmstart.layers import SoftmaxLayer
-
+def test_the_fused_cross_entropy_is_that_of_torch():
     layer = SoftmaxLayer.from_weights(np.random.default_rng(0).normal(size=(5, 7)))
     layer.double()
     x = torch.randn(150, 5, dtype=torch.float64, requires_grad=True)
@@ -163,8 +163,8 @@ def test_nats_of_a_softmax_layer_are_those_of_torch():
     torch.testing.assert_close(partly[:, 2:], a[0][:, 2:])
     assert not partly[:, :2].any()
     with torch.autocast("cpu", torch.bfloat16):
-        rough = layer.float().cross_entropy(x.float(), y)
-    torch.testing.assert_close(rough.double(), expected, rtol=0.05, atol=0.05)
+        rounded = layer.float().cross_entropy(x.float(), y)
+    torch.testing.assert_close(rounded.double(), expected, rtol=0.05, atol=0.05)
 
 
 # Phases
@@ -272,7 +272,7 @@ def test_the_log_has_the_same_token_counts_in_any_order(corpus, valid, tmp_path)
 def test_interrupted_at_random_steps_it_ends_in_the_same_bits(corpus, valid, tmp_path):
     expected, record = finish(tmp_path / "whole", corpus, valid)
     steps = record["step"]
-    for stop in np.random.default_rng(5).choice(np.arange(1, steps), 10, replace=False):
+    for stop in np.random.default_rng(5).choice(np.arange(1, steps), 5, replace=False):
         folder = tmp_path / f"at{stop}"
         run = run_of(folder, corpus, valid)
         train = run._train
@@ -300,7 +300,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(corpus, valid, tmp_path):
     def killed(phase):
         train(phase)
         if run.step == 33:
-            raise MemoryError  # no handler, nothing saved, as after kill -9
+            raise MemoryError  # there is no handler, so nothing is saved, as after kill -9
 
     run._train = killed
     with pytest.raises(MemoryError):
@@ -332,8 +332,8 @@ def test_a_rate_that_diverges_stops_and_keeps_the_checkpoint(corpus, valid, tmp_
     schedule = Schedule([Phase("fine", {"output": 0.01}, tokens=1000), Phase("mad", {"output": 1e38}, warmup=0)])
     with pytest.raises(InputError, match=r"step \d+: expected a finite .*mad.*step \d+ is kept in"):
         finish(tmp_path, corpus, valid, schedule=schedule)
-    kept = load_file(tmp_path / "checkpoint.safetensors")
-    assert np.isfinite(kept["weights/output.weight"]).all()
+    checkpoint = load_file(tmp_path / "checkpoint.safetensors")
+    assert np.isfinite(checkpoint["weights/output.weight"]).all()
     assert read(tmp_path / "log.jsonl")[-1]["tokens"] == 1000
 
 
@@ -342,7 +342,7 @@ def test_a_checkpoint_of_another_run_is_refused_with_every_difference(corpus, va
     finish(tmp_path, corpus, valid, settings=Settings(500, 500))
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
     other = NearShallowLM(config(corpus, ("radial", "block")))
-    with pytest.raises(InputError, match=r"another config: .*radial.*; seed: 0 there, 3 here"):
+    with pytest.raises(InputError, match=r"another config: .*radial.*; seed: 3 now, 0 in the file"):
         run_of(tmp_path, corpus, valid, settings=Settings(500, 500), module=other, seed=3, resume=True)
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
     (tmp_path / "checkpoint.safetensors").write_bytes(before[:1000])

@@ -1,4 +1,4 @@
-"""``warmstart finetune``, ``compare`` and ``fit --cold`` as a user runs them."""
+"""The commands ``warmstart finetune``, ``compare`` and ``fit --cold``."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`warmstart init`: a folder for from_pretrained and the Trainer, whole or not at all."""
+"""`warmstart init` writes a folder for from_pretrained and the Trainer, whole or not at all."""
 
 import json
 import subprocess
@@ -29,9 +29,9 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    """A chain of words, long enough to hold pairs out."""
-    random, words = np.random.default_rng(0), [f"w{i}" for i in range(60)]
-    ids = (random.zipf(1.5, 150_000) + np.arange(150_000) % 3 * 7).cumsum() % 60
+    """A chain of words, long enough for held-out pairs."""
+    rng, words = np.random.default_rng(0), [f"w{i}" for i in range(60)]
+    ids = (rng.zipf(1.5, 150_000) + np.arange(150_000) % 3 * 7).cumsum() % 60
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text("\n".join(" ".join(words[i] for i in row) for row in ids.reshape(-1, 50)))
     return path
@@ -50,13 +50,13 @@ def init(text, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def models(init, tmp_path_factory):
-    """A folder and what the command printed, for each architecture."""
-    found, folder = {}, tmp_path_factory.mktemp("models")
+    """The folder and the output of the command, for each architecture."""
+    models, folder = {}, tmp_path_factory.mktemp("models")
     for arch, config in TINY.items():
         result = init(folder / arch, "--arch", arch, "--config", json.dumps(config))
         assert result.exit_code == 0, result.output
-        found[arch] = (folder / arch, json.loads(result.stdout))
-    return found
+        models[arch] = (folder / arch, json.loads(result.stdout))
+    return models
 
 
 @pytest.mark.parametrize("arch", TINY)
@@ -113,7 +113,7 @@ def test_bad_input_writes_nothing(init, tmp_path, options, message):
 
 
 def test_a_folder_with_files_stays(init, tmp_path):
-    (tmp_path / "note.txt").write_text("mine")
+    (tmp_path / "note.txt").write_text("a note")
     result = init(tmp_path)
     assert "expected a new or an empty folder" in str(result.exception)
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]

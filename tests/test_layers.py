@@ -1,3 +1,5 @@
+"""The near-shallow model in PyTorch against numpy and a loop: logits, gradients, generation, files."""
+
 import itertools
 
 import numpy as np
@@ -20,7 +22,7 @@ LENGTHS = (1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 2, 200)
 
 
 def markov_tokens(n, seed=0):
-    """Return n tokens of a chain with Zipf columns, documents of 15 tokens in the mean, a separator at both ends."""
+    """Return n tokens of a Markov chain in documents of 15 tokens on average, with a separator at both ends."""
     P = np.random.default_rng(7).dirichlet(2 / np.arange(1, V), V)  # (V, V - 1)
     rng = np.random.default_rng(seed)
     tokens = [SEPARATOR]
@@ -44,7 +46,7 @@ def full():
 
 
 def numpy_logits(model, ids):
-    """Return the logits (length, V) of `NearShallowModel` after each token of one sequence."""
+    """Return the logits (length, V) that `NearShallowModel` gives after each token of a sequence."""
     documents = np.union1d(0, np.flatnonzero(ids == SEPARATOR))
     chunk = contexts.read(np.append(ids, 0), documents, model.config.window, 1, len(ids) + 1)
     return sum(model.logits(model.inputs(chunk, model.start())))
@@ -55,17 +57,16 @@ def log_softmax(z):
 
 
 def sequences(length, seed=1):
-    """Return ids (4, length): at a document's begin, in a document, of separators alone, with two in a row."""
+    """Return ids (4, length): from a document start, from inside one, separators only, and two separators in a row."""
     tokens = markov_tokens(5000, seed)
-    begin = tokens[:length]
-    inside = tokens[3 : 3 + length]
+    start, inside = tokens[:length], tokens[3 : 3 + length]
     assert inside[0] != SEPARATOR
-    twice = begin.copy()
+    twice = start.copy()
     twice[length // 2 : length // 2 + 2] = SEPARATOR
-    return np.stack([begin, inside, np.full(length, SEPARATOR), twice])
+    return np.stack([start, inside, np.full(length, SEPARATOR), twice])
 
 
-# The same numbers as two other forward passes
+# Logits against two other forward passes
 
 
 @pytest.mark.parametrize("names", SUBSETS, ids="-".join)
@@ -74,10 +75,10 @@ def test_logits_are_those_of_numpy_and_of_the_loop(names):
     module, wide = NearShallowLM.from_model(model), NearShallowLM.from_model(model).double()
     for length in LENGTHS:
         ids = sequences(length)
-        found = module(torch.from_numpy(ids))
-        assert found.shape == (4, length, V)
-        assert found.dtype == torch.float32
-        for row, z, z64 in zip(ids, found.detach(), wide(torch.from_numpy(ids)).detach(), strict=True):
+        logits = module(torch.from_numpy(ids))
+        assert logits.shape == (4, length, V)
+        assert logits.dtype == torch.float32
+        for row, z, z64 in zip(ids, logits.detach(), wide(torch.from_numpy(ids)).detach(), strict=True):
             loop = language_model_logits(model.config, model.arrays, row)
             np.testing.assert_allclose(z64, loop, rtol=0, atol=1e-10)
             np.testing.assert_allclose(log_softmax(z), log_softmax(loop), rtol=0, atol=1e-5)
@@ -111,9 +112,9 @@ def test_logits_do_not_see_later_tokens_nor_earlier_documents(full):
     whole = module(ids)[0]
     for n in (1, 7, 33):
         torch.testing.assert_close(module(ids[:, :n])[0], whole[:n], rtol=0, atol=1e-5)
-    begin = int((ids[0] == SEPARATOR).nonzero()[-1])
-    assert begin > 0
-    torch.testing.assert_close(module(ids[:, begin:])[0], whole[begin:], rtol=0, atol=1e-5)
+    start = int((ids[0] == SEPARATOR).nonzero()[-1])
+    assert start > 0
+    torch.testing.assert_close(module(ids[:, start:])[0], whole[start:], rtol=0, atol=1e-5)
 
 
 def test_document_means_stay_exact_in_a_long_sequence():
@@ -127,8 +128,8 @@ def test_document_means_stay_exact_in_a_long_sequence():
 
 
 def test_state_dict_has_the_names_and_shapes_of_the_configuration(full):
-    found = {name: tuple(weight.shape) for name, weight in NearShallowLM(full.config).state_dict().items()}
-    assert found == full.config.shapes
+    shapes = {name: tuple(weight.shape) for name, weight in NearShallowLM(full.config).state_dict().items()}
+    assert shapes == full.config.shapes
     back = NearShallowLM.from_model(full).to_model()
     assert {name: a.tobytes() for name, a in back.arrays.items()} == {n: a.tobytes() for n, a in full.arrays.items()}
 
@@ -140,7 +141,7 @@ def test_attention_by_hand():
     attention = SelfAttention(3)
     with torch.no_grad():
         attention.weight.copy_(torch.tensor([[np.log(2), 0, 5], [0, np.log(3), 5], [9, 9, 9]]))
-    X = torch.tensor([[[1.0, 0.0], [1.0, 2.0], [7.0, 7.0]]])  # q = (1, 1, 7), but the last position is empty
+    X = torch.tensor([[[1.0, 0.0], [1.0, 2.0], [7.0, 7.0]]])  # q = (1, 1, 7); the last position is empty
     context, A = attention(X, torch.tensor([[True, True, False]]))
     torch.testing.assert_close(A, torch.tensor([[2 / 5, 3 / 5, 0.0]]))
     torch.testing.assert_close(context, torch.tensor([[1.0, 6 / 5]]))
@@ -203,12 +204,12 @@ def test_greedy_steps_are_those_of_the_whole_prefix(names, length):
     module = NearShallowLM(Config(**SHAPE, contexts=names))
     with torch.no_grad():
         module.output.weight *= 20
-        module.output.weight[:, SEPARATOR] -= 3  # seldom the end
+        module.output.weight[:, SEPARATOR] -= 3  # so that documents rarely end
     ids = torch.from_numpy(sequences(length))
-    found = module.generate(ids, 30, temperature=0)
-    assert torch.equal(found[:, :length], ids)
-    expected = module(found[:, :-1]).argmax(-1)[:, length - 1 :]
-    for row, best in zip(found[:, length:], expected, strict=True):
+    generated = module.generate(ids, 30, temperature=0)
+    assert torch.equal(generated[:, :length], ids)
+    expected = module(generated[:, :-1]).argmax(-1)[:, length - 1 :]
+    for row, best in zip(generated[:, length:], expected, strict=True):
         ends = (row == SEPARATOR).nonzero()
         n = int(ends[0]) + 1 if len(ends) else len(row)
         assert row[:n].tolist() == best[:n].tolist()
@@ -226,8 +227,8 @@ def test_generation_ends_with_the_separator_row_by_row():
     with torch.no_grad():  # 2 -> 1 -> 0 (the separator) -> 2
         module.embedding.weight.copy_(torch.eye(3))
         module.output.weight.copy_(9 * torch.eye(3)[[2, 0, 1]])
-    found = module.generate(torch.tensor([[0], [1], [2]]), 10, temperature=0)
-    assert found.tolist() == [[0, 2, 1, 0], [1, 0, 0, 0], [2, 1, 0, 0]]
+    generated = module.generate(torch.tensor([[0], [1], [2]]), 10, temperature=0)
+    assert generated.tolist() == [[0, 2, 1, 0], [1, 0, 0, 0], [2, 1, 0, 0]]
     assert module.generate(torch.tensor([[2]]), 1, temperature=0).tolist() == [[2, 1]]
     assert module.generate(torch.tensor([[2]]), 0).tolist() == [[2]]
 
@@ -244,9 +245,9 @@ def test_samples_follow_the_nucleus():
     logits = torch.log(torch.tensor([[0.1, 0.4, 0.3, 0.2]])).expand(20_000, 4)
     generator = torch.Generator().manual_seed(0)
     for top_p, expected in [(0.4, [0, 1, 0, 0]), (0.5, [0, 4 / 7, 3 / 7, 0]), (1.0, [0.1, 0.4, 0.3, 0.2])]:
-        found = sample(logits, 1.0, top_p, generator).bincount(minlength=4) / 20_000
-        np.testing.assert_allclose(found, expected, atol=0.015)
-        assert [p == 0 for p in found.tolist()] == [p == 0 for p in expected]
+        shares = sample(logits, 1.0, top_p, generator).bincount(minlength=4) / 20_000
+        np.testing.assert_allclose(shares, expected, atol=0.015)
+        assert [p == 0 for p in shares.tolist()] == [p == 0 for p in expected]
     sharp = sample(logits, 0.5, 1.0, generator).bincount(minlength=4) / 20_000
     np.testing.assert_allclose(sharp, np.array([1, 16, 9, 4]) / 30, atol=0.015)
     for temperature in (0, 1e-300, 1e-8):
@@ -291,7 +292,7 @@ def test_wrong_ids_are_refused(full, ids):
             call(ids)
 
 
-def test_no_sequences_and_narrow_ids_are_fine(full):
+def test_an_empty_batch_and_narrow_integers_are_accepted(full):
     module = NearShallowLM.from_model(full)
     assert module(torch.zeros(0, 3, dtype=torch.int64)).shape == (0, 3, V)
     ids = sequences(9)
@@ -302,7 +303,7 @@ def test_no_sequences_and_narrow_ids_are_fine(full):
 # On disk
 
 
-def test_a_saved_model_is_the_same_model(full, tmp_path):
+def test_a_saved_model_loads_unchanged(full, tmp_path):
     module = NearShallowLM.from_model(full)
     module.save_pretrained(tmp_path / "model")
     loaded = NearShallowLM.from_pretrained(str(tmp_path / "model"))
@@ -329,8 +330,3 @@ def test_weights_in_bfloat16_are_refused(full, tmp_path):
     save_file(module.bfloat16().state_dict(), tmp_path / "model" / "model.safetensors")
     with pytest.raises(InputError, match=r"expected float32 weights, got: .*bfloat16"):
         NearShallowLM.from_pretrained(tmp_path / "model")
-
-
-def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(InputError, match="missing: expected a model folder, got nothing there; make one with"):
-        NearShallowLM.from_pretrained(tmp_path / "missing")

@@ -73,7 +73,7 @@ def test_without_norm_and_mini_batch_1_it_is_the_delta_rule():
 
 def test_the_layer_without_norm_is_the_delta_rule():
     torch.manual_seed(0)
-    layer = TTTLinear(12, HEADS, mini_batch=1, norm=False).double()
+    layer = TTTLinear(12, HEADS, mini_batch=1, norm=False, token_shift=False).double()
     x = torch.randn(BATCH, 30, 12, dtype=torch.float64)
     q, k, v = (
         (x @ m.weight.T).view(BATCH, 30, HEADS, D).transpose(1, 2) for m in (layer.query, layer.key, layer.value)
@@ -115,7 +115,7 @@ def test_parts_and_single_tokens_give_the_outputs_of_the_whole(sizes, kind, toke
 
 def test_shifted_keys_see_the_token_before():
     torch.manual_seed(0)
-    layer, plain = TTTLinear(12, HEADS, token_shift=True).double(), TTTLinear(12, HEADS).double()
+    layer, plain = (TTTLinear(12, HEADS, token_shift=shifted).double() for shifted in (True, False))
     plain.load_state_dict({name: value for name, value in layer.state_dict().items() if name != "mix"})
     x = torch.randn(1, 20, 12, dtype=torch.float64)
     with torch.no_grad():
@@ -136,12 +136,13 @@ def test_shifted_keys_see_the_token_before():
 
 def test_foreign_states_are_refused():
     x = torch.randn(1, 3, 12)
-    plain, other, shifting = TTTLinear(12, 3), TTTLinear(12, 2), TTTLinear(12, 3, token_shift=True)
+    plain, other = TTTLinear(12, 3, token_shift=False), TTTLinear(12, 2, token_shift=False)
+    shifting = TTTLinear(12, 3)
     state = plain.advance(x)[1]
     for layer, vectors, given, message in (
         (other, x, state, "state: expected weights"),
         (plain, x.expand(2, 3, 12), state, "state: expected weights .* for a batch of 2"),
-        (TTTLinear(12, 3, mini_batch=2), x, state, "within a mini-batch of 2"),
+        (TTTLinear(12, 3, mini_batch=2, token_shift=False), x, state, "within a mini-batch of 2"),
         (plain, x, torch.zeros(1), "state: expected a TTTState"),
         (shifting, x, state, "with token shift, got TTTState"),
         (plain, x, shifting.advance(x)[1], "without token shift, got ShiftState"),
@@ -197,7 +198,7 @@ def test_wrong_settings_and_inputs_of_the_layer_are_refused():
         with pytest.raises(InputError, match=r"expected vectors \(batch, length, dim\)"):
             TTTLinear(8, 2)(x)
     with pytest.raises(InputError, match="mask: expected none for test-time training"):
-        TTTLinear(8, 2)(torch.zeros(1, 4, 8), torch.ones(1, 4, dtype=torch.bool))
+        TTTLinear(8, 2, token_shift=False)(torch.zeros(1, 4, 8), torch.ones(1, 4, dtype=torch.bool))
 
 
 def test_the_default_rates_are_those_of_the_authors():

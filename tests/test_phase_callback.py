@@ -1,4 +1,4 @@
-"""The Trainer runs the same phases; needs the extra `hf`."""
+"""PhaseCallback: the Trainer runs the phases of a schedule (extra `hf`)."""
 
 import json
 
@@ -15,7 +15,7 @@ from warmstart.errors import InputError
 from warmstart.finetune import Phase, Schedule, decoder_schedule
 from warmstart.finetune.callback import PhaseCallback
 
-pytestmark = pytest.mark.filterwarnings("default")  # other people's
+pytestmark = pytest.mark.filterwarnings("default")  # transformers warns
 
 GROUPS = {"embedding": ["*.wte.*", "*.wpe.*"], "head": ["lm_head.*"], "middle": ["*"]}
 FROZEN = {"middle": 1e-3, "head": 1e-3}
@@ -38,14 +38,14 @@ def data(n=24):
 
 
 class Watch(TrainerCallback):
-    """Keeps the embedding and the rates before every step."""
+    """Records the embedding and the rates before every step."""
 
     def __init__(self):
-        self.seen = []
+        self.steps = []
 
     def on_optimizer_step(self, args, state, control, model=None, optimizer=None, **_):
         rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
-        self.seen.append((model.transformer.wte.weight.detach().clone(), rates))
+        self.steps.append((model.transformer.wte.weight.detach().clone(), rates))
 
 
 def train(folder, schedule=EPOCHS, max_tokens=None, resume=None, stop=None, **options):
@@ -58,35 +58,35 @@ def train(folder, schedule=EPOCHS, max_tokens=None, resume=None, stop=None, **op
     optimizers = (schedule.optimizer(model), None)
     trainer = Trainer(model, arguments, train_dataset=data(), optimizers=optimizers, callbacks=[callback, watch])
     trainer.train(resume_from_checkpoint=resume)
-    return model, watch.seen, callback
+    return model, watch.steps, callback
 
 
 def test_the_embedding_moves_after_the_first_epoch_only(tmp_path):
     start = gpt2().transformer.wte.weight
-    _, seen, callback = train(tmp_path)
-    assert len(seen) == 18
-    for step, (embedding, rates) in enumerate(seen):
+    _, steps, callback = train(tmp_path)
+    assert len(steps) == 18
+    for step, (embedding, rates) in enumerate(steps):
         assert torch.equal(embedding, start) == (step <= 6)
-        assert (rates["embedding"] > 0) == (step > 6)  # the first step of a phase has the rate 0: warm-up
+        assert (rates["embedding"] > 0) == (step > 6)  # the rate of the first step of a phase is 0: warm-up
         assert rates["head"] <= 1e-3
     assert callback.clock.phase == 2
 
 
 def test_a_resumed_run_ends_in_the_same_bits(tmp_path):
     whole, *_ = train(tmp_path / "whole")
-    resumed, seen, _ = train(tmp_path / "again", resume=str(tmp_path / "whole" / "checkpoint-8"))
-    assert len(seen) == 10
-    kept = json.loads((tmp_path / "whole" / "checkpoint-8" / "trainer_state.json").read_text())
-    assert kept["stateful_callbacks"]["PhaseCallback"]["attributes"]["place"]["phase"] == 2
+    resumed, steps, _ = train(tmp_path / "again", resume=str(tmp_path / "whole" / "checkpoint-8"))
+    assert len(steps) == 10
+    saved = json.loads((tmp_path / "whole" / "checkpoint-8" / "trainer_state.json").read_text())
+    assert saved["stateful_callbacks"]["PhaseCallback"]["attributes"]["place"]["phase"] == 2
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
 def test_phases_in_tokens(tmp_path):
-    _, seen, _ = train(tmp_path, TOKENS, max_tokens=8 * 4 * 10, include_num_input_tokens_seen=True)
+    _, steps, _ = train(tmp_path, TOKENS, max_tokens=8 * 4 * 10, include_num_input_tokens_seen=True)
     start = gpt2().transformer.wte.weight
-    assert [torch.equal(e, start) for e, _ in seen][:10] == [True] * 6 + [True] + [False] * 3  # rate 0 at first
-    assert len(seen) <= 11
+    assert [torch.equal(e, start) for e, _ in steps][:10] == [True] * 6 + [True] + [False] * 3  # rate 0 at first
+    assert len(steps) <= 11
 
 
 @pytest.mark.parametrize("steps", [4, 30])

@@ -1,4 +1,4 @@
-"""Warm starts for models people already have: plain networks and Hugging Face models."""
+"""Warm starts for existing models: plain classifiers and Hugging Face models."""
 
 from warmstart.adapters.decoders import Parts, load_into
 from warmstart.adapters.embeddings import replace_embeddings

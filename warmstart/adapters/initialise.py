@@ -1,4 +1,4 @@
-"""A Hugging Face model folder from a corpus: configuration, tokenizer, and weights that start as a bigram model."""
+"""A new Hugging Face model from a corpus: configuration, tokenizer, and weights that start as a bigram model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from warmstart.tokenizer import SEPARATOR
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-SMALL: dict[str, dict[str, Any]] = {  # about 3 M parameters and two tables of the vocabulary
+SMALL: dict[str, dict[str, Any]] = {  # about 3 M weights in the blocks; embedding and head come on top
     "gpt2": {"n_embd": 256, "n_layer": 4, "n_head": 4, "n_positions": 256},
     "llama": {
         "hidden_size": 256,
@@ -44,17 +44,17 @@ def initialise(
     heads: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, LoadReport]:
-    """Return a model of ``transformers`` that starts as a bigram model of a corpus, and its tokenizer.
+    """Make a model of ``transformers`` that starts as a bigram model of a corpus.
 
     Parameters
     ----------
     corpus : Corpus
     arch : {"gpt2", "llama"}
     config : mapping, optional
-        Fields of the architecture's configuration, by its own names. ``vocab_size`` may be larger than the corpus's,
-        for padding. Default: a small model, see `SMALL`.
+        Fields of the architecture's configuration, by its own names. ``vocab_size`` may be larger than that of the
+        corpus, for padding. Default: a small model, see `SMALL`.
     seed : int
-        Of the weights that stay random.
+        Seed of the weights that stay random.
     scale, heads, progress
         See `warmstart.adapters.load_into`.
 
@@ -67,8 +67,8 @@ def initialise(
     Raises
     ------
     InputError
-        The extra `hf` is not installed, an unknown architecture or field, a value that the architecture refuses, or see
-        `load_into`.
+        The extra `hf` is not installed, the architecture or a field is unknown, or the architecture refuses a value.
+        See also `load_into`.
     """
     try:
         from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -83,10 +83,9 @@ def initialise(
             model: Any = AutoModelForCausalLM.from_config(settings)  # type: ignore[no-untyped-call]
         except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
             raise InputError(f"config: {arch} cannot be built from it: {error}; change its fields") from error
-    ends = dict.fromkeys(("bos_token", "eos_token", "pad_token"), SEPARATOR)
-    longest = settings.max_position_embeddings
+    special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), SEPARATOR)
     tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=corpus.tokenizer, model_max_length=longest, **ends
+        tokenizer_object=corpus.tokenizer, model_max_length=settings.max_position_embeddings, **special
     )
     statistics = count_pairs(corpus.tokens, corpus.vocab_size, corpus.tokenizer.get_vocab())
     report = load_into(model, statistics, tokenizer=tokenizer, scale=scale, heads=heads, progress=progress)
@@ -94,7 +93,7 @@ def initialise(
 
 
 def _settings(corpus: Corpus, arch: str, fields: dict[str, Any]) -> Any:
-    """Return the configuration of an architecture; refuse fields that it does not have."""
+    """Return the configuration of an architecture, or say which field is wrong."""
     from transformers import AutoConfig
 
     default = AutoConfig.for_model(arch)
@@ -106,8 +105,8 @@ def _settings(corpus: Corpus, arch: str, fields: dict[str, Any]) -> Any:
     size = fields.setdefault("vocab_size", corpus.vocab_size)
     if not isinstance(size, int) or size < corpus.vocab_size:
         raise InputError(f"config: expected a vocab_size of at least {corpus.vocab_size}, the corpus's, got {size!r}")
-    ends = dict.fromkeys(("bos_token_id", "eos_token_id"), corpus.separator)
-    fields = {"tie_word_embeddings": False} | fields | ends
+    special = dict.fromkeys(("bos_token_id", "eos_token_id"), corpus.separator)
+    fields = {"tie_word_embeddings": False} | fields | special
     fields.pop("model_type", None)
     try:
         return AutoConfig.for_model(arch, **fields)
@@ -116,7 +115,7 @@ def _settings(corpus: Corpus, arch: str, fields: dict[str, Any]) -> Any:
 
 
 def save_folder(folder: str | os.PathLike[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write a folder for ``AutoModelForCausalLM.from_pretrained`` whole or not at all.
+    """Write a folder for ``AutoModelForCausalLM.from_pretrained``, whole or not at all.
 
     Raises
     ------
@@ -135,12 +134,12 @@ def save_folder(folder: str | os.PathLike[str], model: PreTrainedModel, tokenize
 
 
 def check_new(folder: str | os.PathLike[str]) -> Path:
-    """Return the absolute path of a folder to make; ask before a long computation.
+    """Return the absolute path of a new folder. Call this before a long computation.
 
     Raises
     ------
     InputError
-        It is there and not empty, or cannot be made.
+        The folder exists and is not empty, or cannot be made.
     """
     path = Path(folder).resolve()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):

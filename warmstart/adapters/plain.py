@@ -1,26 +1,26 @@
-"""Plain networks: every `Linear` before a softmax of a `Sequential` solved from data, bottom-up, without a gradient.
+"""Warm start of plain classifiers: every `Linear` before a softmax is solved from data, bottom-up, without gradients.
 
 | symbol | shape | meaning |
 |---|---|---|
 | `x` | (n, D) | inputs of a layer |
 | `y` | (n,) | class of each example, 0 to C - 1 |
 | `m` | | width of a hidden layer |
-| `labels` | (L, m) | hidden targets: bit-cipher vectors of L labels by rank, rows of unit L1 norm |
+| `labels` | (L, m) | hidden targets: bit-cipher vectors of L labels, rows of unit L1 norm |
 | `U` | (D, m) | explicit solution, see `warmstart.solution` |
 
-*Hidden targets.* Where a layer is narrower than the classes are many, the labels are the classes: their cipher vectors
-are targets of few dimensions. Where it is wider, class codes would leave all but C units without a target and alike,
-so each class is divided into sub-classes by k-means on the inputs of the layer, m in all, with a basis vector each.
+*Hidden targets.* If a layer has at most as many units as there are classes, the labels are the classes, and their
+cipher vectors are the targets. In a wider layer the codes of the classes would use C units only. There each class is
+divided into sub-classes by k-means on the inputs of the layer, m in all, and each sub-class is a unit.
 
-*Inputs.* The solution needs non-negative inputs. Outputs of a softmax are. A layer on the data that has a bias reads
-each feature on its range and its complement,
+*Inputs.* The solution needs non-negative inputs, which the outputs of a softmax are. The first layer gets the data. If
+it has a bias, it reads each feature as its place u in its range, and the complement,
 
     u = (x - low) / (high - low);    [u, 1 - u] [U+; U-] = x W + bias,    W = (U+ - U-) / (high - low),
                                                                           bias = sum_d U-[d] - low W
 
-which is exact, blind to shift and scale of a feature, and has L1 norm D for every example. Without a bias the layer
-gets the published formula on the data as they are, which must not be negative: the choice for counts. The bias of a
-layer on a softmax stays zero.
+This is exact, does not depend on the offset and scale of a feature, and gives every example the L1 norm D. Without a
+bias the layer gets the published formula on the data, which must not be negative; this suits counts. The bias of a
+layer on a softmax is zero.
 """
 
 from collections.abc import Iterable, Iterator
@@ -42,40 +42,41 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 Rows = NDArray[np.float32]
 Classes = NDArray[np.int64]
 
-HIDDEN_SMOOTHING = 1.0  # co-occurrences; sub-classes are cut from the inputs, so no held-out example could choose it
-FITTED = 2048  # examples on which a temperature is fitted
-DIVIDED = 16384  # examples by which classes are divided
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: its multiples fall evenly, whatever period the data have
+HIDDEN_SMOOTHING = 1.0  # co-occurrences; sub-classes come from the inputs themselves, so held-out loss cannot choose it
+FITTED = 2048  # number of examples on which the temperature is fitted
+DIVIDED = 16384  # number of examples for k-means
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: its multiples modulo 2**64 are evenly spread
 LARGEST = 2**64 - 2**11  # the largest float64 that is a uint64
 
 
 def warm_start(model: nn.Sequential, loader: Batches) -> LoadReport:
     """Solve every `Linear` of a classifier from data, so that it predicts before the first training step.
 
-    The loader is read two or three times a layer, and once before. Memory is O(D m) a layer and 16,384 examples. The
-    result is deterministic if the loader is: leave the shuffling to the training.
+    The loader is read once at first and two or three times for each layer. A layer takes O(D m) memory, and k-means
+    16,384 examples. The result is deterministic if the loader is, so do not shuffle here.
 
     Parameters
     ----------
     model : nn.Sequential
-        Some modules without a `Linear`, applied as they are (`Flatten`, a trained encoder), then one or more `Linear`,
-        each followed by a `Softmax` over the last dimension; the last one by `LogSoftmax`, or by nothing where the
-        softmax is in the loss. `Dropout` and `Identity` may stand between. It is changed at the end, or not at all.
+        First any modules without a `Linear` (`Flatten`, a trained encoder), which stay as they are. Then one or more
+        `Linear`, each followed by a `Softmax` over the last dimension. The last `Linear` may be followed by
+        `LogSoftmax` or by nothing instead. `Dropout` and `Identity` may stand in between. The model is changed in
+        place, after all layers are solved.
     loader : iterable of (x, y)
-        Batches: inputs for the model, (n, ...), and int64 classes (n,). A `DataLoader` or a list; it is read again
-        for each layer, so an iterator will not do.
+        Batches of inputs (n, ...) for the model and int64 classes (n,), as a `DataLoader` or a list. It is read several
+        times, so an iterator does not work.
 
     Returns
     -------
     LoadReport
-        The notes say what each layer was solved for, its temperature and its cross-entropy.
+        The notes give the targets, the temperature and the cross-entropy of each layer.
 
     Raises
     ------
     InputError
-        Another architecture; classes that do not fit the last layer; inputs that are negative where the first layer
-        has no bias, or not finite; a hidden layer of more units than there are examples, or too few for codes of all
-        classes; a loader that cannot be read twice.
+        The architecture is another one, classes do not fit the last layer, inputs are not finite or are negative for a
+        first layer without a bias, a hidden layer has more units than there are distinct examples or too few for codes
+        of all classes, or the loader cannot be read again.
 
     References
     ----------
@@ -105,7 +106,7 @@ def warm_start(model: nn.Sequential, loader: Batches) -> LoadReport:
     finally:
         for module, training in modes:
             module.training = training
-    loaded = {f"{name}.{part}" for name, layer in layers for part, _ in layer.named_parameters()}
+    loaded = {f"{name}.{parameter}" for name, layer in layers for parameter, _ in layer.named_parameters()}
     names = [name for name, _ in model.named_parameters()]
     return LoadReport(
         loaded=tuple(name for name in names if name in loaded),
@@ -115,10 +116,10 @@ def warm_start(model: nn.Sequential, loader: Batches) -> LoadReport:
 
 
 def _layers(model: nn.Sequential) -> tuple[int, list[tuple[str, nn.Linear]]]:
-    """Return the place of the first `Linear` and the `Linear` modules by name; refuse other architectures."""
-    wanted = "expected a Sequential of Linear and Softmax layers in turn, with or without the last softmax"
+    """Return the index of the first `Linear`, and all `Linear` modules by name. Refuse other architectures."""
+    expected = "expected a Sequential of Linear and Softmax layers in turn, with or without the last softmax"
     if not isinstance(model, nn.Sequential):
-        raise InputError(f"{wanted}; got {type(model).__name__}")
+        raise InputError(f"{expected}; got {type(model).__name__}")
     children = list(model.named_children())
     first = next((i for i, (_, module) in enumerate(children) if isinstance(module, nn.Linear)), len(children))
     rest = [(name, module) for name, module in children[first:] if not isinstance(module, nn.Dropout | nn.Identity)]
@@ -133,18 +134,18 @@ def _layers(model: nn.Sequential) -> tuple[int, list[tuple[str, nn.Linear]]]:
     )
     if not fits:
         kinds = ", ".join(type(module).__name__ for _, module in children)
-        raise InputError(f"{wanted}; got {kinds}; other activations have no explicit solution")
+        raise InputError(f"{expected}; got {kinds}; other activations have no explicit solution")
     return first, layers
 
 
-def _chosen(numbers: NDArray[np.int64], n: int, size: int) -> NDArray[np.bool_]:
-    """Mark about ``size`` of n examples by their running numbers (all if they are fewer); number 0 is one of them."""
+def _sampled(numbers: NDArray[np.int64], n: int, size: int) -> NDArray[np.bool_]:
+    """Return a mask of about ``size`` of n examples by their running numbers; number 0 is always in the sample."""
     return np.asarray(numbers.astype(np.uint64) * GOLDEN <= np.uint64(min(1.0, size / n) * LARGEST))
 
 
 @dataclass
 class _Target:
-    """What a layer is solved for: label embeddings (L, m), the first label of each class (C,), k-means by class."""
+    """Targets of a layer: label embeddings (L, m), the first label of each class (C,), k-means by class."""
 
     labels: sparse.csr_array
     first: Classes
@@ -153,15 +154,15 @@ class _Target:
 
     def of(self, x: Rows, y: Classes) -> Classes:
         """Return the label of each example (n,)."""
-        out = self.first[y]
+        labels = self.first[y]
         for c, means in self.means.items():
-            if (here := y == c).any():
-                out[here] += means.predict(x[here])
-        return out
+            if (members := y == c).any():
+                labels[members] += means.predict(x[members])
+        return labels
 
 
 class _Data:
-    """The loader as inputs of the layer to solve next, and what has been solved so far: weights (m, D), bias (m,)."""
+    """The loader as inputs of the next layer to solve, and the layers solved so far: weights (m, D), bias (m,)."""
 
     def __init__(self, encoder: nn.Module, linear: nn.Linear, loader: Batches, n_classes: int) -> None:
         self.encoder, self.linear, self.loader = encoder, linear, loader
@@ -194,11 +195,11 @@ class _Data:
 
     @property
     def n_examples(self) -> int:
-        """Examples in the loader."""
+        """Number of examples in the loader."""
         return int(self.counts.sum())
 
     def _read(self) -> Iterator[tuple[Rows, Classes]]:
-        """Give what the first `Linear` sees, batch by batch, refusing what is no batch."""
+        """Yield the inputs of the first `Linear` and the classes, batch by batch. Refuse wrong shapes and types."""
         weight = self.linear.weight
         for inputs, targets in self.loader:
             x = self.encoder(inputs.to(weight.device))
@@ -213,7 +214,7 @@ class _Data:
                 yield x.float().cpu().numpy(), targets.cpu().numpy().astype(np.int64)
 
     def inputs(self, size: int) -> Iterator[tuple[Rows, Classes, NDArray[np.bool_]]]:
-        """Give non-negative inputs of the layer to solve next, classes, and marks of ``size`` examples in all."""
+        """Yield non-negative inputs of the next layer, classes, and a mask that samples ``size`` examples in all."""
         seen = 0
         for x, y in self._read():
             h = torch.from_numpy(x)
@@ -223,13 +224,13 @@ class _Data:
             if self.ranged and not self.solved:
                 u = ((x - self.low) * self.per_width).clip(0, 1).astype(np.float32)
                 rows = np.concatenate([u, 1 - u], axis=1)
-            yield rows, y, _chosen(seen + np.arange(y.size), self.n_examples, size)
+            yield rows, y, _sampled(seen + np.arange(y.size), self.n_examples, size)
             seen += y.size
         if seen != self.n_examples:
             raise InputError(f"expected a loader to read again, got {self.n_examples:,} examples, then {seen:,}")
 
     def target(self, width: int, *, last: bool) -> _Target:
-        """Choose what a layer of so many units is solved for."""
+        """Return the targets of a layer of ``width`` units."""
         n_classes = self.counts.size
         classes = np.arange(n_classes)
         if last:
@@ -240,8 +241,8 @@ class _Data:
             except CapacityError as error:
                 raise InputError(f"a hidden layer of {width} units for {n_classes} classes: {error}") from error
             return _Target(sparse.csr_array(labels), classes, {}, f"codes of {n_classes} classes in {width} bits")
-        kept = [(x[keep], y[keep]) for x, y, keep in self.inputs(DIVIDED)]
-        x, y = (np.concatenate(rows) for rows in zip(*kept, strict=True))
+        samples = [(x[sampled], y[sampled]) for x, y, sampled in self.inputs(DIVIDED)]
+        x, y = (np.concatenate(arrays) for arrays in zip(*samples, strict=True))
         distinct = np.array([len(np.unique(x[y == c], axis=0)) for c in classes])
         shares = _shares(np.maximum(distinct, self.counts > 0), width)
         means = {
@@ -252,25 +253,25 @@ class _Data:
         return _Target(sparse.eye_array(width, format="csr"), np.cumsum(shares) - shares, means, note)
 
     def solve(self, name: str, layer: nn.Linear, *, last: bool) -> None:
-        """Solve one layer on the solved layers below; append its weights and a note."""
+        """Solve one layer on top of the solved ones; append its weights and a note."""
         target = self.target(layer.out_features, last=last)
         n_features = layer.in_features * (2 if self.ranged and not self.solved else 1)
         statistics = accumulators.empty(n_features, layer.out_features)
-        kept: list[tuple[Rows, Classes]] = []
-        for x, y, keep in self.inputs(FITTED):
-            labelled = target.of(x, y)
-            accumulators.update(statistics, x, labelled, target.labels)
-            kept.append((x[keep], labelled[keep]))
-        rows, labelled = (np.concatenate(part) for part in zip(*kept, strict=True))
-        sample = solution.Sample([rows.astype(np.float64)], target.labels[labelled])
+        samples: list[tuple[Rows, Classes]] = []
+        for x, y, sampled in self.inputs(FITTED):
+            labels = target.of(x, y)
+            accumulators.update(statistics, x, labels, target.labels)
+            samples.append((x[sampled], labels[sampled]))
+        rows, labels = (np.concatenate(arrays) for arrays in zip(*samples, strict=True))
+        sample = solution.Sample([rows.astype(np.float64)], target.labels[labels])
         prior, k = solution.marginal_prior(statistics), statistics.mean_norm
-        found = solution.fit(sample, [statistics], prior, k=k, smoothing="fit" if last else HIDDEN_SMOOTHING)
+        fit = solution.fit(sample, [statistics], prior, k=k, smoothing="fit" if last else HIDDEN_SMOOTHING)
         U = solution.solve(
             [statistics],
             prior,
             k=k,
-            smoothing=found.smoothing,
-            temperatures=found.temperatures,
+            smoothing=fit.smoothing,
+            temperatures=fit.temperatures,
             dtype=np.float64,
         )
         bias = np.zeros(layer.out_features)
@@ -280,25 +281,25 @@ class _Data:
             bias = absent.sum(axis=0) - self.low @ U
         self.solved.append((torch.from_numpy(U.T.astype(np.float32)), torch.from_numpy(bias.astype(np.float32))))
         self.notes.append(
-            f"{name}: solved for {target.note}, temperature {found.temperatures[0]:.3g}, smoothing "
-            f"{found.smoothing:g}, {found.nats:.3f} nats"
+            f"{name}: solved for {target.note}, temperature {fit.temperatures[0]:.3g}, smoothing "
+            f"{fit.smoothing:g}, {fit.nats:.3f} nats"
         )
 
 
-def _shares(room: NDArray[np.int64], width: int) -> NDArray[np.int64]:
-    """Divide the units among the classes as evenly as their distinct examples (C,) allow; each class has one first.
+def _shares(distinct: NDArray[np.int64], width: int) -> NDArray[np.int64]:
+    """Divide the units among the classes as evenly as their numbers of distinct examples (C,) allow.
 
     Examples
     --------
     >>> _shares(np.array([100, 2, 100]), 9).tolist()
     [4, 2, 3]
     """
-    if room.sum() < width:
+    if distinct.sum() < width:
         raise InputError(
-            f"expected at least {width} distinct examples for a hidden layer of {width} units, got {room.sum()}; "
+            f"expected at least {width} distinct examples for a hidden layer of {width} units, got {distinct.sum()}; "
             "make it narrower"
         )
-    shares = np.zeros(room.size, np.int64)
+    shares = np.zeros(distinct.size, np.int64)
     for _ in range(width):
-        shares[np.where(shares < room, shares, width).argmin()] += 1
+        shares[np.where(shares < distinct, shares, width).argmin()] += 1
     return shares

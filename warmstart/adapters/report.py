@@ -1,4 +1,4 @@
-"""What an adapter did to a model, in the words of ``load_state_dict``."""
+"""The report of an adapter: which parameters it wrote, in the terms of ``load_state_dict``."""
 
 from dataclasses import dataclass
 
@@ -10,17 +10,17 @@ class LoadReport:
     Attributes
     ----------
     loaded : tuple of str
-        Written.
+        Parameters that were written.
     missing : tuple of str
-        Left as they were: nothing was computed for them.
+        Parameters that keep their values.
     unexpected : tuple of str
-        Computed or given, with no place in the model.
+        Parameters that were computed or given but do not exist in the model.
     tied : tuple of (str, str)
-        Pairs that share one tensor.
+        Pairs of parameters that share one tensor.
     untied : tuple of str
-        Shared a tensor before, and have their own now.
+        Parameters that shared a tensor before and now have their own.
     notes : tuple of str
-        Sentences for the reader: what was chosen, and what differs from the model's defaults.
+        Sentences on what was chosen and on what differs from the model's defaults.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Fine-tuning in phases: `Schedule` says what trains when, `Run` trains, `compare` sets runs beside each other.
+"""Fine-tuning in phases: a `Schedule` of phases, a `Run` that trains, and the comparison of runs in `compare`.
 
 `warmstart.finetune.callback.PhaseCallback` runs the same schedule in the Hugging Face Trainer (extra ``hf``).
 """

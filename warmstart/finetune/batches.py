@@ -1,8 +1,8 @@
-"""Batches: stretches of documents, short ones with short ones, in an order that one number decides.
+"""Batches of document segments with similar lengths, in an order that depends on the seed and the epoch only.
 
-A document longer than a segment is cut at multiples of the segment length; each of its segments knows the tokens just
-before it (radial context) and how often every token occurred before it in the document (document context). So segments
-need no order, no two documents meet in a row, and a batch is found again from its epoch and its place.
+A long document is cut into segments at multiples of the segment length. Each segment carries the tokens just before it
+(for the radial context) and the counts of all tokens before it in the document (for the document context). So segments
+can be read in any order, a row never holds two documents, and epoch and index determine a batch.
 """
 
 from collections.abc import Iterator
@@ -18,8 +18,8 @@ from warmstart.errors import InputError
 from warmstart.layers.near_shallow import IGNORED, Segments
 from warmstart.near_shallow import Config
 
-SEGMENT = 256  # tokens of a row, at least a block
-POOL = 64  # batches whose rows are sorted by length together
+SEGMENT = 256  # tokens in a row; one block if that is longer
+POOL = 64  # number of batches whose rows are sorted by length together
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Batches:
     corpus : Corpus
     config : Config
     batch_tokens : int
-        Positions of a batch, padding included.
+        Largest number of positions in a batch, padding included.
     seed : int
-        Decides the order.
+        Seed of the order.
 
     Raises
     ------
@@ -64,35 +64,35 @@ class Batches:
 
     @property
     def length(self) -> int:
-        """Tokens of a whole segment, a multiple of the block size."""
+        """Number of tokens in a full segment, a multiple of the block size."""
         block = self.config.block_size
         return max(1, SEGMENT // block) * block
 
     @cached_property
     def table(self) -> NDArray[np.int64]:
-        """Begin of the document, of the segment, and its length (3, n)."""
-        begin, sizes = self.corpus.documents[:-1], np.diff(self.corpus.documents)
-        pieces = -(-sizes // self.length)
-        document = np.repeat(begin, pieces)
-        nth = np.arange(document.size) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-        start = document + nth * self.length
-        return np.stack([document, start, np.minimum(self.length, np.repeat(begin + sizes, pieces) - start)])
+        """Start of the document, start of the segment, and length of every segment (3, n)."""
+        first, sizes = self.corpus.documents[:-1], np.diff(self.corpus.documents)
+        segments = -(-sizes // self.length)  # of each document
+        document = np.repeat(first, segments)
+        index = np.arange(document.size) - np.repeat(np.cumsum(segments) - segments, segments)
+        start = document + index * self.length
+        return np.stack([document, start, np.minimum(self.length, np.repeat(first + sizes, segments) - start)])
 
     def order(self, epoch: int) -> list[NDArray[np.int64]]:
-        """Return the batches of an epoch, each the numbers of its segments."""
-        random = np.random.default_rng([self.seed, epoch])
+        """Return the batches of an epoch, each an array of segment numbers."""
+        rng = np.random.default_rng([self.seed, epoch])
         lengths = self.table[2]
-        shuffled = random.permutation(lengths.size)
+        shuffled = rng.permutation(lengths.size)
         pool = np.cumsum(lengths[shuffled]) // (POOL * self.batch_tokens)
         batches = list(self._packed(shuffled[np.lexsort((lengths[shuffled], pool))]))
-        return [batches[i] for i in random.permutation(len(batches))]
+        return [batches[i] for i in rng.permutation(len(batches))]
 
     def in_order(self) -> list[NDArray[np.int64]]:
-        """Return batches of all segments for scoring, by length."""
+        """Return batches of all segments by length, for scoring."""
         return list(self._packed(np.argsort(self.table[2], kind="stable")))
 
     def _packed(self, segments: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        """Cut a sequence of segments into batches whose rows, padded to the longest, hold at most `batch_tokens`."""
+        """Cut a sequence of segments into batches of at most `batch_tokens` positions, padding included."""
         lengths, first, longest = self.table[2][segments].tolist(), 0, 0
         for i, length in enumerate(lengths):
             longest = max(longest, length)
@@ -102,11 +102,11 @@ class Batches:
         yield segments[first:]
 
     def padded_share(self, batches: list[NDArray[np.int64]]) -> float:
-        """Return the share of positions that hold no token of a document."""
+        """Return the share of positions that are padding."""
         lengths = [self.table[2][batch] for batch in batches]
-        filled: int = sum(int(x.sum()) for x in lengths)
+        tokens: int = sum(int(x.sum()) for x in lengths)
         positions: int = sum(x.size * int(x.max()) for x in lengths)
-        return 1.0 - filled / positions
+        return 1.0 - tokens / positions
 
     def segments(self, batch: NDArray[np.int64]) -> Segments:
         """Return the tensors of a batch."""
@@ -120,10 +120,8 @@ class Batches:
         for row, (d, s, n) in enumerate(zip(document.tolist(), start.tolist(), lengths.tolist(), strict=True)):
             ids[row, :n] = tokens[s : s + n]
             targets[row, :n] = tokens[s + 1 : s + n + 1]
-            if known := min(before, s - d):
+            if known := min(before, s - d):  # tokens before the segment in its document
                 history[row, before - known :] = tokens[s - known : s]
             if s > d and "document" in config.contexts:
                 counts[row] = np.bincount(tokens[d:s], minlength=config.vocab_size)
-        return Segments(
-            *(torch.from_numpy(array) for array in (ids, targets, history, start - document, counts)),
-        )
+        return Segments(*map(torch.from_numpy, (ids, targets, history, start - document, counts)))

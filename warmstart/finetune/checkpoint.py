@@ -1,4 +1,4 @@
-"""The checkpoint of a run: one file, whole or absent, from which it goes on to the same bits."""
+"""The checkpoint of a run: one file from which the run resumes to the same bits. It is written whole or not at all."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ def save(
     best: dict[str, Tensor],
     facts: dict[str, Any],
 ) -> None:
-    """Write weights, best weights of the phase, the state of the optimizer, and JSON facts."""
+    """Write the weights, the best weights of the phase, the state of the optimizer, and JSON facts."""
     tensors = {f"weights/{name}": tensor for name, tensor in module.state_dict().items()}
     tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
     for name, parameter in module.named_parameters():
@@ -31,12 +31,12 @@ def save(
 def load(
     path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, expected: dict[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Set weights and optimizer to those of a checkpoint.
+    """Set the weights and the optimizer from a checkpoint.
 
     Parameters
     ----------
     expected : dict
-        What has to be the same in the checkpoint's facts, such as the architecture and the text.
+        Facts that must be the same in the checkpoint, such as the architecture and the text.
 
     Returns
     -------
@@ -46,17 +46,17 @@ def load(
     Raises
     ------
     InputError
-        No whole checkpoint, or one of another run: the message names every difference.
+        The checkpoint is damaged or of another run. The message names every difference.
     """
     arrays, content = load_arrays(path)
     facts = content.get("run")
     if not isinstance(facts, dict):
         raise InputError(f"{path}: expected the checkpoint of a run, got a safetensors file of another kind")
-    differences = [f"{k}: {facts.get(k)!r} there, {v!r} here" for k, v in expected.items() if facts.get(k) != v]
+    differences = [f"{k}: {v!r} now, {facts.get(k)!r} in the file" for k, v in expected.items() if facts.get(k) != v]
     if differences:
         raise InputError(
             f"{path}: expected the checkpoint of this run, got one with another {'; '.join(differences)}; "
-            "resume with the settings it began with, or begin a new run in another folder"
+            "resume with the settings of its start, or start a new run in another folder"
         )
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     module.load_state_dict(_under("weights/", tensors))

@@ -1,6 +1,6 @@
-"""Runs beside each other: nats at equal tokens, tokens to equal nats, where two curves cross.
+"""Comparison of fine-tuning runs by their logs: loss at equal tokens, tokens to equal loss, crossing of two curves.
 
-Between two records of a log nats are taken to fall on a straight line.
+Losses are in nats a token and interpolated linearly between two validations.
 """
 
 from collections.abc import Sequence
@@ -18,22 +18,22 @@ Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # tokens, nats
 
 
 def curve(run: Path) -> Curve:
-    """Return tokens and nats of a run: its folder or its log.
+    """Return tokens and nats of a run, given its folder or its log.
 
     Raises
     ------
     InputError
-        There is no log, or it is damaged or empty.
+        The log is missing, damaged or empty.
     """
     path = run / LOG if run.is_dir() else run
     records = read(path)
     if not records:
-        raise InputError(f"{path}: expected at least one validation, found none; let the run begin")
+        raise InputError(f"{path}: expected at least one validation, found none; start the run first")
     return np.array([r["tokens"] for r in records], float), np.array([r["nats"] for r in records])
 
 
 def reached(run: Curve, nats: float) -> float | None:
-    """Return the tokens at which a run first is at or below so many nats, None if it never is.
+    """Return the tokens after which a run first is at or below a loss, None if it never is.
 
     Examples
     --------
@@ -51,7 +51,7 @@ def reached(run: Curve, nats: float) -> float | None:
 
 
 def crossing(a: Curve, b: Curve) -> float | None:
-    """Return the tokens at which the lower of two runs first ceases to be the lower, None if it never does.
+    """Return the tokens after which the better of two runs is no longer better, None if it always is.
 
     Examples
     --------
@@ -63,23 +63,23 @@ def crossing(a: Curve, b: Curve) -> float | None:
     tokens = np.union1d(a[0], b[0])
     tokens = tokens[tokens <= last]
     gap = np.interp(tokens, *a) - np.interp(tokens, *b)
-    lead = next((np.sign(g) for g in gap if g), 0.0)
-    other = np.flatnonzero(gap * lead < 0)
-    if not other.size:
+    sign = next((np.sign(g) for g in gap if g), 0.0)
+    changed = np.flatnonzero(gap * sign < 0)
+    if not changed.size:
         return None
-    i = int(other[0])
+    i = int(changed[0])
     return float(tokens[i - 1] + gap[i - 1] / (gap[i - 1] - gap[i]) * (tokens[i] - tokens[i - 1]))
 
 
 def compare(runs: Sequence[Path]) -> list[dict[str, Any]]:
-    """Compare runs with the first of them.
+    """Compare runs with the first one.
 
     Returns
     -------
     list of dict
         For every run: ``run``, ``start`` and ``end`` (nats), ``tokens`` at the end, ``at_equal_tokens`` (nats at the
-        last token count that all runs reached), ``to_equal_nats`` (tokens to the first run's end, None if never),
-        ``crossing`` (with the first run, None if none).
+        last token count that all runs reached), ``to_equal_nats`` (tokens until the loss of the first run at its end,
+        None if never), ``crossing`` (tokens at the crossing with the first run, None if there is none).
     """
     curves = [curve(run) for run in runs]
     common, goal = min(c[0][-1] for c in curves), float(curves[0][1][-1])
@@ -98,7 +98,7 @@ def compare(runs: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def draw(runs: Sequence[Path], path: Path, names: Sequence[str] | None = None) -> None:
-    """Draw the curves of runs, nats over tokens, as a PNG."""
+    """Draw nats over tokens of all runs as a PNG."""
     figure, (axis,) = figures.figure(1)
     for run, name in zip(runs, names or [str(run) for run in runs], strict=True):
         tokens, nats = curve(run)

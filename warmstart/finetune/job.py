@@ -1,4 +1,4 @@
-"""From a model folder and text to a fine-tuned model folder: what ``warmstart finetune`` does."""
+"""The job of ``warmstart finetune``: from a model and text to a folder with the fine-tuned model."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from warmstart.progress import Progress
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train: the options of ``warmstart finetune`` of the same names."""
+    """Settings of a fine-tuning: the options of ``warmstart finetune`` with the same names."""
 
     phases: str = "warm,frozen,thaw"
     rate: float = 1.0
@@ -34,18 +34,18 @@ class Plan:
     device: str = "cpu"
 
     def settings(self, epoch: int) -> Settings:
-        """Return the settings for a corpus of so many tokens: by default one pass, scored at every twentieth of it."""
-        most = epoch if self.max_tokens is None else self.max_tokens
-        every = max(1, most // 20) if self.validate_every is None else self.validate_every
-        return Settings(most, every, self.valid_tokens, self.bf16, self.device)
+        """Return the settings for a corpus of ``epoch`` tokens: by default one pass with twenty validations."""
+        max_tokens = epoch if self.max_tokens is None else self.max_tokens
+        every = max(1, max_tokens // 20) if self.validate_every is None else self.validate_every
+        return Settings(max_tokens, every, self.valid_tokens, self.bf16, self.device)
 
     def schedule(self, max_tokens: int) -> Schedule:
-        """Return the schedule: names of phases, JSON, or the path of a JSON file.
+        """Return the schedule that ``phases`` gives by names, as JSON, or as the path of a JSON file.
 
         Raises
         ------
         InputError
-            It is none of these.
+            ``phases`` is none of these, or ``rate`` does not fit.
         """
         if not 0 < self.rate < float("inf"):
             raise InputError(f"rate: expected a positive number, got {self.rate}")
@@ -58,7 +58,7 @@ class Plan:
         if text[:1] not in ("[", "{"):
             return named_schedule([name.strip() for name in text.split(",")], max_tokens, self.rate)
         if self.rate != 1.0:
-            raise InputError("rate: expected the rates of the JSON schedule to stand, got a factor too; leave it out")
+            raise InputError("rate: expected the rates of the JSON schedule alone, got a factor too; leave it out")
         try:
             return Schedule.from_json(json.loads(text))
         except json.JSONDecodeError as error:
@@ -72,9 +72,10 @@ class Job:
     Parameters
     ----------
     model : WarmStartLM
-        The start; it is not changed.
+        The model at the start. It is not changed.
     folder : Path
-        Of the run: the model (the start until the end), ``log.jsonl`` and ``checkpoint.safetensors``.
+        Folder of the run. It holds ``log.jsonl``, ``checkpoint.safetensors``, and the model: that of the start until
+        the run has ended.
     plan : Plan
     """
 
@@ -93,18 +94,18 @@ class Job:
         tensorboard: Path | None = None,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
-        """Train, save the model, and return what was done.
+        """Train, save the model, and return the results of the run.
 
         Raises
         ------
         InputError
-            The folder holds another run, a text does not suit the model, or the loss is not finite any more.
+            The folder holds another run, a text does not fit the model, or the loss is no longer finite.
         KeyboardInterrupt
-            Stopped; the checkpoint is whole.
+            The run was stopped. Its checkpoint is complete.
         """
         if (self.folder / CHECKPOINT).exists() and not resume:
             raise InputError(
-                f"{self.folder}: expected no run there, got a checkpoint; --resume it or choose another folder"
+                f"{self.folder}: expected a folder without a run, got a checkpoint; --resume it or choose another one"
             )
         train, held = (self._encoded(source, split_documents, progress) for source in (text, valid))
         module = self.model.to_torch()
@@ -128,7 +129,7 @@ class Job:
         }
 
     def _encoded(self, source: Corpus | Sources, split_documents: str | None, progress: Progress | None) -> Corpus:
-        """Return text in the tokens of the model; refuse a corpus in others."""
+        """Return the text in the tokens of the model. Refuse a corpus with another tokenizer."""
         tokenizer = self.model.tokenizer_
         if not isinstance(source, Corpus):
             return Corpus.encode(source, tokenizer, split_documents=split_documents, progress=progress)

@@ -1,4 +1,4 @@
-"""The log of a run: a line of JSON per validation, and curves for TensorBoard where it is asked for."""
+"""The log of a run: one line of JSON for each validation, and curves for TensorBoard on request."""
 
 import json
 import math
@@ -13,23 +13,23 @@ LOG = "log.jsonl"
 
 
 class Log:
-    """Append records to a JSONL file; a resumed run first drops what was written after its checkpoint.
+    """Append records to a JSONL file. A resumed run first drops the records after its checkpoint.
 
     Parameters
     ----------
     path : Path
     step : int
-        Records of later steps are dropped; -1 begins a new log.
+        Records of later steps are dropped; -1 starts a new log.
     tensorboard : Path, optional
         Folder for TensorBoard's event files (extra ``tensorboard``).
     """
 
     def __init__(self, path: Path, step: int = -1, tensorboard: Path | None = None) -> None:
         self.path = path
-        kept = [record for record in read(path) if record["step"] <= step] if step >= 0 and path.exists() else []
+        records = [record for record in read(path) if record["step"] <= step] if step >= 0 and path.exists() else []
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
         self.writer: Any = None
         if tensorboard:
             try:
@@ -39,7 +39,7 @@ class Log:
             self.writer = SummaryWriter(str(tensorboard), purge_step=step + 1)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append one record, on disk when this returns."""
+        """Append one record."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         if self.writer:
@@ -49,12 +49,12 @@ class Log:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a log, by steps; a last line that was cut off is left out.
+    """Return the records of a log. An incomplete last line is ignored.
 
     Raises
     ------
     InputError
-        There is no such file, or a line is no record.
+        The file is missing, or a line is not a record.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)

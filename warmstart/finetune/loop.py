@@ -1,8 +1,8 @@
-"""The training loop: batches in, phases applied, validations logged, checkpoints kept.
+"""The training loop of a fine-tuning run: it applies the phases, validates, writes the log and saves checkpoints.
 
-Every step is a function of the weights, the optimizer and its place in the data, so a run that was stopped goes on to
-the same bits. A step never crosses a validation, a border of phases or the end: the batch is cut there and its rest is
-the next step. So logs hold the same token counts whatever is trained, from whatever start, in whatever order.
+A step depends on the weights, the optimizer and the position in the data only, so a stopped run resumes to the same
+bits. A batch is cut at a validation, at the border of a phase and at the end of the run; its rest is the next step. So
+all logs have validations at the same token counts, and runs from different starts can be compared.
 """
 
 import contextlib
@@ -33,24 +33,25 @@ from warmstart.layers import NearShallowLM
 from warmstart.layers.near_shallow import IGNORED, Segments
 from warmstart.progress import Progress
 
-CHECKPOINT_EVERY = 120.0  # seconds, and at every validation
+CHECKPOINT_EVERY = 120.0  # seconds between checkpoints; there is one at every validation too
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How long a run is and how it is watched.
+    """Length, validation and numerics of a run.
 
     Parameters
     ----------
     max_tokens : int
+        Length of the run.
     validate_every : int
-        Tokens between two validations.
+        Number of tokens between two validations.
     valid_tokens : int, optional
-        Score about so many tokens, evenly from the validation text; all by default.
+        Approximate number of tokens to score, spread over the validation text; all by default.
     bf16 : bool
-        Matrix products in bfloat16, everything else in float32.
+        Whether matrix products are in bfloat16. Everything else is in float32.
     device : str
-        Where to train, as PyTorch names it: "cpu", "cuda", "mps".
+        Device to train on, by its name in PyTorch: "cpu", "cuda", "mps".
     """
 
     max_tokens: int
@@ -68,26 +69,27 @@ class Settings:
 
 
 class Run:
-    """One run of fine-tuning, in a folder of its own.
+    """One fine-tuning run with a checkpoint in its folder.
 
     Parameters
     ----------
     module : NearShallowLM
-        Trained in place.
+        The model, trained in place.
     batches : Batches
+        The training text.
     valid : Corpus
-        Validation text in the tokens of the model.
+        The validation text in the tokens of the model.
     schedule : Schedule
     settings : Settings
     folder : Path
-        Holds the checkpoint.
+        Folder of the checkpoint.
     resume : bool
-        Go on from it, if there is one.
+        Continue from the checkpoint, if there is one.
 
     Raises
     ------
     InputError
-        The validation text is shorter than one block or in other tokens; the checkpoint is one of another run.
+        The validation text is shorter than one block or has other tokens, or the checkpoint is of another run.
     """
 
     def __init__(
@@ -107,7 +109,7 @@ class Run:
             )
         try:
             self.module = module.to(settings.device)
-        except (RuntimeError, AssertionError) as error:  # an assertion: this torch was built without it
+        except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without the device
             raise InputError(f"device: expected one that torch has here, got {settings.device!r}: {error}") from error
         self.batches, self.settings = batches, settings
         self.valid = Batches(valid, module.config, batches.batch_tokens)
@@ -116,7 +118,8 @@ class Run:
         self.optimizer = schedule.optimizer(module)
         self.path = folder / checkpoint.CHECKPOINT
         self.best: dict[str, Tensor] = {}
-        self.step = self.tokens = self.epoch = self.batch = self.offset = 0
+        self.step = self.tokens = self.epoch = self.batch = self.offset = 0  # offset: trained targets of the batch
+        self.order: list[NDArray[np.int64]] | None = None  # batches of the present epoch
         self.seconds, self.saved, self.stopped = 0.0, time.monotonic(), False
         self.record: dict[str, Any] = {}
         identity = {
@@ -128,14 +131,14 @@ class Run:
             "batch_tokens": batches.batch_tokens,
             "seed": batches.seed,
         }
-        self.identity = json.loads(json.dumps(identity))  # as it comes back from a file
+        self.identity = json.loads(json.dumps(identity))  # in the form that a file gives back
         self.resumed = resume and self.path.exists()
         if self.resumed:
             self._load()
 
     def _scored_batches(self) -> list[NDArray[np.int64]]:
-        batches, most = self.valid.in_order(), self.settings.valid_tokens
-        return batches if most is None else batches[:: max(1, round(self.valid.corpus.n_tokens / most))]
+        batches, tokens = self.valid.in_order(), self.settings.valid_tokens
+        return batches if tokens is None else batches[:: max(1, round(self.valid.corpus.n_tokens / tokens))]
 
     def run(self, log: Log, progress: Progress | None = None) -> dict[str, Any]:
         """Train to the end and return the last record of the log.
@@ -143,18 +146,18 @@ class Run:
         Raises
         ------
         InputError
-            The loss is not finite any more; the last checkpoint is kept, the message says which step it holds.
+            The loss is no longer finite. The message names the step of the last checkpoint.
         KeyboardInterrupt
-            Ctrl-C or SIGTERM: the present step was finished and a checkpoint written.
+            Ctrl-C or SIGTERM. The step was completed and a checkpoint written.
         """
         if not self.resumed:
             self._validate(log)
         self.clock.move(self.tokens)
         with self._finishing_steps():
             while (phase := self.clock.present) is not None:
-                began = time.perf_counter()
+                start = time.perf_counter()
                 self._train(phase)
-                self.seconds += time.perf_counter() - began
+                self.seconds += time.perf_counter() - start
                 if progress:
                     progress(phase.name, self.tokens, self.settings.max_tokens)
                 due = self.tokens % self.settings.validate_every == 0 or self.tokens == self.settings.max_tokens
@@ -169,73 +172,68 @@ class Run:
         return self.record
 
     def _train(self, phase: Phase) -> None:
-        """Take one step on the rest of the present batch, as far as the next border."""
-        place = self._batch()
+        """Take one step on the rest of the present batch, up to the next validation or border of a phase."""
+        segments = self._batch()
         every, clock = self.settings.validate_every, self.clock
         border = min(math.ceil(clock.end), self.settings.max_tokens, (self.tokens // every + 1) * every)
-        targets, taken = _cut(place.targets, self.offset, border - self.tokens)
+        targets, n_targets = _cut(segments.targets, self.offset, border - self.tokens)
         apply(phase, self.optimizer, clock.share(self.tokens))
         with torch.autocast(targets.device.type, torch.bfloat16, enabled=self.settings.bf16):
-            nats = self.module.token_losses(place._replace(targets=targets))
-        loss = nats.sum() / self.batches.batch_tokens  # not the mean: what is cut short weighs less
+            losses = self.module.token_losses(segments._replace(targets=targets))
+        loss = losses.sum() / self.batches.batch_tokens  # not the mean: a batch that was cut weighs less
         if not math.isfinite(loss.item()):
-            kept = f"step {self._kept()} is kept in {self.path}" if self.path.exists() else "nothing was saved yet"
+            saved = f"step {self._saved_step()} is kept in {self.path}" if self.path.exists() else "nothing is saved"
             raise InputError(
                 f"step {self.step + 1}: expected a finite loss, got {loss.item()}; the rates of phase {phase.name!r} "
-                f"are too large: begin again with smaller ones ({kept})"
+                f"are too large: start again with smaller ones ({saved})"
             )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        self.step, self.tokens, self.offset = self.step + 1, self.tokens + taken, self.offset + taken
-        if self.offset == int((place.targets != IGNORED).sum()):
+        self.step, self.tokens, self.offset = self.step + 1, self.tokens + n_targets, self.offset + n_targets
+        if self.offset == int((segments.targets != IGNORED).sum()):
             self.batch, self.offset = self.batch + 1, 0
 
     def _batch(self) -> Segments:
-        """Return the segments of the present batch; begin a new epoch after the last."""
-        if self.batch == len(self._order(self.epoch)):
-            self.epoch, self.batch = self.epoch + 1, 0
-        return self._segments(self.batches, self._order(self.epoch)[self.batch])
+        """Return the segments of the present batch. After the last batch a new epoch begins."""
+        if self.order is not None and self.batch == len(self.order):
+            self.epoch, self.batch, self.order = self.epoch + 1, 0, None
+        if self.order is None:
+            self.order = self.batches.order(self.epoch)
+        return self._segments(self.batches, self.order[self.batch])
 
     def _segments(self, batches: Batches, batch: NDArray[np.int64]) -> Segments:
         return Segments(*(tensor.to(self.settings.device) for tensor in batches.segments(batch)))
-
-    def _order(self, epoch: int) -> list[NDArray[np.int64]]:
-        if getattr(self, "_ordered", (None,))[0] != epoch:
-            self._ordered = (epoch, self.batches.order(epoch))
-        return self._ordered[1]
 
     @torch.no_grad()
     def _validate(self, log: Log) -> None:
         total = count = 0.0
         for batch in self.scored:
-            nats = self.module.token_losses(self._segments(self.valid, batch))
-            total, count = total + nats.sum(dtype=torch.float64).item(), count + len(nats)
+            losses = self.module.token_losses(self._segments(self.valid, batch))
+            total, count = total + losses.sum(dtype=torch.float64).item(), count + len(losses)
         corpus, phase = self.valid.corpus, self.clock.present
-        nats_a_token = total / count
-        if not math.isfinite(nats_a_token):
-            raise InputError(
-                f"step {self.step}: expected a finite validation loss, got {nats_a_token}; lower the rates"
-            )
+        loss = total / count
+        if not math.isfinite(loss):
+            raise InputError(f"step {self.step}: expected a finite validation loss, got {loss}; lower the rates")
         self.record = {
             "step": self.step,
             "tokens": self.tokens,
             "seconds": round(self.seconds, 3),
             "phase": phase.name if phase else "",
-            "nats": nats_a_token,
-            "bits_per_byte": nats_a_token / math.log(2) * corpus.n_tokens / corpus.n_bytes,
+            "nats": loss,
+            "bits_per_byte": loss / math.log(2) * corpus.n_tokens / corpus.n_bytes,
         }
         log.write(self.record)
-        if self.clock.scored(nats_a_token) and phase is not None and phase.patience is not None:
+        if self.clock.scored(loss) and phase is not None and phase.patience is not None:
             self.best = {name: tensor.clone() for name, tensor in self.module.state_dict().items()}
 
     def _impatient(self) -> bool:
-        """Go back to the best weights if the phase has waited long enough."""
+        """Return whether the patience of the phase is over; if so, restore its best weights."""
         if not self.clock.impatient:
             return False
         self.module.load_state_dict(self.best)
-        again = self.clock.best / self.record["nats"] if self.clock.best is not None else 1.0
-        self.record = {**self.record, **{name: self.record[name] * again for name in ("nats", "bits_per_byte")}}
+        ratio = self.clock.best / self.record["nats"] if self.clock.best is not None else 1.0
+        self.record = {**self.record, **{name: self.record[name] * ratio for name in ("nats", "bits_per_byte")}}
         return True
 
     def _save(self) -> None:
@@ -251,33 +249,31 @@ class Run:
         for name, value in place.items():
             setattr(self, name, value)
 
-    def _kept(self) -> int:
+    def _saved_step(self) -> int:
         return int(load_arrays(self.path)[1]["run"]["place"]["step"])
 
     @contextlib.contextmanager
     def _finishing_steps(self) -> Iterator[None]:
-        """Let Ctrl-C and SIGTERM wait for the end of a step; a second one does not wait."""
+        """Let Ctrl-C and SIGTERM wait until the step is complete. A second signal acts at once."""
 
         def stop(number: int, frame: FrameType | None) -> None:
             self.stopped = True
-            signal.signal(number, before[signal.Signals(number)])
+            signal.signal(number, handlers[signal.Signals(number)])
 
-        if threading.current_thread() is not threading.main_thread():
+        if threading.current_thread() is not threading.main_thread():  # only the main thread can set handlers
             yield
             return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        for number in before:
-            signal.signal(number, stop)
+        handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
 
 
-def _cut(targets: Tensor, offset: int, room: int) -> tuple[Tensor, int]:
-    """Keep at most ``room`` targets after the first ``offset``, row by row; return them and their number."""
-    there = targets != IGNORED
-    number = there.flatten().cumsum(0).view(targets.shape)
-    kept = there & (number > offset) & (number <= offset + room)
-    return targets.masked_fill(~kept, IGNORED), int(kept.sum())
+def _cut(targets: Tensor, offset: int, size: int) -> tuple[Tensor, int]:
+    """Keep at most ``size`` targets after the first ``offset``, row by row; return them and their number."""
+    mask = targets != IGNORED
+    number = mask.flatten().cumsum(0).view(targets.shape)
+    mask &= (number > offset) & (number <= offset + size)
+    return targets.masked_fill(~mask, IGNORED), int(mask.sum())
