@@ -27,8 +27,12 @@ Split = Annotated[
     typer.Option("--split-documents", metavar="REGEX", help="Cut text files into documents where REGEX matches."),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Number of threads. The result does not depend on it.")]
+VocabSize = Annotated[int, typer.Option(min=2, help="Largest vocabulary of a trained tokenizer.")]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a model that `warmstart fit` wrote.")]
+NewModel = Annotated[Path, typer.Option("--output", "-o", metavar="MODEL", help="Folder to write the model to.")]
+Text = Annotated[list[str] | None, typer.Argument(metavar="[CORPUS]...", help="Text to read, as for `fit`.")]
 CORES = os.cpu_count() or 1
+PRESET = "from the preset"
 
 
 def _show_version(wanted: bool) -> None:
@@ -60,7 +64,7 @@ def _number_or_fit(value: str) -> float | str:
 
 @app.command()
 def fit(
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="MODEL", help="Folder to write the model to.")],
+    output: NewModel,
     corpus: Annotated[
         list[str] | None,
         typer.Argument(
@@ -70,15 +74,9 @@ def fit(
         ),
     ] = None,
     preset: Annotated[str, typer.Option(help="Size of the model: potato, micro, small, base or large.")] = "base",
-    bits: Annotated[
-        int | None, typer.Option(help="Dimension of the token vectors.", show_default="from the preset")
-    ] = None,
-    radius: Annotated[
-        int | None, typer.Option(help="Number of tokens in the radial context.", show_default="from the preset")
-    ] = None,
-    block_size: Annotated[
-        int | None, typer.Option(help="Number of tokens in the block context.", show_default="from the preset")
-    ] = None,
+    bits: Annotated[int | None, typer.Option(help="Dimension of the token vectors.", show_default=PRESET)] = None,
+    radius: Annotated[int | None, typer.Option(help="Tokens in the radial context.", show_default=PRESET)] = None,
+    block_size: Annotated[int | None, typer.Option(help="Tokens in the block context.", show_default=PRESET)] = None,
     contexts: Annotated[
         str,
         typer.Option(
@@ -89,14 +87,12 @@ def fit(
     tokenizer: Annotated[
         str, typer.Option(help="bpe, words or characters to train one on the corpus, or the path of a tokenizer.json.")
     ] = "bpe",
-    vocab_size: Annotated[int, typer.Option(min=2, help="Largest vocabulary of a trained tokenizer.")] = 8192,
+    vocab_size: VocabSize = 8192,
     smoothing: Annotated[str, typer.Option(help='Pseudo-counts added to each feature: a number, or "fit".')] = "fit",
     temperature: Annotated[
-        str, typer.Option(help='Factor of the weights: "fit", or a number. 1 is the published formula.')
+        str, typer.Option(help='Factor of the weights: "fit", or a number (as published: 1).')
     ] = "fit",
-    cold: Annotated[
-        bool, typer.Option("--cold", help="Write random weights of the same architecture, to compare with.")
-    ] = False,
+    cold: Annotated[bool, typer.Option("--cold", help="Write random weights instead, to compare with.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the random weights of --cold.")] = 0,
     split_documents: Split = None,
     workers: Workers = CORES,
@@ -122,13 +118,8 @@ def fit(
     sources = _paths(corpus) or default_corpus("train")
     began = time.perf_counter()
     with Reporter(quiet) as progress:
-        encoded = Corpus.build(
-            sources,
-            tokenizer=tokenizer,
-            vocab_size=vocab_size,
-            split_documents=split_documents,
-            progress=progress,
-        )
+        options: dict[str, Any] = {"tokenizer": tokenizer, "vocab_size": vocab_size}
+        encoded = Corpus.build(sources, split_documents=split_documents, progress=progress, **options)
         corpus_seconds = time.perf_counter() - began
         if cold:
             model.initialise(encoded, seed)
@@ -146,7 +137,7 @@ def evaluate(
     text: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[TEXT]...", help="Text as for `fit`. Without one: the tenth of Python's documentation left by it."
+            metavar="[TEXT]...", help="Text as for `fit`. Without it: the other tenth of the documentation."
         ),
     ] = None,
     split_documents: Split = None,
@@ -190,52 +181,30 @@ def generate(
 @app.command()
 def finetune(
     model: Model,
-    corpus: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[CORPUS]...", help="Text to train on, as for `fit`. Without one: Python's documentation."
-        ),
-    ] = None,
+    corpus: Text = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", metavar="RUN", help="Folder of the run and of the result.", show_default="MODEL-finetuned"
-        ),
+        typer.Option("--output", "-o", metavar="RUN", help="Folder of the run.", show_default="MODEL-finetuned"),
     ] = None,
-    valid: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Validation text. Required if a CORPUS is given.")
-    ] = None,
+    valid: Annotated[str | None, typer.Option(metavar="FILE", help="Validation text; required with a CORPUS.")] = None,
     phases: Annotated[
         str,
-        typer.Option(help="Names of phases (warm, frozen, thaw, all), or a schedule as JSON or as a .json file."),
+        typer.Option(help="Comma-separated: warm, frozen, thaw, all. Or a schedule as JSON or as a .json file."),
     ] = "warm,frozen,thaw",
     rate: Annotated[float, typer.Option(help="Factor of all learning rates.")] = 1.0,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Number of tokens to train on.", show_default="one pass over the corpus")
-    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to train on.", show_default="one pass")] = None,
     batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one step, padding included.")] = 2048,
     validate_every: Annotated[
-        int | None,
-        typer.Option(min=1, help="Tokens between two validations.", show_default="a twentieth of the run"),
+        int | None, typer.Option(min=1, help="Tokens between two validations.", show_default="a twentieth of the run")
     ] = None,
-    valid_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Approximate number of validation tokens to score.", show_default="all")
-    ] = None,
+    valid_tokens: Annotated[int | None, typer.Option(min=1, help="Score about so many.", show_default="all")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the order of the batches.")] = 0,
-    bf16: Annotated[
-        bool, typer.Option("--bf16", help="Use bfloat16 in matrix products. Faster if the processor supports it.")
-    ] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="bfloat16 products: faster if the processor has them.")] = False,
     device: Annotated[str, typer.Option(help="PyTorch's name of the device to train on: cpu, cuda, mps.")] = "cpu",
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue from the checkpoint in RUN, if there is one.")
-    ] = False,
-    log: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Log with one JSON object per validation.", show_default="RUN/log.jsonl"),
-    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in RUN, if any.")] = False,
+    log: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON lines.", show_default="RUN/log.jsonl")] = None,
     tensorboard: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Also write curves for TensorBoard to DIR (needs the extra `tensorboard`)."),
+        Path | None, typer.Option(metavar="DIR", help="Also write curves for TensorBoard (extra `tensorboard`).")
     ] = None,
     split_documents: Split = None,
     as_json: Json = False,
@@ -270,9 +239,7 @@ def finetune(
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of `finetune` runs, or their logs.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="PNG", help="File to draw the curves to.")] = Path(
-        "compare.png"
-    ),
+    output: Annotated[str, typer.Option("--output", "-o", metavar="PNG", help="Plot of the curves.")] = "compare.png",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -285,32 +252,24 @@ def compare(
     elif not quiet:
         names = [name.replace("_", " ") for name in rows[0]]
         _print_table([["never" if value is None else _shown(value) for value in row.values()] for row in rows], names)
-    comparison.draw(runs, output)
+    comparison.draw(runs, Path(output))
 
 
 @app.command()
 def init(
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="MODEL", help="New folder to write the model to.")],
-    corpus: Annotated[
-        list[str] | None, typer.Argument(metavar="[CORPUS]...", help="Text as for `fit`.", show_default=False)
-    ] = None,
+    output: NewModel,
+    corpus: Text = None,
     arch: Annotated[str, typer.Option(help="Architecture: gpt2 or llama.")] = "gpt2",
     config: Annotated[
         str | None,
         typer.Option(metavar="JSON", help="Fields of the Hugging Face configuration: a JSON object or a file of one."),
     ] = None,
     tokenizer: Annotated[
-        str,
-        typer.Option(help="bpe, words or characters to train one on the corpus, or the folder of an existing one."),
+        str, typer.Option(help="bpe, words or characters to train one on the corpus, or the folder of an existing one.")
     ] = "bpe",
-    vocab_size: Annotated[int, typer.Option(min=2, help="Largest vocabulary of a trained tokenizer.")] = 8192,
+    vocab_size: VocabSize = 8192,
     heads: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Number of heads of the first layer that start by attending to the previous token.",
-            show_default="half of them",
-        ),
+        int | None, typer.Option(min=0, help="Heads that start at the previous token.", show_default="half of them")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the weights that stay random.")] = 0,
     split_documents: Split = None,

@@ -143,10 +143,6 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             Non-negative.
         y : array of shape (n,)
 
-        Returns
-        -------
-        self
-
         Raises
         ------
         ValueError
@@ -166,10 +162,6 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         y : array of shape (n,)
         classes : array of shape (C,)
             All classes, also those of later calls. Required on the first call.
-
-        Returns
-        -------
-        self
 
         Raises
         ------
@@ -239,10 +231,6 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         other : ExplicitClassifier
             It has the same classes and features. It is not changed.
 
-        Returns
-        -------
-        self
-
         Raises
         ------
         InputError
@@ -264,10 +252,6 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def solve(self) -> ExplicitClassifier:
         """Compute the weights from the counts, with the present parameters.
-
-        Returns
-        -------
-        self
 
         Raises
         ------
