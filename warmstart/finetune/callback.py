@@ -90,6 +90,8 @@ class PhaseCallback(TrainerCallback, ExportableState):
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: Control, **kwargs: Any) -> None:
         """Freeze groups and set the learning rates; stop training after the last phase."""
         position = self._position(state)
+        if self.max_tokens is None and state.global_step:  # the end in epochs, also where ``max_steps`` decides it
+            self.clock.total = state.max_steps * position / state.global_step
         self.clock.move(position)
         phase = self.clock.present
         if phase is None:
