@@ -11,7 +11,7 @@ from torch import nn
 
 from warmstart import load_into
 from warmstart.adapters import replace_attention
-from warmstart.adapters.memories import predicting
+from warmstart.adapters.memories import value_map
 from warmstart.errors import InputError
 from warmstart.memory import TTTMLP, FastWeightAttention, TTTLinear, elu_plus_one
 from warmstart.spectral import factorise, frame, residual
@@ -126,7 +126,7 @@ def test_values_make_the_head_predict_their_token():
     placed = residual(factors, D, scale=0.1, centred=True, eps=0.0)
     x = placed.E / placed.E.std(axis=1, keepdims=True)
     back = placed.axes.T @ frame(D, centred=False)[:, : len(placed.axes)].T
-    z = x @ (back @ predicting(placed)).T @ placed.W.T  # what the value of each token (row) adds to the logits
+    z = x @ (back @ value_map(placed)).T @ placed.W.T  # what the value of each token (row) adds to the logits
     p = np.exp(factors.log_prior.astype(float))
     assert (z.diagonal() > z @ (p / p.sum()) + z.std(axis=1)).mean() > 0.95
     assert (z.argmax(axis=1) == np.arange(V)).mean() > 0.5

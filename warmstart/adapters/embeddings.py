@@ -104,18 +104,18 @@ def replace_embeddings(
     if std is not None and not 0 < std < float("inf"):
         raise InputError(f"expected std to be a finite number above 0, got {std!r}")
     ids = _special_ids(model, tokenizer)
-    kept = _kept_rows(model, tokenizer, old_tokenizer)  # old row by new id
-    if kept and max(kept.values()) >= embedding.num_embeddings:
+    kept_rows = _kept_rows(model, tokenizer, old_tokenizer)  # old row by new id
+    if kept_rows and max(kept_rows.values()) >= embedding.num_embeddings:
         raise InputError(
             f"expected special tokens within the {embedding.num_embeddings} rows of the model, got id "
-            f"{max(kept.values())}; give the tokenizer it was trained with as old_tokenizer"
+            f"{max(kept_rows.values())}; give the tokenizer it was trained with as old_tokenizer"
         )
     size = max(tokenizer.get_vocab().values()) + 1
     seen, vectors = contextual_vectors(_sentences(tokenizer, corpus), embedding.embedding_dim)
     rows = torch.zeros(size, embedding.embedding_dim)
     rows[torch.from_numpy(seen)] = torch.from_numpy(vectors)
 
-    _write_tables(model, rows, kept, std)
+    _write_tables(model, rows, kept_rows, std)
     for settings in (model.config.get_text_config(), getattr(model, "generation_config", None)):
         for name, value in ids.items():
             if hasattr(settings, name):
@@ -123,12 +123,12 @@ def replace_embeddings(
     if embedding.padding_idx is not None:
         embedding.padding_idx = ids["pad_token_id"]
 
-    computed = np.setdiff1d(seen, list(kept)).size
+    computed = np.setdiff1d(seen, list(kept_rows)).size
     return _report(
         model,
-        f"rows of special tokens kept: {len(kept)}",
+        f"rows of special tokens kept: {len(kept_rows)}",
         f"rows computed: {computed}",
-        f"rows set to zero, of tokens that are not in the corpus: {size - computed - len(kept)}",
+        f"rows set to zero, of tokens that are not in the corpus: {size - computed - len(kept_rows)}",
     )
 
 
@@ -159,18 +159,18 @@ def contextual_vectors(sentences: Iterable[list[int]], width: int) -> tuple[NDAr
     return ids[order], (vectors / vectors.std()).astype(np.float32)
 
 
-def _write_tables(model: PreTrainedModel, rows: torch.Tensor, kept: dict[int, int], std: float | None) -> None:
+def _write_tables(model: PreTrainedModel, rows: torch.Tensor, kept_rows: dict[int, int], std: float | None) -> None:
     """Resize the tables of the model; write rows of standard deviation 1 times ``std``, and the rows that are kept."""
     old_tables = [table.clone() for table in _tables(model)]
     model.resize_token_embeddings(len(rows), mean_resizing=False)
     for table, old in zip(_tables(model), old_tables, strict=True):
         if table.ndim == 2:
             replaced = torch.ones(len(old), dtype=torch.bool)
-            replaced[list(kept.values())] = False
+            replaced[list(kept_rows.values())] = False
             table.copy_(rows * (float(old[replaced].std()) if std is None else std))
         else:
             table.zero_()
-        table[list(kept)] = old[list(kept.values())]
+        table[list(kept_rows)] = old[list(kept_rows.values())]
     _resize_second_bias(model)
 
 

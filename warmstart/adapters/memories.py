@@ -115,7 +115,7 @@ class Plan:
         factors = torch.from_numpy(placed.axes[rows % (len(placed.axes) - 2)])  # the last two axes are not factors
         for layer in (memory.query, memory.key):
             layer.weight[: len(rows)] = factors
-        values = torch.from_numpy(predicting(placed)).float()
+        values = torch.from_numpy(value_map(placed)).float()
         memory.value.weight[: len(rows)] = (values * (memory.value.weight.norm() / values.norm()))[: len(rows)]
         names = ["query.weight", "key.weight", "value.weight"]
         if memory.mix is not None:
@@ -124,7 +124,7 @@ class Plan:
         return [f"transformer.h.0.attn.memory.{name}" for name in names]
 
 
-def predicting(placed: Residual) -> NDArray[np.float64]:
+def value_map(placed: Residual) -> NDArray[np.float64]:
     """Return a map (d, d) from the normalised vector of a token to a value that makes the head predict the token.
 
     The map is fitted by least squares with tokens weighted by ``sqrt(p)``, and mixed over the outputs.

@@ -1,7 +1,7 @@
-"""Phases of training: which parameters train, how fast, and for how long.
+"""Phases of training: which groups of parameters train, at which learning rates, and for how long.
 
-All parameters are in the optimizer from the first step; `requires_grad` and the learning rates are what a phase
-changes. So nothing of the optimizer is lost at a border, and a run can be resumed in any phase.
+The optimizer holds all parameters from the first step. A phase only sets `requires_grad` and the learning rates. So the
+state of the optimizer survives the change of a phase, and a run can be resumed in any phase.
 """
 
 import math
@@ -16,9 +16,9 @@ from torch import nn
 from warmstart.errors import InputError
 
 GROUPS = {"embedding": ("embedding.*",), "middle": ("contexts.*",), "output": ("output.*",)}
-RATE = 0.03  # of the output layer; this and the two below were chosen on validation text
-EMBEDDING_RATE = 0.15 * RATE  # a vector meets all outputs at once
-MIDDLE_RATE = 10 * RATE  # its softmaxes give the output layer small features
+RATE = 0.03  # learning rate of the output layer; it and the next two were chosen on validation text
+EMBEDDING_RATE = 0.15 * RATE  # smaller, because a vector affects all outputs at once
+MIDDLE_RATE = 10 * RATE  # larger, because the softmaxes of the contexts give small features
 FROZEN_RATE = 0.1  # of both: what was solved is near the best for these vectors
 FROZEN = 0.02  # of the run
 DECODER_GROUPS = {  # embedding and head by their names in GPT-2, Llama, GPT-NeoX and their relatives; the rest
@@ -31,25 +31,26 @@ DECAYS = ("cosine", "linear", "constant")
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of training.
+    """One phase of training.
 
     Parameters
     ----------
     name : str
     rates : dict of str to float
-        Learning rate of every group that trains; the other groups are frozen. Empty: nothing trains and the phase
-        takes no tokens, it only scores the start.
+        Peak learning rate of every group that trains. Other groups are frozen. If it is empty, nothing trains and the
+        phase takes no tokens; the start is scored.
     tokens : int, optional
         Length in tokens.
     epochs : float, optional
-        Length in passes over the corpus, instead of tokens. With neither, the phase lasts to the end of the run.
+        Length in passes over the corpus, instead of tokens. Without both, the phase lasts to the end of the run.
     warmup : float
-        Share of the phase in which the rates rise from 0.
+        Fraction of the phase during which the rates rise linearly from 0.
     decay : {"cosine", "linear", "constant"}
-        How they fall after it, down to ``floor`` times their value.
+        Shape of the decay after the warm-up.
     floor : float
+        Final learning rate as a fraction of the peak; unused with "constant".
     patience : int, optional
-        End the phase after so many validations in a row without a new best, and go back to the best weights.
+        Number of validations in a row without a new best after which the phase ends. The best weights are restored.
 
     Examples
     --------
@@ -68,7 +69,7 @@ class Phase:
     patience: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Check the values."""
         wrong = [group for group, rate in self.rates.items() if not _number(rate) or rate <= 0]
         if wrong:
             raise InputError(f"phase {self.name!r}: expected positive learning rates, got {dict(self.rates)}")
@@ -90,7 +91,7 @@ class Phase:
             )
 
     def scale(self, share: float) -> float:
-        """Return the factor of the learning rates after a share of the phase."""
+        """Return the factor of the learning rates after a fraction of the phase."""
         if share < self.warmup:
             return share / self.warmup
         left = 1.0 - (share - self.warmup) / max(1.0 - self.warmup, 1e-12)
@@ -106,13 +107,13 @@ def _number(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A list of phases and the groups of parameters they name.
+    """A list of phases and the groups of parameters that they name.
 
     Parameters
     ----------
     phases : sequence of Phase
     groups : dict of str to sequence of str
-        Patterns (as of a shell) of parameter names; a parameter belongs to the first group that has a match.
+        Shell patterns of parameter names for each group. A parameter belongs to the first group with a match.
 
     Examples
     --------
@@ -127,7 +128,7 @@ class Schedule:
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(GROUPS))
 
     def __post_init__(self) -> None:
-        """Take any sequences; refuse groups that no pattern is given for."""
+        """Convert sequences to tuples; check that every group has patterns."""
         object.__setattr__(self, "phases", tuple(self.phases))
         object.__setattr__(self, "groups", {name: tuple(patterns) for name, patterns in self.groups.items()})
         if not any(phase.rates for phase in self.phases):
@@ -142,31 +143,31 @@ class Schedule:
         Raises
         ------
         InputError
-            A parameter belongs to no group, or a group that trains has no parameter.
+            A parameter belongs to no group, or a group that trains has no parameters.
         """
-        found: dict[str, list[nn.Parameter]] = {group: [] for group in self.groups}
+        parameters: dict[str, list[nn.Parameter]] = {group: [] for group in self.groups}
         for name, parameter in module.named_parameters():
             group = self.group(name)
             if group is None:
                 raise InputError(f"groups: expected a pattern that matches the parameter {name}, found none; add one")
-            found[group].append(parameter)
+            parameters[group].append(parameter)
         needed = {group for phase in self.phases for group in phase.rates}
-        if empty := sorted(group for group in needed if not found[group]):
-            raise InputError(f"groups: expected parameters in {', '.join(empty)}, found none; mend the patterns")
-        return found
+        if empty := sorted(group for group in needed if not parameters[group]):
+            raise InputError(f"groups: expected parameters in {', '.join(empty)}, found none; correct the patterns")
+        return parameters
 
     def group(self, parameter: str) -> str | None:
-        """Return the group of a parameter by its name."""
+        """Return the group of a parameter, given by its name."""
         matches = (g for g, patterns in self.groups.items() if any(fnmatchcase(parameter, p) for p in patterns))
         return next(matches, None)
 
     def optimizer(self, module: nn.Module, weight_decay: float = 0.0) -> torch.optim.AdamW:
-        """Return an AdamW that holds every group, each named, from the first step."""
+        """Return an AdamW with one named parameter group for each group."""
         groups = [{"params": p, "name": g} for g, p in self.parameters(module).items() if p]
         return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` reads."""
+        """Return the schedule in the form that `from_json` reads."""
         return {"phases": [asdict(phase) for phase in self.phases], "groups": dict(self.groups)}
 
     @classmethod
@@ -176,7 +177,7 @@ class Schedule:
         Raises
         ------
         InputError
-            An unknown or missing field, or a value of another type.
+            A field is unknown or missing, or a value has the wrong type.
         """
         content = {"phases": content} if isinstance(content, list) else content
         try:
@@ -189,15 +190,15 @@ class Schedule:
 
 
 def named_schedule(names: Iterable[str], max_tokens: int, rate: float = 1.0) -> Schedule:
-    """Return a schedule of the phases "warm", "frozen", "thaw", "all", the last of which lasts to the end.
+    """Return a schedule of named phases. The last one lasts to the end of the run.
 
     Parameters
     ----------
     names : iterable of str
         - "warm": nothing trains, the start is scored;
-        - "frozen": middle and output train, slowly;
-        - "thaw": all train, the embedding at a smaller rate;
-        - "all": all train at one rate, for a cold start.
+        - "frozen": middle and output train at a tenth of their rates;
+        - "thaw": all groups train, each at its rate;
+        - "all": all groups train at one rate, for a cold start.
     max_tokens : int
         Length of the run.
     rate : float
@@ -206,7 +207,7 @@ def named_schedule(names: Iterable[str], max_tokens: int, rate: float = 1.0) -> 
     Raises
     ------
     InputError
-        Another name, or no phase that trains.
+        A name is unknown, or no phase trains.
 
     Examples
     --------
@@ -251,7 +252,7 @@ def decoder_schedule(rate: float = DECODER_RATE) -> Schedule:
 
 
 def apply(phase: Phase, optimizer: torch.optim.Optimizer, share: float) -> None:
-    """Set `requires_grad` and the learning rates of the named groups of an optimizer for a share of a phase."""
+    """Set `requires_grad` and the learning rates of an optimizer's named groups after a share of a phase."""
     for group in optimizer.param_groups:
         trains = group["name"] in phase.rates
         group["lr"] = phase.rates[group["name"]] * phase.scale(share) if trains else 0.0
@@ -263,18 +264,18 @@ def apply(phase: Phase, optimizer: torch.optim.Optimizer, share: float) -> None:
 
 @dataclass
 class Clock:
-    """Where a run stands in its schedule; positions and lengths in tokens, or in epochs for the Hugging Face Trainer.
+    """The position of a run in its schedule, in tokens, or in epochs for the Hugging Face Trainer.
 
     Attributes
     ----------
     phase : int
-        Number of the present phase.
+        Index of the present phase.
     began : float
-        Position at which it began.
+        Position at which the phase began.
     best : float or None
-        Lowest score in it; None before the first.
+        Lowest validation loss in the phase; None before the first validation.
     waited : int
-        Validations in a row without a new best.
+        Number of validations in a row without a new best.
 
     Examples
     --------
@@ -304,33 +305,33 @@ class Clock:
         return self.began if not phase.rates else self.total if length is None else min(self.total, self.began + length)
 
     def share(self, position: float) -> float:
-        """Return how much of the present phase is done at a position."""
+        """Return the fraction of the present phase that is done at a position."""
         return (position - self.began) / max(self.end - self.began, 1e-9)
 
     def move(self, position: float, stop: bool = False) -> bool:
-        """Leave every phase that is over at a position, or the present one if it has to ``stop``; return if any was."""
+        """Leave the phases that are over at a position, or the present one on ``stop``. Return whether one was left."""
         first = self.phase
         while self.phase < len(self.schedule.phases) and (stop or position >= self.end):
             self.phase, self.began, self.best, self.waited, stop = self.phase + 1, position, None, 0, False
         return self.phase > first
 
     def scored(self, nats: float) -> bool:
-        """Take note of a validation; return whether it is the best of the phase."""
+        """Record a validation loss; return whether it is the best of the phase."""
         better = self.best is None or nats < self.best
         self.best, self.waited = (nats, 0) if better else (self.best, self.waited + 1)
         return better
 
     @property
     def impatient(self) -> bool:
-        """Whether the present phase has waited long enough for a new best."""
+        """Whether the patience of the present phase is over."""
         phase = self.present
         return phase is not None and phase.patience is not None and self.waited >= phase.patience
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
+        """Return the state for a checkpoint."""
         return {"phase": self.phase, "began": self.began, "best": self.best, "waited": self.waited}
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` returned."""
+        """Continue from the result of `state`."""
         for name in ("phase", "began", "best", "waited"):
             setattr(self, name, state[name])
