@@ -98,7 +98,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     began = time.process_time()
     pairs = count_pairs(text.tokens, text.vocab_size)
     results: dict[str, Any] = {"counting": time.process_time() - began, "arms": {}}
-    unigrams, bigrams = NGrams(pairs.pairs.sum(axis=0), pairs.pairs).nats(parts["test"])
+    unigrams, bigrams = NGrams(pairs.pairs.sum(axis=0), pairs.pairs).cross_entropies(parts["test"])
     results |= {"unigram": float(unigrams), "bigram": float(bigrams)}
     with tempfile.TemporaryDirectory(prefix="warmstart-bench-") as folder:
         pairs.save(Path(folder, "pairs.safetensors"))

@@ -15,10 +15,10 @@ Array = NDArray[Any]
 
 
 def add_pairs(inputs: Array, targets: Array, bits: Array, units: Array, sums: Array) -> Array:
-    """Twin of `_kernels.add_pairs`: ``sums + sum_n units[s_n] * outer(bits[s_n], onehot(y_n))``; bits (V, D)."""
+    """Twin of `_kernels.add_pairs`: ``sums + sum_n units[s_n] * outer(onehot(y_n), bits[s_n])``; bits (V, D)."""
     sums = sums.copy()
     for s, y in zip(inputs, targets, strict=True):
-        sums[:, y] += units[s] * bits[s]
+        sums[y] += units[s] * bits[s]
     return sums
 
 

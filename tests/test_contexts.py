@@ -137,7 +137,7 @@ def test_memory_is_the_readable_one_for_any_chunk_size_and_workers(corpus, chunk
     (whole,) = contexts.read_all(*corpus, 1, len(corpus[0]))
     sides = (keys.toarray().astype(float), labels.toarray().astype(float))
     reads = reference.remember(whole.window[0], whole.targets, whole.position, *sides, contexts.WRITE_STRENGTH)
-    expected = np.maximum(reads, 0) + contexts.EMPTY / 5
+    expected = np.maximum(reads, 0) + contexts.EMPTY_MASS / 5
     np.testing.assert_allclose(np.concatenate(out), expected / expected.sum(axis=1, keepdims=True), atol=1e-6)
 
 
@@ -146,9 +146,9 @@ def test_memory_by_hand():
     tokens, eye = np.array([0, 1, 2, 1, 0]), sparse.csr_array(np.eye(3))
     (chunk,) = contexts.read_all(tokens, np.array([0, 4]), 1)
     h = contexts.remembered(chunk, eye, eye, np.zeros((3, 3)))
-    rest = contexts.EMPTY / 3
+    rest = contexts.EMPTY_MASS / 3
     np.testing.assert_allclose(h[:3], 1 / 3, rtol=1e-6)
-    np.testing.assert_allclose(h[3], np.array([rest, rest, 0.15 + rest]) / (0.15 + contexts.EMPTY), rtol=1e-6)
+    np.testing.assert_allclose(h[3], np.array([rest, rest, 0.15 + rest]) / (0.15 + contexts.EMPTY_MASS), rtol=1e-6)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])

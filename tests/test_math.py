@@ -147,14 +147,14 @@ def two_groups(rng):
 
 
 def test_loss_is_convex_in_the_temperatures(two_groups, rng):
-    loss = solution.cross_entropy(*two_groups, k=2, smoothing=3)
+    loss = solution.CrossEntropy(*two_groups, k=2, smoothing=3)
     for _ in range(50):
         a, b, t = 10 * rng.random(2), 10 * rng.random(2), rng.random()
         assert loss(t * a + (1 - t) * b)[0] <= t * loss(a)[0] + (1 - t) * loss(b)[0] + 1e-6
 
 
 def test_gradient_in_the_temperatures(two_groups):
-    loss, at = solution.cross_entropy(*two_groups, k=2, smoothing=3), np.array([1.5, 0.5])
+    loss, at = solution.CrossEntropy(*two_groups, k=2, smoothing=3), np.array([1.5, 0.5])
     numeric = numeric_gradient(lambda tau: loss(tau)[0], at, step=1e-2)  # the scores are float32
     np.testing.assert_allclose(loss(at)[1], numeric, rtol=1e-3, atol=1e-5)
 
@@ -164,8 +164,8 @@ def test_evidence_seen_twice_halves_the_temperature(two_groups):
     X, targets = sample.groups[0], sample.targets
     copies = np.hstack([X, X])
     doubled = solution.Sample([copies], targets), [counted(copies, targets.toarray())]
-    once = solution.cross_entropy(solution.Sample([X], targets), [F], prior, k=1, smoothing=3)
-    twice = solution.cross_entropy(*doubled, prior, k=2, smoothing=3)
+    once = solution.CrossEntropy(solution.Sample([X], targets), [F], prior, k=1, smoothing=3)
+    twice = solution.CrossEntropy(*doubled, prior, k=2, smoothing=3)
     for tau in (0.5, 1.0, 4.0):
         assert twice(np.array([tau / 2]))[0] == pytest.approx(once(np.array([tau]))[0], abs=1e-6)
 
@@ -194,8 +194,8 @@ def test_leave_one_out_does_not_see_repetition_within_a_document(rng):
 
 def test_temperature_0_switches_a_group_off(two_groups):
     sample, (near, far), prior = two_groups
-    both = solution.cross_entropy(sample, [near, far], prior, k=2, smoothing=3)
-    alone = solution.cross_entropy(solution.Sample(sample.groups[:1], sample.targets), [near], prior, k=1, smoothing=3)
+    both = solution.CrossEntropy(sample, [near, far], prior, k=2, smoothing=3)
+    alone = solution.CrossEntropy(solution.Sample(sample.groups[:1], sample.targets), [near], prior, k=1, smoothing=3)
     for tau in (0.0, 0.7, 4.0):
         assert both(np.array([tau, 0.0]))[0] == pytest.approx(alone(np.array([tau]))[0], abs=1e-6)
 
@@ -204,7 +204,7 @@ def test_another_group_cannot_raise_the_fitted_loss(two_groups):
     sample, (near, far), prior = two_groups
     alone = solution.fit(solution.Sample(sample.groups[:1], sample.targets), [near], prior, k=1, smoothing=3)
     both = solution.fit(sample, [near, far], prior, k=2, smoothing=3)
-    assert both.nats <= alone.nats + 1e-5
+    assert both.cross_entropy <= alone.cross_entropy + 1e-5
 
 
 # 5. Attention

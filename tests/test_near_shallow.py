@@ -7,7 +7,7 @@ from scipy.special import log_softmax, softmax
 from bitcipher import CapacityError
 from warmstart import contexts
 from warmstart.errors import InputError
-from warmstart.near_shallow import PRESETS, Config, Fitter, nats
+from warmstart.near_shallow import PRESETS, Config, Fitter, token_losses
 from warmstart.solution import class_prior
 
 V = 25  # 24 words and the separator, 24
@@ -56,7 +56,7 @@ def scores(model, corpus, prior, chunk_size=1000):
     """Return -log P (1 + contexts, n) of every target."""
     state, config = model.start(), model.config
     chunks = contexts.read_all(corpus.tokens, corpus.documents, config.window, chunk_size)
-    return np.concatenate([nats(model, chunk, state, prior) for chunk in chunks], axis=1)
+    return np.concatenate([token_losses(model, chunk, state, prior) for chunk in chunks], axis=1)
 
 
 def perplexity(model, train, test):
@@ -135,7 +135,7 @@ def test_attention_of_a_chain_looks_at_the_newest_token(train):
     (chunk,) = contexts.read_all(train.tokens, train.documents, 4)
     _, A = model.attended("block", chunk)
     assert (A.mean(axis=0).argmax(), A.shape[1]) == (0, 4)
-    assert min(fitter.report.attention_nats["block"]) < fitter.report.attention_nats["block"][0]
+    assert min(fitter.report.attention_losses["block"]) < fitter.report.attention_losses["block"][0]
 
 
 def test_numbers_for_smoothing_and_temperature_are_kept(short):
@@ -153,7 +153,7 @@ def recalled(document, E, labels):
     S, keys = np.zeros((labels.shape[1], E.shape[1])), E / np.linalg.norm(E, axis=1, keepdims=True)
     for x, y in itertools.pairwise(document):
         S += contexts.WRITE_STRENGTH * np.outer(labels[y] - S @ keys[x], keys[x])
-    h = np.maximum(S @ keys[document[-1]], 0) + contexts.EMPTY / len(S)
+    h = np.maximum(S @ keys[document[-1]], 0) + contexts.EMPTY_MASS / len(S)
     return h / h.sum()
 
 
@@ -210,7 +210,7 @@ def test_same_scores_for_any_chunk_size_and_workers(reference, chunk_size, worke
     model, corpus = reference[0], Corpus(600, seed=2)
     prior, state = class_prior(corpus.counts), model.start()
     chunks = contexts.read_all(corpus.tokens, corpus.documents, model.config.window, chunk_size)
-    found = np.concatenate([nats(model, chunk, state, prior, workers) for chunk in chunks], axis=1)
+    found = np.concatenate([token_losses(model, chunk, state, prior, workers) for chunk in chunks], axis=1)
     np.testing.assert_allclose(found, scores(model, corpus, prior), rtol=1e-5)
 
 

@@ -6,7 +6,7 @@ from scipy import sparse
 from warmstart import solution
 from warmstart.accumulators import empty, update
 from warmstart.errors import InputError
-from warmstart.solution import Sample, class_prior, cross_entropy, fit, leave_one_out, log_likelihood, solve
+from warmstart.solution import CrossEntropy, Sample, class_prior, fit, leave_one_out, log_likelihood, solve
 
 
 class Problem:
@@ -39,7 +39,7 @@ class Problem:
         self.k = sum(a.mean_norm for a in self.accumulators)
 
     def objective(self, smoothing=1.0, workers=1):
-        return cross_entropy(self.sample, self.accumulators, self.prior, k=self.k, smoothing=smoothing, workers=workers)
+        return CrossEntropy(self.sample, self.accumulators, self.prior, k=self.k, smoothing=smoothing, workers=workers)
 
     def fit(self, **settings):
         return fit(self.sample, self.accumulators, self.prior, k=self.k, **settings)
@@ -48,7 +48,7 @@ class Problem:
 def counts(F):
     """Return an accumulator that holds F (D, C)."""
     accumulator = empty(*F.shape)
-    accumulator.sums[:] = F.T
+    accumulator.F[:] = F
     return accumulator
 
 
@@ -75,7 +75,7 @@ def test_weights_worked_out_by_hand():
 def test_integer_counts_give_the_weights_of_the_co_occurrences_they_stand_for():
     F = np.array([[2.0, 1.0], [0.5, 3.0]])
     integer = empty(2, 2, unit=6)
-    integer.sums[:] = 6 * F
+    integer.F[:] = 6 * F
     settings = {"k": 1.0, "smoothing": 3.0, "temperatures": np.array([0.7]), "dtype": np.float64}
     prior = np.array([0.3, 0.7])
     np.testing.assert_allclose(solve([integer], prior, **settings), solve([counts(F)], prior, **settings), rtol=1e-14)
@@ -114,9 +114,9 @@ def test_a_zero_count_without_smoothing_is_an_error_and_not_a_nan():
             solve([counts(F)], np.array([0.5, 0.5]), k=1, smoothing=0.0, temperatures=np.ones(1))
 
 
-def test_log_likelihood_takes_more_rows_than_a_block():
-    F = np.random.default_rng(0).random((solution.ROWS + 1, 3)) + 0.1
-    likelihood = log_likelihood(counts(F), np.full(3, 1 / 3), 1e-12, np.float64)
+def test_log_likelihood_takes_more_classes_than_a_block():
+    F = np.random.default_rng(0).random((3, solution.CLASSES_PER_BLOCK + 1)) + 0.1
+    likelihood = log_likelihood(counts(F), np.full(F.shape[1], 1 / F.shape[1]), 1e-12, np.float64)
     np.testing.assert_allclose(np.exp(likelihood), F / F.sum(axis=0), rtol=1e-9)
 
 
@@ -167,9 +167,9 @@ def test_fitted_temperatures_beat_a_grid():
     problem = Problem(n=900)
     objective, found = problem.objective(smoothing=3.0), problem.fit(smoothing=3.0)
     assert found.smoothing == 3.0
-    assert found.nats == pytest.approx(objective(found.temperatures)[0], rel=1e-6)
+    assert found.cross_entropy == pytest.approx(objective(found.temperatures)[0], rel=1e-6)
     grid = np.linspace(0.0, 2.0, 11)
-    assert found.nats <= min(objective(np.array([a, b]))[0] for a in grid for b in grid) + 1e-6
+    assert found.cross_entropy <= min(objective(np.array([a, b]))[0] for a in grid for b in grid) + 1e-6
 
 
 def test_doubled_evidence_halves_the_temperature():
@@ -191,13 +191,13 @@ def test_fitted_smoothing_is_the_best_of_its_neighbours():
     found = problem.fit()
     at = solution.SMOOTHING_GRID.index(found.smoothing)
     for near in {max(at - 1, 0), min(at + 1, len(solution.SMOOTHING_GRID) - 1)}:
-        assert found.nats <= problem.fit(smoothing=solution.SMOOTHING_GRID[near]).nats + 1e-6
+        assert found.cross_entropy <= problem.fit(smoothing=solution.SMOOTHING_GRID[near]).cross_entropy + 1e-6
 
 
 def test_given_temperature_is_kept_for_every_group():
     found = Problem().fit(smoothing=1.0, temperature=0.3)
     assert found.temperatures.tolist() == [0.3, 0.3]
-    assert found.nats == pytest.approx(Problem().objective()(np.array([0.3, 0.3]))[0])
+    assert found.cross_entropy == pytest.approx(Problem().objective()(np.array([0.3, 0.3]))[0])
 
 
 @pytest.mark.parametrize("as_sparse", [False, True])
@@ -205,7 +205,7 @@ def test_number_of_workers_changes_no_bit(as_sparse):
     problem = Problem(n=1_100, every=1, as_sparse=as_sparse)  # several blocks
     one, two = (problem.fit(workers=workers) for workers in (1, 2))
     assert one.temperatures.tolist() == two.temperatures.tolist()
-    assert (one.smoothing, one.nats) == (two.smoothing, two.nats)
+    assert (one.smoothing, one.cross_entropy) == (two.smoothing, two.cross_entropy)
 
 
 def test_every_keeps_inputs_and_targets_together():

@@ -281,7 +281,7 @@ class _Data:
         self.solved.append((torch.from_numpy(U.T.astype(np.float32)), torch.from_numpy(bias.astype(np.float32))))
         self.notes.append(
             f"{name}: solved for {target.note}, temperature {found.temperatures[0]:.3g}, smoothing "
-            f"{found.smoothing:g}, {found.nats:.3f} nats"
+            f"{found.smoothing:g}, {found.cross_entropy:.3f} nats"
         )
 
 

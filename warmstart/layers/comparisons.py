@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from warmstart import _kernels
-from warmstart.accumulators import run_parts
+from warmstart._threads import run_parts
 
 TABLE = 4096  # ranks whose comparisons are kept: 64 MiB
 
