@@ -114,7 +114,7 @@ def measure(attend: Attend, text: Text) -> dict[str, Any]:
     nats = {
         "temperature_1": read_out(X, y, published),
         "fitted": read_out(X, y, fitted),
-        "mixture": attention._mixture(window, y, A, text.vectors, published, norm)[0],
+        "mixture": attention.mixture(window, y, A, text.vectors, published, norm)[0],
     }
     return {name: float(np.exp(value)) for name, value in nats.items()} | {"temperature": float(found.temperatures[0])}
 
@@ -123,7 +123,7 @@ def rounds(text: Text, progress: Progress | None) -> list[dict[str, Any]]:
     """Learn W from hidden targets; measure the attention of every round, uniform first."""
     found = attention.fit_attention(text.full.tokens, text.full.targets, text.vectors, text.prior, smoothing=SMOOTHING)
     rows = []
-    for i, (W, nats) in enumerate(zip(found.rounds, found.nats, strict=True)):
+    for i, (W, nats) in enumerate(zip(found.rounds, found.held_out_losses, strict=True)):
         if progress:
             progress("rounds of hidden targets", i, 0)
         row = measure(lambda window, W=W: contexts.attend(window, W, text.vectors), text)  # type: ignore[misc]

@@ -108,7 +108,7 @@ def _unigram(nats: NDArray[np.float64], texts: Sequence[Sequence[int]]) -> NDArr
 
 
 def _bigram(ngrams: NGrams, separator: int, texts: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-    return np.array([ngrams.nats(np.array([separator, *ids]))[1] * len(ids) for ids in texts])
+    return np.array([ngrams.cross_entropies(np.array([separator, *ids]))[1] * len(ids) for ids in texts])
 
 
 def near_shallow(model: WarmStartLM) -> Nats:

@@ -124,7 +124,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
         for name in ("valid", "test")
     }
     pairs = count_pairs(text.tokens, text.vocab_size)
-    unigram, bigram = NGrams(pairs.pairs.sum(axis=0), pairs.pairs).nats(parts["test"])
+    unigram, bigram = NGrams(pairs.pairs.sum(axis=0), pairs.pairs).cross_entropies(parts["test"])
     arms = (
         [("delta rule", "warm"), ("softmax attention", "cold")] if quick else [(m, s) for m in MIXERS for s in STARTS]
     )

@@ -147,9 +147,9 @@ def _section(results: dict[str, Any]) -> str:
     table = report.table(["way", "M pairs/s (median)", "lowest", "highest"], rows)
     return (
         f"## Throughput: counting\n\n{counting['pairs']:,} pairs of a target and a token 1 to {LAGS} before it "
-        f"(classics, V = {counting['vocab_size']:,}, b = {BITS}, chunks of {contexts.CHUNK:,} targets), in CPU seconds "
-        "of one core, repetitions in turn, after both had given equal counts. scipy: one-hot targets, transposed, "
-        f"times sparse cipher vectors, in its fastest form that was found.\n\n{table}\n"
+        f"(classics, V = {counting['vocab_size']:,}, b = {BITS}, chunks of {contexts.TARGETS_PER_CHUNK:,} targets), "
+        "in CPU seconds of one core, repetitions in turn, after both had given equal counts. scipy: one-hot targets, "
+        f"transposed, times sparse cipher vectors, in its fastest form that was found.\n\n{table}\n"
         f"Median ratio: **{counting['ratio']:.2f}**.\n\n"
         f"Bit cipher of {made['vocab_size']:,} tokens and {made['bits']:,} bits: {made['seconds']:.1f} CPU seconds, "
         f"{made['mib']:.0f} MiB at the peak, the codes included."

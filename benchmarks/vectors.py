@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from scipy.sparse.linalg import svds
 
 from benchmarks import probes, report
 from benchmarks.needs import AbsentError, need
@@ -28,6 +27,7 @@ from benchmarks.probes import WordVectors
 from benchmarks.report import Book
 from bitcipher import CooccurrenceEmbedding
 from warmstart import figures
+from warmstart.baselines import ppmi_svd
 from warmstart.progress import Progress
 
 WORDS = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]")  # cased words with their apostrophes; other signs one by one
@@ -127,10 +127,7 @@ def _gensim(name: str, sg: int) -> Train:
 
 
 def _ppmi_svd(sentences: Sentences, size: int) -> WordVectors:
-    """Positive pointwise mutual information of pairs within the window, ``U S ** 0.5`` of its truncated SVD.
-
-    Contexts enter with their counts to the power 0.75. Levy, Goldberg and Dagan 2015.
-    """
+    """Count the pairs within the window, for `warmstart.baselines.ppmi_svd`."""
     counts = Counter(token for sentence in sentences for token in sentence)
     rows = {token: i for i, (token, count) in enumerate(counts.most_common()) if count >= MIN_COUNT}
     pairs = sparse.csr_array((len(rows), len(rows)), dtype=np.float32)
@@ -141,14 +138,7 @@ def _ppmi_svd(sentences: Sentences, size: int) -> WordVectors:
             known = (ids[:-distance] >= 0) & (ids[distance:] >= 0)
             left, right = ids[:-distance][known], ids[distance:][known]
             pairs += sparse.coo_array((np.ones(left.size, np.float32), (left, right)), shape=pairs.shape).tocsr()
-    pairs = (pairs + pairs.T).tocoo()
-    words, contexts = pairs.sum(axis=1), pairs.sum(axis=0) ** 0.75
-    row, column = pairs.coords
-    ratio = np.log(pairs.data * contexts.sum() / (words[row] * contexts[column]))
-    ppmi = sparse.csr_array((np.maximum(ratio, 0), (row, column)), shape=pairs.shape)
-    ppmi.eliminate_zeros()
-    left, values, _ = svds(ppmi, size, v0=np.ones(len(rows), np.float32))
-    return WordVectors(rows, np.ascontiguousarray(left * np.sqrt(values), np.float32))
+    return WordVectors(rows, ppmi_svd(pairs, size))
 
 
 def _glove(sentences: Sentences, size: int) -> WordVectors:

@@ -1,7 +1,7 @@
-"""Readable twins of the kernels and of the solution, for tests: slow, obviously right, sharing no helper with them.
+"""Readable twins of the package's kernels and formulas: slow, obvious, and without any code of the package.
 
 Twins of kernels take dense matrices where the kernels take sparse rows, and return new arrays. Each adds in the order
-of the examples, so that float sums can be compared with ``==``.
+of the examples, so that float sums can be compared with ``==``. Shapes are those of the kernels.
 """
 
 import itertools
@@ -13,17 +13,18 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+# Kernels
+
 
 def add_pairs(inputs: Array, targets: Array, bits: Array, units: Array, sums: Array) -> Array:
-    """Twin of `_kernels.add_pairs`: ``sums + sum_n units[s_n] * outer(bits[s_n], onehot(y_n))``; bits (V, D)."""
     sums = sums.copy()
     for s, y in zip(inputs, targets, strict=True):
-        sums[:, y] += units[s] * bits[s]
+        sums[y] += units[s] * bits[s]
     return sums
 
 
 def add_examples(X: Array, Y: Array, sums: Array) -> Array:
-    """Twin of `_kernels.add_dense` and `add_sparse`: ``sums + sum_n outer(y_n, x_n)``; X (n, D), Y (n, C)."""
+    """Twin of `add_dense` and `add_sparse`; Y (n, C) holds a target for each example."""
     sums = sums.copy()
     for x, y in zip(X, Y, strict=True):
         sums += np.outer(y, x)
@@ -31,7 +32,6 @@ def add_examples(X: Array, Y: Array, sums: Array) -> Array:
 
 
 def compare_codes(pivots: Array, windows: Array, codes: Array) -> Array:
-    """Twin of `_kernels.compare_codes`, with Python's integers: codes (V, words) uint64."""
     numbers = [sum(int(word) << 64 * i for i, word in enumerate(code)) for code in codes]
     q = np.zeros(windows.shape)
     for n, (pivot, window) in enumerate(zip(pivots, windows, strict=True)):
@@ -42,7 +42,6 @@ def compare_codes(pivots: Array, windows: Array, codes: Array) -> Array:
 
 
 def compare(window: Array, E: Array) -> Array:
-    """Twin of `_kernels.compare`: ``q[n, i] = <x_i, x_0>``; window (B, n), -1 empty; E (V, D)."""
     q = np.zeros(window.T.shape)
     for n, tokens in enumerate(window.T):
         for i, token in enumerate(tokens):
@@ -53,7 +52,6 @@ def compare(window: Array, E: Array) -> Array:
 
 
 def superpose(window: Array, A: Array, G: Array) -> Array:
-    """Twin of `_kernels.superpose`: ``sum_i A[n, i] * G[window[i, n]]`` (n, m)."""
     out = np.zeros((window.shape[1], G.shape[1]))
     for n, tokens in enumerate(window.T):
         for i, token in enumerate(tokens):
@@ -63,7 +61,7 @@ def superpose(window: Array, A: Array, G: Array) -> Array:
 
 
 def running_mean(newest: Array, position: Array, G: Array) -> Array:
-    """Twin of `_kernels.running_mean` from its first token: mean of the rows of the last ``position + 1`` tokens."""
+    """The mean of the rows of the last ``position + 1`` tokens."""
     rows = []
     for n, before in enumerate(position):
         total = np.zeros(G.shape[1])
@@ -74,7 +72,6 @@ def running_mean(newest: Array, position: Array, G: Array) -> Array:
 
 
 def responsibilities(window: Array, targets: Array, A: Array, E: Array, L: Array, norm: Array) -> tuple[Array, float]:
-    """Twin of `_kernels.responsibilities`: R (n, B) and the log-likelihood; E (V, D), L (D, C)."""
     R = np.zeros(window.T.shape)
     total = 0.0
     for n, y in enumerate(targets):
@@ -87,102 +84,17 @@ def responsibilities(window: Array, targets: Array, A: Array, E: Array, L: Array
 
 
 def attend(window: Array, E: Array, W: Array) -> Array:
-    """Twin of `_kernels.attend`: ``softmax(q W)`` (n, B) with the empty positions left out of q and of the softmax."""
+    """Empty positions are left out of q and of the softmax."""
     A = np.zeros(window.T.shape)
     for n, tokens in enumerate(window.T):
         filled = np.flatnonzero(tokens >= 0)
         q = E[tokens[filled]] @ E[tokens[0]]
-        scores = np.exp(q @ W[np.ix_(filled, filled)])
-        A[n, filled] = scores / scores.sum()
+        A[n, filled] = _softmax(q @ W[np.ix_(filled, filled)])
     return A
 
 
-def explicit_solution(F: Array, k: float) -> Array:
-    """Return ``log F - (k - 1) / k * log F.`` as published (arXiv 2311.07498, theorem 1); F (D, C) positive."""
-    return np.asarray(np.log(F) - (k - 1) / k * np.log(F.sum(axis=0)))
-
-
-def leave_one_out_cross_entropy(
-    groups: Sequence[Array],
-    Y: Array,
-    chosen: Sequence[int],
-    prior: Array,
-    *,
-    k: float,
-    smoothing: float,
-    temperatures: Sequence[float],
-) -> float:
-    """Return nats an example over the chosen rows, each scored by a layer solved without it; the prior is kept.
-
-    groups: G arrays (n, D_g), all the examples that were counted; Y (n, C) their target distributions.
-    """
-    loss = 0.0
-    for i in chosen:
-        others = np.arange(Y.shape[0]) != i
-        z = np.zeros(Y.shape[1])
-        for X, tau in zip(groups, temperatures, strict=True):
-            F = X[others].T @ Y[others] + smoothing * prior
-            U = tau * (np.log(F) - np.log(F.sum(axis=0))) + np.log(prior) / k
-            z += X[i] @ U
-        loss -= float(Y[i] @ (z - np.log(np.exp(z - z.max()).sum()) - z.max()))
-    return loss / len(chosen)
-
-
-def language_model_logits(config: Any, arrays: dict[str, Array], ids: Array) -> Array:
-    """Return the logits (length, V) after each token of one sequence, a position at a time, in float64.
-
-    config: fields of `warmstart.near_shallow.Config`; arrays: dense weights by their names in the state_dict.
-    """
-    a = {name: np.asarray(array, dtype=np.float64) for name, array in arrays.items()}
-    out = []
-    for newest in range(len(ids)):
-        document: list[int] = []  # oldest first
-        for token in ids[: newest + 1]:
-            document = ([] if token == config.separator else document) + [token]
-        history = [a["embedding.weight"][token] for token in document]
-        separator = a["embedding.weight"][config.separator]
-        inputs: list[Array] = []
-        if "radial" in config.contexts:
-            inputs += ([separator] * config.radius + history)[: -config.radius - 1 : -1]
-        if "attended" in config.contexts:
-            context = _attend(history[-config.radius :], a["contexts.attended.attention.weight"])
-            inputs.append(_softmax(context @ a["contexts.attended.values.weight"]))
-        if "block" in config.contexts:
-            begin = (len(history) - 1) // config.block_size * config.block_size
-            context = _attend(history[begin:], a["contexts.block.attention.weight"])
-            inputs.append(_softmax(context @ a["contexts.block.values.weight"]))
-        if "document" in config.contexts:
-            inputs.append(_softmax(np.mean(history, axis=0) @ a["contexts.document.values.weight"]))
-        if "memory" in config.contexts:
-            inputs.append(_recall(document, a["embedding.weight"], a["contexts.memory.labels.weight"]))
-        out.append(np.concatenate(inputs) @ a["output.weight"])
-    return np.array(out)
-
-
-def _recall(document: list[int], E: Array, labels: Array) -> Array:
-    """Return what a memory of strength 0.15 of the pairs of a document, oldest first, reads for its last token."""
-    S = np.zeros((E.shape[1], labels.shape[1]))
-    for x, y in itertools.pairwise(document):
-        k = E[x] / np.linalg.norm(E[x])
-        S += 0.15 * np.outer(k, labels[y] - k @ S)
-    h = np.maximum(E[document[-1]] / np.linalg.norm(E[document[-1]]) @ S, 0) + 0.05 / labels.shape[1]
-    return np.asarray(h / h.sum())
-
-
-def _attend(window: list[Array], W: Array) -> Array:
-    """Return the context of vectors, oldest first."""
-    X = np.array(window[::-1])
-    q = np.array([x @ X[0] for x in X])
-    return np.asarray(_softmax(q @ W[: len(X), : len(X)]) @ X)
-
-
-def _softmax(z: Array) -> Array:
-    weights = np.exp(z - z.max())
-    return np.asarray(weights / weights.sum())
-
-
 def remember(newest: Array, targets: Array, position: Array, keys: Array, labels: Array, strength: float) -> Array:
-    """Twin of `_kernels.remember`: reads (n, m), every document begins with an empty S; keys (V, b), labels (V, m)."""
+    """Reads (n, m); every document begins with an empty memory."""
     out = np.zeros((len(newest), labels.shape[1]))
     for n, (x, y) in enumerate(zip(newest, targets, strict=True)):
         if n == 0 or position[n] == 0:
@@ -192,8 +104,105 @@ def remember(newest: Array, targets: Array, position: Array, keys: Array, labels
     return out
 
 
+# Solution
+
+
+def leave_one_out_cross_entropy(
+    groups: Sequence[Array],
+    Y: Array,
+    sampled: Sequence[int],
+    prior: Array,
+    *,
+    k: float,
+    smoothing: float,
+    temperatures: Sequence[float],
+) -> float:
+    """Nats per sampled example, each scored by a layer solved without it; the prior is kept.
+
+    groups: G arrays (n, D_g), all the examples that were counted; Y (n, C): their target distributions.
+    """
+    loss = 0.0
+    for i in sampled:
+        rest = np.arange(Y.shape[0]) != i
+        z = np.zeros(Y.shape[1])
+        for X, tau in zip(groups, temperatures, strict=True):
+            F = X[rest].T @ Y[rest] + smoothing * prior
+            U = tau * (np.log(F) - np.log(F.sum(axis=0))) + np.log(prior) / k
+            z += X[i] @ U
+        loss -= float(Y[i] @ np.log(_softmax(z)))
+    return loss / len(sampled)
+
+
+# Near-shallow language model
+
+
+def language_model_logits(config: Any, arrays: dict[str, Array], ids: Array) -> Array:
+    """Logits (length, V) after each token of one sequence."""
+    return sum(language_model_parts(config, arrays, ids).values())
+
+
+def language_model_parts(config: Any, arrays: dict[str, Array], ids: Array) -> dict[str, Array]:
+    """What each context adds to the logits (length, V), a position at a time, in float64.
+
+    config: fields of `warmstart.near_shallow.Config`; arrays: dense weights by their names in the state_dict.
+    """
+    a = {name: np.asarray(array, dtype=np.float64) for name, array in arrays.items()}
+    parts = {name: np.zeros((len(ids), config.vocab_size)) for name in config.contexts}
+    document: list[int] = []  # oldest first
+    for n, token in enumerate(ids):
+        document = ([] if token == config.separator else document) + [int(token)]
+        start = 0
+        for name, x in _language_model_inputs(config, a, document):
+            parts[name][n] += x @ a["output.weight"][start : start + x.size]
+            start += x.size
+    return parts
+
+
+def _language_model_inputs(config: Any, a: dict[str, Array], document: list[int]) -> list[tuple[str, Array]]:
+    """The inputs of the output layer after a document so far, oldest token first, each with its context."""
+    E = a["embedding.weight"]
+    history = [E[token] for token in document]
+    inputs: list[tuple[str, Array]] = []
+    if "radial" in config.contexts:
+        padded = [E[config.separator]] * config.radius + history
+        inputs += [("radial", x) for x in padded[: -config.radius - 1 : -1]]
+    block = (len(history) - 1) // config.block_size * config.block_size
+    for name, window in (("attended", history[-config.radius :]), ("block", history[block:]), ("document", history)):
+        if name in config.contexts:
+            W = a.get(f"contexts.{name}.attention.weight")
+            context = np.mean(window, axis=0) if W is None else _attended(window, W)
+            inputs.append((name, _softmax(context @ a[f"contexts.{name}.values.weight"])))
+    if "memory" in config.contexts:
+        inputs.append(("memory", _recalled(document, E, a["contexts.memory.labels.weight"])))
+    return inputs
+
+
+def _recalled(document: list[int], E: Array, labels: Array) -> Array:
+    """What a memory of strength 0.15, written with the pairs of a document, reads for its last token."""
+    S = np.zeros((labels.shape[1], E.shape[1]))
+    for x, y in itertools.pairwise(document):
+        key = E[x] / np.linalg.norm(E[x])
+        S += 0.15 * np.outer(labels[y] - S @ key, key)
+    h = np.maximum(S @ E[document[-1]] / np.linalg.norm(E[document[-1]]), 0) + 0.05 / labels.shape[1]
+    return np.asarray(h / h.sum())
+
+
+def _attended(window: list[Array], W: Array) -> Array:
+    """The context of vectors, oldest first."""
+    X = np.array(window[::-1])
+    return np.asarray(_softmax(X @ X[0] @ W[: len(X), : len(X)]) @ X)
+
+
+def _softmax(z: Array) -> Array:
+    weights = np.exp(z - z.max())
+    return np.asarray(weights / weights.sum())
+
+
+# Spectral warm start
+
+
 def discounted_bigram(counts: Array, discount: float, prior: Array) -> Array:
-    """Twin of `spectral.Bigram`: P (V, V) of pair counts (V, V), rows without counts are the prior."""
+    """Twin of `spectral.Bigram`: P (V, V) of pair counts (V, V); rows without counts are the prior."""
     P = np.zeros(counts.shape)
     for x, row in enumerate(counts):
         n = row.sum()
@@ -203,7 +212,7 @@ def discounted_bigram(counts: Array, discount: float, prior: Array) -> Array:
 
 
 def refit_rows(P: Array, A: Array, B: Array, prior: Array, damping: float) -> Array:
-    """Twin of `spectral.refit_rows`: a damped Newton step of every row of A, ``H = B^T (diag p - p p^T) B``."""
+    """Twin of `spectral.refit_rows` for all rows: ``H = B^T (diag p - p p^T) B``."""
     H = B.T @ (np.diag(prior) - np.outer(prior, prior)) @ B
     H = H + damping * np.mean(np.diag(H)) * np.eye(len(H))
     out = A.copy()
@@ -214,7 +223,7 @@ def refit_rows(P: Array, A: Array, B: Array, prior: Array, damping: float) -> Ar
 
 
 def refit_columns(P: Array, A: Array, B: Array, prior: Array, share: Array, damping: float, step: float) -> Array:
-    """Twin of `spectral.refit_columns`: a damped Newton step of every row of B, ``H = sum_x share_x a_x a_x^T``."""
+    """Twin of `spectral.refit_columns` for all rows: ``H = sum_x share_x a_x a_x^T``."""
     H = sum(s * np.outer(a, a) for s, a in zip(share, A, strict=True))
     H = H + damping * np.mean(np.diag(H)) * np.eye(len(H))
     gradient = np.zeros(B.shape)

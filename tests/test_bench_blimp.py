@@ -37,7 +37,7 @@ def test_nats_are_those_of_the_model_whatever_the_batch(corpus, monkeypatch):
 def test_the_bigram_is_the_one_of_the_counts(corpus):
     ngrams = NGrams(np.asarray(corpus.counts), bigram_counts(corpus.tokens, corpus.vocab_size))
     ids = corpus.tokenizer.encode("the dog").ids
-    alone = ngrams.nats(np.array([corpus.separator, ids[0]]))[1] + ngrams.nats(np.array(ids))[1]
+    alone = ngrams.cross_entropies(np.array([corpus.separator, ids[0]]))[1] + ngrams.cross_entropies(np.array(ids))[1]
     assert blimp._bigram(ngrams, corpus.separator, [ids])[0] == pytest.approx(alone)
 
 

@@ -10,7 +10,7 @@ from warmstart.counts import NGrams, count_pairs
 V = 200
 TOKENS = (np.random.default_rng(0).zipf(1.5, 150_000) * np.tile([1, 3, 7], 50_000)).cumsum() % V
 PAIRS = count_pairs(TOKENS, V)
-UNIGRAM, BIGRAM = NGrams(PAIRS.pairs.sum(axis=0), PAIRS.pairs).nats(TOKENS[:20_000])
+UNIGRAM, BIGRAM = NGrams(PAIRS.pairs.sum(axis=0), PAIRS.pairs).cross_entropies(TOKENS[:20_000])
 
 
 def at_start(arch, arm):

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import reference
 from scipy import sparse
-from scipy.special import softmax
 
 from warmstart import contexts
 from warmstart.near_shallow import cipher_vectors
@@ -30,18 +29,6 @@ def histories(tokens, documents):
         if i - 1 in documents:
             begin = i - 1
         yield tokens[begin:i].tolist()
-
-
-def test_windows_by_hand():
-    chunk = contexts.read(TOKENS, DOCUMENTS, size=3, start=1, stop=10)
-    assert chunk.first == 1
-    assert chunk.targets.tolist() == [1, 2, 3, 9, 4, 9, 9, 5, 9]
-    assert chunk.position.tolist() == [0, 1, 2, 3, 0, 1, 0, 0, 1]
-    assert chunk.window.tolist() == [
-        [9, 1, 2, 3, 9, 4, 9, 9, 5],
-        [-1, 9, 1, 2, -1, 9, -1, -1, 9],
-        [-1, -1, 9, 1, -1, -1, -1, -1, -1],
-    ]
 
 
 def test_radial_pads_with_the_separator_and_never_looks_across_documents():
@@ -79,14 +66,6 @@ def test_chunks_joined_are_the_corpus_read_at_once(corpus, chunk_size, dtype):
         assert joined.tolist() == getattr(whole, name).tolist()
 
 
-def test_document_means_against_a_loop(corpus):
-    rows = np.random.default_rng(1).random((V, 5), dtype=np.float32)
-    (chunk,) = contexts.read_all(*corpus, 1)
-    found = contexts.document_means(chunk, rows, np.zeros(5))
-    expected = [rows[history].astype(np.float64).mean(axis=0) for history in histories(*corpus)]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("chunk_size", [1, 7, 1000, 65_536])
 def test_same_bits_for_any_chunk_size_and_workers(corpus, chunk_size, workers):
@@ -108,24 +87,6 @@ def test_same_bits_for_any_chunk_size_and_workers(corpus, chunk_size, workers):
     assert run(chunk_size, workers) == run(10_000, 1)
 
 
-def test_attention_and_superposition_against_dense_products(corpus):
-    rng = np.random.default_rng(1)
-    W, rows, vectors = rng.normal(size=(8, 8)), rng.random((V, 5), dtype=np.float32), cipher_vectors(V, BITS)
-    dense = vectors.toarray().astype(np.float64)
-    (chunk,) = contexts.read_all(*corpus, 8)
-    window = chunk.block(8)
-    A = contexts.attend(window, W, vectors)
-    superposed = contexts.superposed(window, A, vectors).toarray()
-    mapped = contexts.superposed_rows(window, A, rows)
-    for n, tokens in enumerate(window.T):
-        there = tokens[tokens >= 0]
-        x = dense[there]
-        a = softmax((x @ x[0]) @ W[: there.size, : there.size])
-        np.testing.assert_allclose(A[n], np.pad(a, (0, 8 - there.size)), rtol=1e-6)
-        np.testing.assert_allclose(superposed[n], a @ x, atol=1e-6)
-        np.testing.assert_allclose(mapped[n], a @ rows[there], rtol=1e-5)
-
-
 @pytest.mark.parametrize("workers", [1, 2, 3])
 @pytest.mark.parametrize("chunk_size", [1, 7, 63, 64, 65, 10_000])
 def test_memory_is_the_readable_one_for_any_chunk_size_and_workers(corpus, chunk_size, workers):
@@ -137,7 +98,7 @@ def test_memory_is_the_readable_one_for_any_chunk_size_and_workers(corpus, chunk
     (whole,) = contexts.read_all(*corpus, 1, len(corpus[0]))
     sides = (keys.toarray().astype(float), labels.toarray().astype(float))
     reads = reference.remember(whole.window[0], whole.targets, whole.position, *sides, contexts.WRITE_STRENGTH)
-    expected = np.maximum(reads, 0) + contexts.EMPTY / 5
+    expected = np.maximum(reads, 0) + contexts.EMPTY_MASS / 5
     np.testing.assert_allclose(np.concatenate(out), expected / expected.sum(axis=1, keepdims=True), atol=1e-6)
 
 
@@ -146,9 +107,9 @@ def test_memory_by_hand():
     tokens, eye = np.array([0, 1, 2, 1, 0]), sparse.csr_array(np.eye(3))
     (chunk,) = contexts.read_all(tokens, np.array([0, 4]), 1)
     h = contexts.remembered(chunk, eye, eye, np.zeros((3, 3)))
-    rest = contexts.EMPTY / 3
+    rest = contexts.EMPTY_MASS / 3
     np.testing.assert_allclose(h[:3], 1 / 3, rtol=1e-6)
-    np.testing.assert_allclose(h[3], np.array([rest, rest, 0.15 + rest]) / (0.15 + contexts.EMPTY), rtol=1e-6)
+    np.testing.assert_allclose(h[3], np.array([rest, rest, 0.15 + rest]) / (0.15 + contexts.EMPTY_MASS), rtol=1e-6)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])

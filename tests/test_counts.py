@@ -21,7 +21,7 @@ def test_discounted_bigram_by_hand():
     after_0 = (2 - 0.5) / 2 + 0.5 * 1 / 2 * 3 / 4
     after_1 = {0: (1 - 0.5) / 2 + 0.5 * 2 / 2 * 1 / 4, 1: (1 - 0.5) / 2 + 0.5 * 2 / 2 * 3 / 4}
     expected = -np.log([after_0, after_1[1], after_1[0], after_0]).mean()
-    unigram, bigram = model.nats(tokens)
+    unigram, bigram = model.cross_entropies(tokens)
     assert bigram == pytest.approx(expected, abs=1e-12)
     assert unigram == pytest.approx(-(3 * np.log(0.75) + np.log(0.25)) / 4, abs=1e-12)
 
@@ -30,14 +30,14 @@ def test_every_row_sums_to_one():
     tokens = np.random.default_rng(0).zipf(1.5, 5000) % 40
     model = ngrams(tokens, 50)  # ids 40 to 49 never come
     for first in (0, 1, 39, 45):
-        total = sum(np.exp(-model.nats(np.array([first, second]))[1]) for second in range(50))
+        total = sum(np.exp(-model.cross_entropies(np.array([first, second]))[1]) for second in range(50))
         assert total == pytest.approx(1, abs=1e-9)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 10**6])
 def test_chunks_do_not_matter(monkeypatch, chunk):
     tokens = np.random.default_rng(1).integers(0, 9, 300).astype(np.uint16)
-    monkeypatch.setattr(counts, "CHUNK", chunk)
+    monkeypatch.setattr(counts, "PAIRS_PER_CHUNK", chunk)
     dense = np.zeros((9, 9), np.int64)
     for pair in itertools.pairwise(tokens):
         dense[pair] += 1
@@ -52,10 +52,10 @@ def test_no_pairs():
 
 
 def test_pairs_of_shards_add_up_and_a_part_is_held_out():
-    tokens = np.random.default_rng(0).zipf(1.3, 2 * counts.STRETCH * counts.HELD_OUT + 1) % 50
-    half = counts.STRETCH * counts.HELD_OUT
+    tokens = np.random.default_rng(0).zipf(1.3, 2 * counts.STRETCH * counts.HELD_OUT_EVERY + 1) % 50
+    half = counts.STRETCH * counts.HELD_OUT_EVERY
     whole, first, second = (count_pairs(part, 50) for part in (tokens, tokens[: half + 1], tokens[half:]))
-    assert whole.held_out.sum() * (counts.HELD_OUT - 1) == whole.pairs.sum()
+    assert whole.held_out.sum() * (counts.HELD_OUT_EVERY - 1) == whole.pairs.sum()
     for added in (first + second, second + first):
         assert (added.pairs != whole.pairs).nnz == (added.held_out != whole.held_out).nnz == 0
     assert ((whole.pairs + whole.held_out) != bigram_counts(tokens, 50)).nnz == 0
@@ -64,7 +64,7 @@ def test_pairs_of_shards_add_up_and_a_part_is_held_out():
 def test_chunks_do_not_show(monkeypatch):
     tokens = np.random.default_rng(0).integers(0, 9, 10_000)
     expected = count_pairs(tokens, 9)
-    monkeypatch.setattr(counts, "CHUNK", 777)
+    monkeypatch.setattr(counts, "PAIRS_PER_CHUNK", 777)
     assert (count_pairs(tokens, 9).pairs != expected.pairs).nnz == 0
 
 
@@ -82,7 +82,7 @@ def test_pair_statistics_are_read_as_they_were_written(tmp_path):
     assert (read.pairs != written.pairs).nnz == 0
     assert (read.vocabulary, read.max_pairs, read.dropped) == (written.vocabulary, written.max_pairs, 0)
     files.save_arrays(tmp_path / "other.safetensors", {"x": np.arange(2)})
-    with pytest.raises(InputError, match="expected pair statistics"):
+    with pytest.raises(InputError, match="expected a file of pairs"):
         PairStatistics.load(tmp_path / "other.safetensors")
 
 

@@ -28,7 +28,7 @@ def test_add_pairs(n):
     codes = sparse.csr_array(bits)
     units = rng.integers(1, 60, 11)
     inputs, targets = rng.integers(0, 11, n), rng.integers(0, 7, n)
-    before = rng.integers(0, 9, (5, 7))
+    before = rng.integers(0, 9, (7, 5))
     sums = before.copy()
     for part in np.array_split(np.arange(n), 3):
         _kernels.add_pairs(inputs[part], targets[part], codes.indptr, codes.indices, units, sums)

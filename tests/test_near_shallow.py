@@ -1,13 +1,12 @@
-import itertools
-
 import numpy as np
 import pytest
-from scipy.special import log_softmax, softmax
+from reference import language_model_parts
+from scipy.special import log_softmax
 
 from bitcipher import CapacityError
 from warmstart import contexts
 from warmstart.errors import InputError
-from warmstart.near_shallow import PRESETS, Config, Fitter, nats
+from warmstart.near_shallow import PRESETS, Config, Fitter, token_losses
 from warmstart.solution import class_prior
 
 V = 25  # 24 words and the separator, 24
@@ -53,15 +52,15 @@ def fitted(corpus, **options):
     return fitter.fit(), fitter
 
 
-def scores(model, corpus, prior, chunk_size=1000):
+def losses(model, corpus, prior, chunk_size=1000):
     """Return -log P (1 + contexts, n) of every target."""
     state, config = model.start(), model.config
     chunks = contexts.read_all(corpus.tokens, corpus.documents, config.window, chunk_size)
-    return np.concatenate([nats(model, chunk, state, prior) for chunk in chunks], axis=1)
+    return np.concatenate([token_losses(model, chunk, state, prior) for chunk in chunks], axis=1)
 
 
 def perplexity(model, train, test):
-    return np.exp(scores(model, test, class_prior(train.counts))[0].mean())
+    return np.exp(losses(model, test, class_prior(train.counts))[0].mean())
 
 
 # Configuration
@@ -136,7 +135,7 @@ def test_attention_of_a_chain_looks_at_the_newest_token(train):
     (chunk,) = contexts.read_all(train.tokens, train.documents, 4)
     _, A = model.attended("block", chunk)
     assert (A.mean(axis=0).argmax(), A.shape[1]) == (0, 4)
-    assert min(fitter.report.attention_nats["block"]) < fitter.report.attention_nats["block"][0]
+    assert min(fitter.report.attention_losses["block"]) < fitter.report.attention_losses["block"][0]
 
 
 def test_numbers_for_smoothing_and_temperature_are_kept(short):
@@ -149,44 +148,18 @@ def test_numbers_for_smoothing_and_temperature_are_kept(short):
 # The same numbers, another way
 
 
-def recalled(document, E, labels):
-    """What a memory of the pairs of a document, oldest first, reads for its last token."""
-    S, keys = np.zeros((labels.shape[1], E.shape[1])), E / np.linalg.norm(E, axis=1, keepdims=True)
-    for x, y in itertools.pairwise(document):
-        S += contexts.WRITE_STRENGTH * np.outer(labels[y] - S @ keys[x], keys[x])
-    h = np.maximum(S @ keys[document[-1]], 0) + contexts.EMPTY / len(S)
-    return h / h.sum()
-
-
-def test_nats_are_those_of_dense_logits():
+def test_losses_are_those_of_dense_logits():
     corpus = Corpus(600)
     model, _ = fitted(corpus, contexts=contexts.CONTEXTS)
-    a, config, prior = model.arrays, model.config, class_prior(corpus.counts)
-    E, O = a["embedding.weight"].astype(np.float64), a["output.weight"].astype(np.float64)  # noqa: E741
-    parts = {name: np.zeros((len(corpus.tokens) - 1, V)) for name in config.contexts}
-    for n in range(1, len(corpus.tokens)):
-        begin = corpus.documents[corpus.documents < n].max()
-        history, position = corpus.tokens[begin:n][::-1], n - 1 - begin  # newest first
-        padded = np.append(history, [V - 1] * config.radius)[: config.radius]
-        inputs = [("radial", E[token]) for token in padded]
-        for name in config.valued:
-            W = a.get(f"contexts.{name}.attention.weight")
-            size = {"attended": config.radius, "block": position % config.block_size + 1, "document": None}[name]
-            X = E[history[:size]]
-            A = np.full(len(X), 1 / len(X)) if W is None else softmax((X @ X[0]) @ W[: len(X), : len(X)])
-            inputs.append((name, softmax(A @ X @ a[f"contexts.{name}.values.weight"])))
-        inputs.append(("memory", recalled(history[::-1], E, a["contexts.memory.labels.weight"])))
-        start = 0
-        for name, x in inputs:
-            parts[name][n - 1] += x @ O[start : start + x.size]
-            start += x.size
-    expected = [sum(parts.values())]
+    config, prior = model.config, class_prior(corpus.counts)
+    parts = language_model_parts(config, model.arrays, corpus.tokens[:-1])
+    logits = [sum(parts.values())]
     for name, z in parts.items():
-        mine = [group for group, _ in config.groups].count(name)
-        expected.append(z + (1 - mine / len(config.groups)) * np.log(prior))
+        groups = [context for context, _ in config.groups].count(name)
+        logits.append(z + (1 - groups / len(config.groups)) * np.log(prior))
     y = corpus.tokens[1:]
-    expected = [-log_softmax(z, axis=1)[np.arange(y.size), y] for z in expected]
-    np.testing.assert_allclose(scores(model, corpus, prior), expected, rtol=1e-4, atol=1e-4)
+    expected = [-log_softmax(z, axis=1)[np.arange(y.size), y] for z in logits]
+    np.testing.assert_allclose(losses(model, corpus, prior), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -211,8 +184,8 @@ def test_same_scores_for_any_chunk_size_and_workers(reference, chunk_size, worke
     model, corpus = reference[0], Corpus(600, seed=2)
     prior, state = class_prior(corpus.counts), model.start()
     chunks = contexts.read_all(corpus.tokens, corpus.documents, model.config.window, chunk_size)
-    found = np.concatenate([nats(model, chunk, state, prior, workers) for chunk in chunks], axis=1)
-    np.testing.assert_allclose(found, scores(model, corpus, prior), rtol=1e-5)
+    found = np.concatenate([token_losses(model, chunk, state, prior, workers) for chunk in chunks], axis=1)
+    np.testing.assert_allclose(found, losses(model, corpus, prior), rtol=1e-5)
 
 
 def test_progress_covers_every_stage(short):

@@ -49,14 +49,14 @@ def test_log_ratio_gives_the_bigram_back(bigram):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_refits_are_the_readable_ones(bigram, workers, monkeypatch):
-    monkeypatch.setattr(spectral, "ROWS", 16)
+    monkeypatch.setattr(spectral, "ROWS_PER_BLOCK", 16)
     rng = np.random.default_rng(0)
     A, B = rng.normal(size=(2, 65, 9)).astype(np.float32)
     rows, P = np.arange(65), dense(bigram)
     expected = reference.refit_rows(P, A.astype(float), B.astype(float), bigram.prior, spectral.DAMPING)
     np.testing.assert_allclose(refit_rows(bigram, A, B, rows, workers), expected, atol=2e-5)
     expected = reference.refit_columns(
-        P, A.astype(float), B.astype(float), bigram.prior, bigram.share, spectral.DAMPING, spectral.STEPS["B"]
+        P, A.astype(float), B.astype(float), bigram.prior, bigram.share, spectral.DAMPING, spectral.STEP_B
     )
     np.testing.assert_allclose(refit_columns(bigram, A, B, rows, workers), expected, atol=2e-5)
 
@@ -68,7 +68,7 @@ def test_rows_that_do_not_take_part_stay(bigram):
 
 
 def test_the_same_bits_on_any_number_of_threads(monkeypatch):
-    monkeypatch.setattr(spectral, "ROWS", 16)
+    monkeypatch.setattr(spectral, "ROWS_PER_BLOCK", 16)
     one, two = (factorise(STATISTICS, 20, workers=workers) for workers in (1, 2))
     assert one.A.tobytes() == two.A.tobytes()
     assert one.B.tobytes() == two.B.tobytes()
@@ -76,14 +76,19 @@ def test_the_same_bits_on_any_number_of_threads(monkeypatch):
 
 def test_refits_and_rank_help_on_held_out_pairs():
     without, refitted, full = factorise(STATISTICS, 20, sweeps=0), factorise(STATISTICS, 20), factorise(STATISTICS, 60)
-    unigram = spectral._Judge(STATISTICS.held_out, Bigram.of(STATISTICS.pairs), np.arange(65))
-    assert full.nats < refitted.nats < without.nats < unigram(np.zeros((65, 1)), np.zeros((65, 1)))
+    unigram = spectral.HeldOutLoss(STATISTICS.held_out, np.arange(65), Bigram.of(STATISTICS.pairs).log_prior)
+    assert (
+        full.held_out_loss
+        < refitted.held_out_loss
+        < without.held_out_loss
+        < unigram(np.zeros((65, 1)), np.zeros((65, 1)))
+    )
     assert refitted.sweeps > 0
 
 
 def test_nearly_full_rank_is_the_bigram(bigram):
     factors = factorise(STATISTICS, 64, sweeps=0)
-    judge = spectral._Judge(STATISTICS.held_out, bigram, np.arange(65))
+    judge = spectral.HeldOutLoss(STATISTICS.held_out, np.arange(65), bigram.log_prior)
     held_out = STATISTICS.held_out.toarray()
     exact = -(held_out * np.log(dense(bigram))).sum() / held_out.sum()
     assert judge(factors.A, factors.B) == pytest.approx(exact, abs=0.02)

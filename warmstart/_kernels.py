@@ -1,7 +1,8 @@
-"""The inner loops that count, compiled. Each has a readable twin in `tests/reference.py`.
+"""Compiled inner loops, mainly those that count. Each public one has a readable twin in `tests/reference.py`.
 
-Every kernel adds to a cell in the order of the examples, whatever the chunk size, and a thread owns the cells it
-writes. So float sums are the same bits for any chunking and any number of threads.
+Every kernel adds to a cell in the order of the examples, whatever the chunk size, and only one thread writes to a
+cell. So float sums have the same bits for any chunk size and any number of threads. Sparse rows are three arrays in CSR
+format: ``indptr``, ``indices`` and ``values``. A window (B, n) holds token ids, newest first, and -1 where it is empty.
 """
 
 import numba as nb
@@ -15,31 +16,32 @@ Words = NDArray[np.uint64]
 
 @nb.njit(cache=True, nogil=True)
 def add_pairs(inputs: Ints, targets: Ints, indptr: Ints, indices: Ints, units: Ints, sums: Ints) -> None:
-    """Add ``units[s]`` to ``sums[d, y]`` for every pair (s, y) and every bit d of s.
+    """Add ``units[s]`` to ``sums[y, d]`` for every pair of a token s and a class y, and every bit d of s.
 
-    inputs, targets (n,); indptr, indices: bits of each token; units (V,); sums (D, C) int64.
+    inputs, targets (n,); indptr, indices: bits of each token; units (V,); sums (C, D) int64.
     """
     for n in range(inputs.size):
         s = inputs[n]
-        y = targets[n]
+        unit = units[s]
+        row = sums[targets[n]]
         for j in range(indptr[s], indptr[s + 1]):
-            sums[indices[j], y] += units[s]
+            row[indices[j]] += unit
 
 
 @nb.njit(cache=True, nogil=True)
 def add_dense(
-    X: Floats, indptr: Ints, indices: Ints, values: Floats, rows: Ints, sums: Floats, part: int, parts: int
+    X: Floats, indptr: Ints, indices: Ints, values: Floats, rows: Ints, sums: Floats, thread: int, threads: int
 ) -> None:
     """Add ``y_c * x`` to row c of ``sums`` for every example and every class c of its target.
 
-    X (n, D); indptr, indices, values: sparse target of each example (CSR); rows (n,): which target row an example has;
-    sums (C, D) float64. Only classes with ``c % parts == part`` are written.
+    X (n, D); indptr, indices, values: targets as sparse rows; rows (n,): the row of each example's target;
+    sums (C, D) float64. Only classes with ``c % threads == thread`` are written.
     """
     for n in range(X.shape[0]):
         row = rows[n]
         for j in range(indptr[row], indptr[row + 1]):
             c = indices[j]
-            if c % parts == part:
+            if c % threads == thread:
                 value = values[j]
                 for d in range(X.shape[1]):
                     sums[c, d] += value * X[n, d]
@@ -55,19 +57,15 @@ def add_sparse(
     values: Floats,
     rows: Ints,
     sums: Floats,
-    part: int,
-    parts: int,
+    thread: int,
+    threads: int,
 ) -> None:
-    """Add ``y_c * x_d`` to ``sums[c, d]`` for inputs and targets that are both sparse rows (CSR).
-
-    The target of example n is row ``rows[n]``. sums (C, D) float64. Only classes with ``c % parts == part`` are
-    written.
-    """
+    """Add ``y_c * x_d`` to ``sums[c, d]`` for inputs that are sparse rows; otherwise as `add_dense`."""
     for n in range(x_indptr.size - 1):
         row = rows[n]
         for j in range(indptr[row], indptr[row + 1]):
             c = indices[j]
-            if c % parts == part:
+            if c % threads == thread:
                 for i in range(x_indptr[n], x_indptr[n + 1]):
                     sums[c, x_indices[i]] += values[j] * x_values[i]
 
@@ -76,7 +74,7 @@ def add_sparse(
 def compare(window: Ints, indptr: Ints, indices: Ints, values: Floats, q: Floats) -> None:
     """Write ``q[n, i] = <x_i, x_0>``, the comparisons of a window with its newest vector; 0 where a position is empty.
 
-    window (B, n) token ids, newest first, -1 empty; the vectors are sparse rows (CSR, indices ascending); q (n, B).
+    window (B, n); vectors as sparse rows with ascending indices; q (n, B).
     """
     for n in range(window.shape[1]):
         pivot = window[0, n]
@@ -100,7 +98,7 @@ def compare(window: Ints, indptr: Ints, indices: Ints, values: Floats, q: Floats
 
 @nb.njit(cache=True, nogil=True)
 def superpose(window: Ints, A: Floats, G: Floats, out: Floats) -> None:
-    """Write ``out[n] = sum_i A[n, i] * G[window[i, n]]``. window (B, n), -1 empty; A (n, B); G (V, m); out (n, m)."""
+    """Write ``out[n] = sum_i A[n, i] * G[window[i, n]]``. window (B, n); A (n, B); G (V, m); out (n, m)."""
     for n in range(window.shape[1]):
         out[n] = 0.0
         for i in range(window.shape[0]):
@@ -113,10 +111,10 @@ def superpose(window: Ints, A: Floats, G: Floats, out: Floats) -> None:
 
 @nb.njit(cache=True, nogil=True)
 def running_mean(newest: Ints, position: Ints, G: Floats, state: Floats, out: Floats) -> None:
-    """Write the mean of the rows of G since the document began.
+    """Write the mean of the rows of G over the tokens of the document so far.
 
-    newest (n,): the newest token of each history; position (n,): how many tokens precede it in its document;
-    G (V, m); state (m,) float64: the sum so far, carried from chunk to chunk; out (n, m).
+    newest (n,): the newest token of each history; position (n,): its place in its document, from 0;
+    G (V, m); state (m,) float64: the sum of the document so far, carried from chunk to chunk; out (n, m).
     """
     for n in range(newest.size):
         if position[n] == 0:
@@ -142,8 +140,8 @@ def responsibilities(
 ) -> float:
     """Write ``R[n, i] = A_i l_i / sum_j A_j l_j`` with ``l_i = P(y | x_i)``; return the sum of ``log sum_j A_j l_j``.
 
-    window (B, n), -1 empty; targets (n,); A, R (n, B); vectors as sparse rows (CSR); L (D, C): log scores of a
-    feature; norm (V,): log-normaliser of each token's scores.
+    window (B, n); targets (n,); A, R (n, B); vectors as sparse rows; L (D, C): weights that turn a vector into logits;
+    norm (V,): log-normaliser of the logits of each token.
     """
     total = 0.0
     for n in range(targets.size):
@@ -168,7 +166,7 @@ def responsibilities(
 def attend(window: Ints, indptr: Ints, indices: Ints, values: Floats, W: Floats, A: Floats) -> None:
     """Write the attention ``softmax(q W)`` of every window over its filled positions, 0 elsewhere.
 
-    window (B, n), -1 empty; vectors as sparse rows (CSR); W (B, B) float64; A (n, B).
+    window (B, n); vectors as sparse rows; W (B, B) float64; A (n, B).
     """
     size = window.shape[0]
     q = np.empty((1, size))
@@ -193,9 +191,9 @@ def attend(window: Ints, indptr: Ints, indices: Ints, values: Floats, W: Floats,
 
 @nb.njit(cache=True, nogil=True)
 def compare_codes(pivots: Ints, windows: Ints, codes: Words, inverse_weights: Floats, q: Floats) -> None:
-    """Write ``q[n, i] = popcount(u & v) / (|u| |v|)`` of the codes of ``pivots[n]`` and ``windows[n, i]``.
+    """Write ``q[n, i] = popcount(u & v) / (|u| |v|)`` for the codes u of ``pivots[n]`` and v of ``windows[n, i]``.
 
-    pivots (n,); windows (n, B); codes (V, words) uint64; inverse_weights (V,): one over the bits of each code.
+    pivots (n,); windows (n, B); codes (V, words) uint64; inverse_weights (V,): ``1 / |u|`` of each code; q (n, B).
     """
     one, two, four = np.uint64(0x5555555555555555), np.uint64(0x3333333333333333), np.uint64(0x0F0F0F0F0F0F0F0F)
     for n in range(pivots.size):
@@ -205,7 +203,7 @@ def compare_codes(pivots: Ints, windows: Ints, codes: Words, inverse_weights: Fl
             shared = np.uint64(0)
             for word in range(codes.shape[1]):
                 x = codes[u, word] & codes[v, word]
-                x -= (x >> np.uint64(1)) & one  # bits of every pair, every four, every eight
+                x -= (x >> np.uint64(1)) & one  # counts the bits of every pair, every four, every eight
                 x = (x & two) + ((x >> np.uint64(2)) & two)
                 x = (x + (x >> np.uint64(4))) & four
                 shared += (x * np.uint64(0x0101010101010101)) >> np.uint64(56)
@@ -214,7 +212,7 @@ def compare_codes(pivots: Ints, windows: Ints, codes: Words, inverse_weights: Fl
 
 @nb.njit(cache=True, nogil=True)
 def _forget(tokens: Ints, indptr: Ints, indices: Ints, memory: Floats) -> None:
-    """Set the rows of a memory (b, width) that the keys of some tokens, sparse rows (CSR), can have written to 0."""
+    """Set to 0 the rows of a memory (b, width) that the keys of these tokens, as sparse rows, can have written."""
     for x in tokens:
         for e in range(indptr[x], indptr[x + 1]):
             memory[indices[e]] = 0.0
@@ -227,13 +225,14 @@ def remember(
     label_indptr: Ints, label_indices: Ints, label_values: Floats,
     strength: float, first: int, memory: Floats, out: Floats,
 ) -> None:  # fmt: skip
-    """Read ``out[n] = S^T k`` and write ``S += strength k (label - S^T k)^T``, target by target; S empty at position 0.
+    """For every target read ``out[n] = S key`` and then write ``S += strength (label - S key) key^T``.
 
-    newest, targets, position (n,); keys and labels as sparse rows (CSR); memory S (b, width) and out (n, width) hold
-    the columns ``first ... first + width - 1`` of the labels.
+    S is empty where a document begins, at position 0. newest, targets, position (n,): the key is that of the newest
+    token, the label that of the target. keys and labels as sparse rows. memory (b, width) is ``S^T`` and out is
+    (n, width); both hold the columns ``first ... first + width - 1`` of the labels.
     """
     error = np.empty(memory.shape[1])
-    began = -1  # where the document began in these targets
+    began = -1  # the target at which the document began, -1 for one in an earlier chunk
     for n in range(newest.size):
         if position[n] == 0:
             if began < 0:

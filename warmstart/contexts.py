@@ -1,19 +1,20 @@
-"""Contexts: what a target is predicted from.
+"""Contexts: the parts of a history that predict the next token.
 
-A corpus is one array of token ids, ``SEP d1 SEP d2 SEP ... dn SEP``. Every token but the first separator is a target;
-its history starts at the separator in front of its document and ends just before it. Five contexts look at it:
+A corpus is one array of token ids, ``SEP d1 SEP d2 SEP ... dn SEP``. Every token but the first separator is a target.
+Its history starts at the separator in front of its document and ends just before it. There are five contexts:
 
-- **radial**: the last r vectors, position by position; a position before the document holds the separator;
-- **attended**: the last r vectors, superposed by self-attention;
+- **radial**: the last r vectors, position by position. A position before the document holds the separator.
+- **attended**: the last r vectors, superposed by self-attention.
 - **block**: the vectors since the last multiple of the block size, superposed by self-attention. Blocks are counted
-  from the separator, so they begin anew with every document;
-- **document**: the mean of all vectors since the document began;
-- **memory**: what followed the newest token earlier in the document. A memory ``S`` (b, m), empty when a document
-  begins, is written by the delta rule, ``S += 0.15 k (label - S^T k)^T`` with the key ``k`` of a token (its vector, of
-  length 1) and the label embedding of its successor, and read by ``S^T k``. Nothing in it is trained.
+  from the separator, so every document starts a new block.
+- **document**: the mean of all vectors since the document began.
+- **memory**: what followed the newest token earlier in the document. A memory ``S`` (m, b) is empty when a document
+  begins. For every pair of neighbours it is written by the delta rule, ``S += 0.15 (label - S key) key^T``: the key is
+  the vector of the first token at Euclidean length 1, the label is the label embedding of the second. ``S key`` reads
+  it. Nothing in it is trained. The code stores ``S^T``.
 
-Windows are ordered by age: position 0 is the newest vector, the pivot of the attention. So a shorter context of
-length L uses ``W[:L, :L]``, and what was learned about "the token before" holds at every length.
+Windows are ordered by age: position 0 is the newest vector, which is the pivot of the attention. So a shorter context
+of length L uses ``W[:L, :L]``, and a weight learned for "the token before" holds at every length.
 """
 
 from collections.abc import Iterator
@@ -23,12 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from warmstart.accumulators import run_parts
+from warmstart._threads import blocks, run_parts, shares
 
 CONTEXTS = ("radial", "attended", "block", "document", "memory")
 WRITE_STRENGTH = 0.15  # of the delta rule
-EMPTY = 0.05  # mass spread over all features of a read, so that an empty memory has some
-CHUNK = 65_536  # targets read at once
+EMPTY_MASS = 0.05  # added to a read, spread over its features, so that an empty memory gives the uniform distribution
+TARGETS_PER_CHUNK = 65_536
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class Chunk:
     targets : (n,) int64
         Token ids.
     position : (n,) int64
-        How many tokens precede the newest token of the history in its document, the separator included.
+        Place of the newest token of the history in its document; the separator has place 0.
     window : (size, n) int64
-        The last tokens, newest first, -1 before the document.
+        The last tokens, newest first; -1 before the document.
     """
 
     first: int
@@ -53,17 +54,17 @@ class Chunk:
     window: NDArray[np.int64]
 
     def radial(self, radius: int, separator: int) -> NDArray[np.int64]:
-        """Return the last tokens (radius, n), the separator in place of what is before the document."""
+        """Return the last tokens (radius, n), with the separator in the positions before the document."""
         return np.where(self.window[:radius] < 0, separator, self.window[:radius])
 
     def block(self, block_size: int) -> NDArray[np.int64]:
-        """Return the tokens of the current block (block_size, n), newest first, -1 outside."""
+        """Return the tokens of the current block (block_size, n), newest first; -1 outside it."""
         inside = np.arange(block_size)[:, None] <= self.position % block_size
         return np.where(inside, self.window[:block_size], -1)
 
 
 def read(tokens: NDArray[np.integer], documents: NDArray[np.integer], size: int, start: int, stop: int) -> Chunk:
-    """Return targets ``start ... stop - 1`` (1 is the first) with windows of ``size`` tokens.
+    """Return the targets ``start ... stop - 1`` with windows of ``size`` tokens; the first target of a corpus is 1.
 
     Examples
     --------
@@ -81,26 +82,26 @@ def read(tokens: NDArray[np.integer], documents: NDArray[np.integer], size: int,
     near = np.asarray(tokens[low:stop], dtype=np.int64)
     window = np.full((size, index.size), -1, dtype=np.int64)
     for age in range(size):
-        there = np.flatnonzero(position >= age)
-        window[age, there] = near[index[there] - 1 - age - low]
+        filled = np.flatnonzero(position >= age)
+        window[age, filled] = near[index[filled] - 1 - age - low]
     return Chunk(start, near[start - low :], position, window)
 
 
 def read_all(
-    tokens: NDArray[np.integer], documents: NDArray[np.integer], size: int, chunk_size: int = CHUNK
+    tokens: NDArray[np.integer], documents: NDArray[np.integer], size: int, chunk_size: int = TARGETS_PER_CHUNK
 ) -> Iterator[Chunk]:
-    """Yield every target of a corpus in order."""
-    for start in range(1, tokens.size, chunk_size):
-        yield read(tokens, documents, size, start, min(start + chunk_size, tokens.size))
+    """Yield every target of a corpus in order, with windows of ``size`` tokens."""
+    for chunk in blocks(tokens.size - 1, chunk_size):
+        yield read(tokens, documents, size, chunk.start + 1, chunk.stop + 1)
 
 
 def attend(window: NDArray[np.int64], W: NDArray[np.floating], vectors: sparse.csr_array) -> NDArray[np.float32]:
-    """Return the attention ``softmax(q W)`` with ``q_i = <x_i, x_0>``, 0 at empty positions.
+    """Return the attention ``softmax(q W)`` with ``q_i = <x_i, x_0>``; it is 0 at empty positions.
 
     Parameters
     ----------
     window : (B, n) int64
-        Token ids, newest first, -1 empty.
+        Token ids, newest first; -1 is empty.
     W : (B, B)
     vectors : (V, b) csr_array
         Rows of the embedding, indices ascending.
@@ -119,10 +120,10 @@ def attend(window: NDArray[np.int64], W: NDArray[np.floating], vectors: sparse.c
 
 def superposed(window: NDArray[np.int64], A: NDArray[np.floating], vectors: sparse.csr_array) -> sparse.csr_array:
     """Return the attended context vectors ``A^T X`` as sparse rows (n, b)."""
-    there = window.T >= 0
-    indptr = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
+    filled = window.T >= 0
+    indptr = np.concatenate([[0], np.cumsum(filled.sum(axis=1))])
     shape = (window.shape[1], vectors.shape[0])
-    return sparse.csr_array((A[there], window.T[there], indptr), shape=shape) @ vectors
+    return sparse.csr_array((A[filled], window.T[filled], indptr), shape=shape) @ vectors
 
 
 def superposed_rows(
@@ -132,30 +133,29 @@ def superposed_rows(
     from warmstart import _kernels  # numba is loaded here, not on import
 
     out = np.empty((window.shape[1], rows.shape[1]), dtype=np.float32)
-    cuts = np.linspace(0, window.shape[1], workers + 1).astype(int)
-
-    def part(i: int) -> None:
-        here = slice(cuts[i], cuts[i + 1])
-        _kernels.superpose(window[:, here], A[here], rows, out[here])
-
-    run_parts(part, range(workers), workers)
+    run_parts(
+        lambda targets: _kernels.superpose(window[:, targets], A[targets], rows, out[targets]),
+        shares(len(out), workers),
+        workers,
+    )
     return out
 
 
 def document_means(
     chunk: Chunk, rows: NDArray[np.float32], state: NDArray[np.float64], workers: int = 1
 ) -> NDArray[np.float32]:
-    """Return the mean of ``rows[token]`` (n, m) since each document began; ``state`` (m,) carries the sum on."""
+    """Return the mean of ``rows[token]`` (n, m) over each document so far.
+
+    ``state`` (m,) holds the sum over the document from chunk to chunk; it is changed.
+    """
     from warmstart import _kernels  # numba is loaded here, not on import
 
     out = np.empty((chunk.targets.size, rows.shape[1]), dtype=np.float32)
-    cuts = np.linspace(0, rows.shape[1], workers + 1).astype(int)
-
-    def part(i: int) -> None:
-        here = slice(cuts[i], cuts[i + 1])
-        _kernels.running_mean(chunk.window[0], chunk.position, rows[:, here], state[here], out[:, here])
-
-    run_parts(part, range(workers), workers)
+    run_parts(
+        lambda c: _kernels.running_mean(chunk.window[0], chunk.position, rows[:, c], state[c], out[:, c]),
+        shares(out.shape[1], workers),
+        workers,
+    )
     return out
 
 
@@ -168,13 +168,13 @@ def remembered(
     ----------
     chunk : Chunk
     keys : (V, b) csr_array
-        Rows of length 1.
+        Rows of Euclidean length 1.
     labels : (V, m) csr_array
         Label embeddings.
     memory : (b, m) float64
-        Carries what the document has written from chunk to chunk; it is changed.
+        ``S^T``. It holds what the document has written from chunk to chunk; it is changed.
     workers : int
-        Threads, each a part of the columns; the result does not depend on them.
+        Number of threads, each for a part of the columns; the result does not depend on it.
 
     References
     ----------
@@ -183,16 +183,14 @@ def remembered(
     from warmstart import _kernels  # numba is loaded here, not on import
 
     out = np.empty((chunk.targets.size, memory.shape[1]), dtype=np.float32)
-    cuts = np.linspace(0, memory.shape[1], workers + 1).astype(int)
     pairs = (chunk.window[0], chunk.targets, chunk.position)
     sides = (keys.indptr, keys.indices, keys.data, labels.indptr, labels.indices, labels.data)
-
-    def part(i: int) -> None:
-        here = slice(cuts[i], cuts[i + 1])
-        _kernels.remember(*pairs, *sides, WRITE_STRENGTH, cuts[i], memory[:, here], out[:, here])
-
-    run_parts(part, range(workers), workers)
+    run_parts(
+        lambda c: _kernels.remember(*pairs, *sides, WRITE_STRENGTH, c.start, memory[:, c], out[:, c]),
+        shares(out.shape[1], workers),
+        workers,
+    )
     np.maximum(out, 0.0, out=out)
-    out += np.float32(EMPTY / out.shape[1])
+    out += np.float32(EMPTY_MASS / out.shape[1])
     out /= out.sum(axis=1, keepdims=True)
     return out

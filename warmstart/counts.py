@@ -1,8 +1,8 @@
-"""Counts of tokens and of pairs of neighbours, and n-gram models made of them: the marks a warm start has to beat."""
+"""Counts of tokens and of pairs of neighbours, and n-gram models made of them, to compare a warm start with."""
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +14,13 @@ from warmstart import files
 from warmstart.errors import InputError
 from warmstart.solution import class_prior
 
-CHUNK = 1 << 22  # pairs sorted at once
-STRETCH = 1 << 12  # tokens of a stretch that is held out, or not, as a whole
-HELD_OUT = 32  # every so many-th stretch
+PAIRS_PER_CHUNK = 1 << 22  # pairs sorted at once
+STRETCH = 1 << 12  # tokens in a stretch; a stretch is held out as a whole, or not
+HELD_OUT_EVERY = 32  # every so many-th stretch is held out
 
 
 def bigram_counts(tokens: NDArray[np.integer], vocab_size: int) -> sparse.csr_array:
-    """Count pairs of a token and the next one, (V, V) int64; all but the first token of the array come second once.
+    """Count the pairs of a token (row) and the next one (column), (V, V) int64.
 
     Examples
     --------
@@ -28,24 +28,23 @@ def bigram_counts(tokens: NDArray[np.integer], vocab_size: int) -> sparse.csr_ar
     [[0, 2], [1, 0]]
     """
     total = sparse.csr_array((vocab_size, vocab_size), dtype=np.int64)
-    for start in range(0, tokens.size - 1, CHUNK):
-        part = np.asarray(tokens[start : start + CHUNK + 1], dtype=np.int64)
-        total += _pairs(part[:-1], part[1:], vocab_size)
+    for _, first, second in _neighbours(tokens):
+        total += _count(first, second, vocab_size)
     return total
 
 
 @dataclass(frozen=True)
 class PairStatistics:
-    """Pairs of a token and the next one, the larger part to be solved and the rest to choose by. See `count_pairs`.
+    """Counts of pairs of a token and the next one: the larger part to be solved, the rest held out. See `count_pairs`.
 
     Attributes
     ----------
     pairs : (V, V) csr_array of int64
         Occurrences of token x (row) before token y (column).
     held_out : (V, V) csr_array of int64
-        The same from every 32nd stretch of 4,096 tokens.
+        The same, from every 32nd stretch of 4,096 tokens.
     max_pairs : int
-        Entries that are stored at most, in either.
+        Largest number of entries that either matrix stores.
     dropped : int
         Occurrences that were left out to stay below ``max_pairs``.
     vocabulary : str
@@ -64,28 +63,28 @@ class PairStatistics:
         return int(self.pairs.shape[0])
 
     def __add__(self, other: "PairStatistics") -> "PairStatistics":
-        """Return the statistics of both texts; the same in any order while nothing is dropped.
+        """Return the statistics of both texts. The order does not matter while nothing is dropped.
 
         Raises
         ------
         InputError
             The vocabularies or the limits differ.
         """
-        own, others = ((s.vocab_size, s.vocabulary[:8], s.max_pairs) for s in (self, other))
-        if own != others:
+        kinds = [(s.vocab_size, s.vocabulary[:8], s.max_pairs) for s in (self, other)]
+        if kinds[0] != kinds[1]:
             raise InputError(
-                f"expected pair statistics of one vocabulary (size, digest) and limit, got {own} and {others}; "
+                f"expected pair statistics of one vocabulary (size, digest) and limit, got {kinds[0]} and {kinds[1]}; "
                 "count both texts with the same tokenizer and limit"
             )
-        pairs, lost = _capped(self.pairs + other.pairs, self.max_pairs)
-        held_out, lost_too = _capped(self.held_out + other.held_out, self.max_pairs)
-        dropped = self.dropped + other.dropped + lost + lost_too
+        pairs, dropped = _capped(self.pairs + other.pairs, self.max_pairs)
+        held_out, dropped_held_out = _capped(self.held_out + other.held_out, self.max_pairs)
+        dropped += dropped_held_out + self.dropped + other.dropped
         return PairStatistics(pairs, held_out, self.max_pairs, dropped, self.vocabulary)
 
     def save(self, path: Path) -> None:
         """Write one safetensors file, whole or not at all."""
-        parts = {"pairs": self.pairs, "held_out": self.held_out}
-        arrays = {f"{k}.{a}": getattr(m, a) for k, m in parts.items() for a in ("indptr", "indices", "data")}
+        matrices = {"pairs": self.pairs, "held_out": self.held_out}
+        arrays = {f"{k}.{a}": getattr(m, a) for k, m in matrices.items() for a in ("indptr", "indices", "data")}
         facts = {name: getattr(self, name) for name in ("max_pairs", "dropped", "vocabulary")}
         files.save_arrays(path, arrays, {"pairs": facts})
 
@@ -98,15 +97,13 @@ class PairStatistics:
         InputError
             The file is missing, truncated or of another kind.
         """
-        arrays, facts = files.load_arrays(path)
-        if "pairs" not in facts:
-            raise InputError(f"{path}: expected pair statistics, got a safetensors file of another kind")
+        arrays, facts = files.load_arrays(path, "pairs")
         size = arrays["pairs.indptr"].size - 1
-        parts = (
+        pairs, held_out = (
             sparse.csr_array(tuple(arrays[f"{k}.{a}"] for a in ("data", "indices", "indptr")), shape=(size, size))
             for k in ("pairs", "held_out")
         )
-        return cls(*parts, **facts["pairs"])
+        return cls(pairs, held_out, **facts)
 
 
 def count_pairs(
@@ -117,26 +114,26 @@ def count_pairs(
 ) -> PairStatistics:
     """Count the pairs of neighbours of a text in one pass, for `warmstart.spectral`.
 
-    Memory is bounded by ``max_pairs``: above it the rarest pairs are dropped, and how many is said.
+    ``max_pairs`` limits the memory. Above it the rarest pairs are dropped, and ``dropped`` says how many.
 
     Parameters
     ----------
     tokens : (n,) int, may be memory-mapped
     vocab_size : int
     vocabulary : mapping of str to int, optional
-        Of the tokenizer, so that a model with another one is refused.
+        The vocabulary of the tokenizer, so that a model with another one can be refused.
     max_pairs : int
-        16 bytes each.
+        Largest number of different pairs; one takes 16 bytes.
 
     Returns
     -------
     PairStatistics
-        Statistics of shards are added with ``+``.
+        Add those of shards with ``+``.
 
     Raises
     ------
     InputError
-        Fewer than two tokens, or a token outside the vocabulary.
+        There are fewer than two tokens, or a token is outside the vocabulary.
 
     Examples
     --------
@@ -148,27 +145,33 @@ def count_pairs(
     nothing = sparse.csr_array((vocab_size, vocab_size), dtype=np.int64)
     digest = "" if vocabulary is None else vocabulary_digest(vocabulary)
     total = PairStatistics(nothing, nothing, max_pairs, 0, digest)
-    for start in range(0, tokens.size - 1, CHUNK):
-        part = np.asarray(tokens[start : start + CHUNK + 1], dtype=np.int64)
-        if part.min() < 0 or part.max() >= vocab_size:
+    for start, first, second in _neighbours(tokens):
+        low, high = min(first.min(), second.min()), max(first.max(), second.max())
+        if low < 0 or high >= vocab_size:
             raise InputError(
-                f"expected tokens from 0 to {vocab_size - 1}, got {part.min()} to {part.max()}; "
+                f"expected tokens from 0 to {vocab_size - 1}, got {low} to {high}; "
                 "encode the text with the tokenizer of the model"
             )
-        stretch = np.arange(start, start + part.size - 1) // STRETCH
-        away = stretch % HELD_OUT == HELD_OUT - 1
-        first, second = part[:-1], part[1:]
-        kept, held_out = (_pairs(first[part], second[part], vocab_size) for part in (~away, away))
-        total += PairStatistics(kept, held_out, max_pairs, 0, digest)
+        stretch = np.arange(start, start + first.size) // STRETCH
+        held_out = stretch % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+        solved, judged = (_count(first[rows], second[rows], vocab_size) for rows in (~held_out, held_out))
+        total += PairStatistics(solved, judged, max_pairs, 0, digest)
     return total
 
 
 def vocabulary_digest(vocabulary: Mapping[str, int]) -> str:
-    """Return the sha256 of a mapping of tokens to ids, in any order."""
+    """Return the sha256 of a mapping of tokens to ids, whatever its order."""
     return hashlib.sha256(json.dumps(sorted(vocabulary.items())).encode()).hexdigest()
 
 
-def _pairs(first: NDArray[np.int64], second: NDArray[np.int64], vocab_size: int) -> sparse.csr_array:
+def _neighbours(tokens: NDArray[np.integer]) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield the pairs of neighbours in chunks: the place of the first pair, the first tokens, the second tokens."""
+    for start in range(0, tokens.size - 1, PAIRS_PER_CHUNK):
+        chunk = np.asarray(tokens[start : start + PAIRS_PER_CHUNK + 1], dtype=np.int64)
+        yield start, chunk[:-1], chunk[1:]
+
+
+def _count(first: NDArray[np.int64], second: NDArray[np.int64], vocab_size: int) -> sparse.csr_array:
     keys, counts = np.unique(first * vocab_size + second, return_counts=True)
     first, second = np.divmod(keys, vocab_size)
     indptr = np.concatenate([[0], np.cumsum(np.bincount(first, minlength=vocab_size))])
@@ -176,29 +179,41 @@ def _pairs(first: NDArray[np.int64], second: NDArray[np.int64], vocab_size: int)
 
 
 def _capped(pairs: sparse.csr_array, max_pairs: int) -> tuple[sparse.csr_array, int]:
-    """Drop the rarest pairs, all of one count together, until at most ``max_pairs`` are left; return how many went."""
+    """Drop the rarest pairs, all of one count together, to at most ``max_pairs``; return also how many occurrences."""
     if pairs.nnz <= max_pairs:
         return pairs, 0
     least = np.partition(pairs.data, pairs.nnz - max_pairs - 1)[pairs.nnz - max_pairs - 1]
     rare = pairs.data <= least
     dropped = int(pairs.data[rare].sum())
-    kept = pairs.copy()
-    kept.data[rare] = 0
-    kept.eliminate_zeros()
-    return kept, dropped
+    capped = pairs.copy()
+    capped.data[rare] = 0
+    capped.eliminate_zeros()
+    return capped, dropped
+
+
+def discounted(pairs: sparse.csr_array, discount: float) -> tuple[sparse.csr_array, NDArray[np.float64]]:
+    """Return both parts of the absolute-discounting bigram ``P(y | x) = max(c_xy - d, 0) / c_x + left_x P(y)``.
+
+    The first is a sparse matrix (V, V) float64. The second, (V,), is the share of the unigram in each row,
+    ``left_x = d types_x / c_x``; it is 1 for a row without counts.
+    """
+    n, types = pairs.sum(axis=1), np.diff(pairs.indptr)
+    kept = pairs.astype(np.float64)
+    kept.data = (kept.data - discount) / np.repeat(n, types)
+    return kept, np.where(n > 0, discount * types / np.maximum(n, 1), 1.0)
 
 
 @dataclass(frozen=True)
 class NGrams:
     """Unigram and absolute-discounting bigram models of one corpus.
 
-    The bigram is ``P(y | x) = max(c(x, y) - d, 0) / c(x) + d * types(x) / c(x) * P(y)`` with ``d = n1 / (n1 + 2 n2)``
-    from the numbers of pairs seen once and twice (Ney, Essen and Kneser 1994, Computer Speech and Language 8).
+    The bigram is ``P(y | x) = max(c_xy - d, 0) / c_x + d types_x / c_x * P(y)``. The discount is ``d = n1 / (n1 + 2
+    n2)`` with the numbers of pairs seen once and twice (Ney, Essen and Kneser 1994, Computer Speech and Language 8).
 
     Parameters
     ----------
     unigrams : (V,) int64
-        How often each token is a target.
+        Number of times each token is a target.
     bigrams : (V, V) csr_array of int64
         Pairs of a token and the next.
     """
@@ -212,26 +227,20 @@ class NGrams:
         once, twice = (int((self.bigrams.data == n).sum()) for n in (1, 2))
         return once / (once + 2 * twice) if once + twice else 0.5
 
-    def nats(self, tokens: NDArray[np.integer]) -> tuple[float, float]:
-        """Return the mean ``-log P`` of all tokens but the first under the unigram and under the bigram.
+    def cross_entropies(self, tokens: NDArray[np.integer]) -> tuple[float, float]:
+        """Return the mean of ``-log P`` over all tokens but the first, by the unigram and by the bigram.
 
         Examples
         --------
         >>> tokens = np.array([0, 1, 0, 1, 0])
         >>> model = NGrams(np.array([2, 2]), bigram_counts(tokens, 2))
-        >>> [round(float(np.exp(x)), 3) for x in model.nats(tokens)]
+        >>> [round(float(np.exp(x)), 3) for x in model.cross_entropies(tokens)]
         [2.0, 1.0]
         """
         prior = class_prior(self.unigrams)
-        seen = np.maximum(self.bigrams.sum(axis=1), 1)
-        kept = self.bigrams.astype(np.float64)
-        kept.data -= self.discount
-        left = np.where(self.bigrams.sum(axis=1) > 0, self.discount * np.diff(self.bigrams.indptr) / seen, 1.0)
+        kept, left = discounted(self.bigrams, self.discount)
         unigram = bigram = 0.0
-        for start in range(0, tokens.size - 1, CHUNK):
-            part = np.asarray(tokens[start : start + CHUNK + 1], dtype=np.int64)
-            x, y = part[:-1], part[1:]
-            probability = np.asarray(kept[x, y]).ravel() / seen[x] + left[x] * prior[y]
+        for _, x, y in _neighbours(tokens):
             unigram -= float(np.log(prior[y]).sum())
-            bigram -= float(np.log(probability).sum())
+            bigram -= float(np.log(np.asarray(kept[x, y]).ravel() + left[x] * prior[y]).sum())
         return unigram / (tokens.size - 1), bigram / (tokens.size - 1)

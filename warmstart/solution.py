@@ -1,25 +1,25 @@
-"""The explicit solution of a softmax layer: counts in, weights out. The only place with a logarithm of counts.
+"""The explicit solution of a softmax layer: counts in, weights out. The only module that takes logarithms of counts.
 
 | symbol | shape | meaning |
 |---|---|---|
 | `F` | (D, C) | co-occurrence of inputs and targets |
 | `p` | (C,) | class prior |
-| `k` | | features per prediction: mean L1 norm of the inputs |
-| `eps` | | smoothing, in co-occurrences a feature, spread over the classes in proportion to `p` |
-| `tau` | (G,) | temperature of each group of features (a context position, a context, the whole input) |
+| `k` | | features per prediction: the mean L1 norm of the inputs |
+| `eps` | | smoothing: co-occurrences added to each feature, spread over the classes in proportion to `p` |
+| `tau` | (G,) | temperature of each group of features; a group is a position, a context, or the whole input |
 
     U[d, c] = tau_g(d) * log(F[d, c] / F[., c]) + 1/k * log p[c]            F[., c] = sum_d F[d, c]
 
-At ``tau = 1``, without smoothing and with ``p = F. / sum(F.)`` (`marginal_prior`) this is the published
-``log F - (k-1)/k log F.`` up to a constant that no softmax sees (Williams and Zhao 2023, arXiv 2311.07498, theorem 1).
-Multiplied out it is multinomial naive Bayes with the prior raised to ``|x|_1 / k``. Naive Bayes counts correlated
-evidence twice; the temperatures, found by a convex fit of the cross-entropy, take that back. The fit sees every example
-with its own count removed (leave one out; the prior stays), so no part of the data is lost to it.
+At ``tau = 1``, without smoothing and with ``p = F. / sum(F.)`` (`marginal_prior`), this is the published
+``log F - (k-1)/k log F.`` up to a constant that a softmax ignores (Williams and Zhao 2023, arXiv 2311.07498,
+theorem 1). It is multinomial naive Bayes with the prior raised to ``|x|_1 / k``.
+
+Naive Bayes counts correlated evidence twice. The temperatures correct this; they minimise a cross-entropy that is
+convex in them. Each example of the sample is scored with its own count removed ("leave one out"; the prior keeps it),
+so no data are held back for the fit.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -28,17 +28,20 @@ from scipy import sparse
 from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
-from warmstart.accumulators import Accumulator, run_parts
+from warmstart._softmax import exponentiate
+from warmstart._threads import blocks, run_parts
+from warmstart.accumulators import Accumulator
 from warmstart.errors import InputError
 
 Inputs: TypeAlias = NDArray[np.floating] | sparse.csr_array
-ROWS = 256  # examples scored at once: fixed, so that sums do not depend on the number of threads
-KEPT_BYTES = 2**30  # scores of a sample are kept between evaluations up to this size, else computed again
+EXAMPLES_PER_BLOCK = 256  # fixed, so that sums do not depend on the number of threads
+CLASSES_PER_BLOCK = 256
+KEPT_BYTES = 2**30  # scores of a sample are kept between evaluations up to this size, and computed again above it
 SMOOTHING_GRID = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)
 
 
 def class_prior(counts: NDArray[np.number]) -> NDArray[np.float64]:
-    """Return class probabilities; a class never seen counts as half an example, so that its logarithm exists.
+    """Return class probabilities. A class without examples counts as half an example, so that its logarithm exists.
 
     Examples
     --------
@@ -52,7 +55,7 @@ def class_prior(counts: NDArray[np.number]) -> NDArray[np.float64]:
 def marginal_prior(accumulator: Accumulator) -> NDArray[np.float64]:
     """Return each class's share of the co-occurrences, ``F[., c]``: the prior of the published formula.
 
-    A class without any counts as half an example of mean norm. Where all inputs have one L1 norm these are the shares
+    A class without counts gets half an example of mean norm. If all inputs have the same L1 norm, these are the shares
     of the examples.
 
     Examples
@@ -87,17 +90,20 @@ def log_likelihood(
     Raises
     ------
     InputError
-        A count is zero and so is the smoothing.
+        A count and the smoothing are both zero.
     """
-    added = smoothing * prior
-    F = accumulator.F
-    marginal = F.sum(axis=0) * accumulator.scale + F.shape[0] * added
-    out: NDArray[np.floating] = np.empty(F.shape, dtype)
-    for start in range(0, F.shape[0], ROWS):
-        counts = F[start : start + ROWS] * accumulator.scale + added
+    n_features, n_classes = accumulator.F.shape
+    out: NDArray[np.floating] = np.empty((n_features, n_classes), dtype)
+    for classes in blocks(n_classes, CLASSES_PER_BLOCK):
+        counts = accumulator.sums[classes] * accumulator.scale
+        added = smoothing * prior[classes, None]
+        marginal = accumulator.sums[classes].sum(axis=1, keepdims=True) * accumulator.scale + n_features * added
+        counts += added
         if not counts.all():
             raise InputError("a feature never occurred with a class and smoothing is 0; expected smoothing > 0")
-        out[start : start + ROWS] = np.log(counts) - np.log(marginal)
+        np.log(counts, out=counts)
+        counts -= np.log(marginal)
+        out[:, classes] = counts.T
     return out
 
 
@@ -119,9 +125,9 @@ def solve(
     k : float
         Features per prediction; ``numpy.inf`` leaves the prior out.
     smoothing : float
-        In co-occurrences, see `log_likelihood`.
+        Co-occurrences added to each feature, see `log_likelihood`.
     temperatures : (G,)
-        One a group; 1 is the published solution.
+        One for each group; 1 is the published solution.
 
     Returns
     -------
@@ -140,18 +146,18 @@ def solve(
     [0.667, 0.333]
     """
     bias = np.log(prior) / k
-    blocks = []
+    weights = []
     for accumulator, tau in zip(accumulators, temperatures, strict=True):
-        block = log_likelihood(accumulator, prior, smoothing, dtype)
-        block *= dtype(tau)
-        block += bias.astype(dtype)
-        blocks.append(block)
-    return np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
+        table = log_likelihood(accumulator, prior, smoothing, dtype)
+        table *= dtype(tau)
+        table += bias.astype(dtype)
+        weights.append(table)
+    return np.concatenate(weights) if len(weights) > 1 else weights[0]
 
 
 @dataclass
 class Sample:
-    """Examples on which temperatures are fitted; each is left out of the counts when it is scored.
+    """Examples on which temperatures are fitted. Each is left out of the counts while it is scored.
 
     Attributes
     ----------
@@ -160,7 +166,7 @@ class Sample:
     targets : (n, C) csr_array
         Target distributions, rows summing to 1.
     keep_scores : bool
-        Keep the scores, (n, C) float32 a group, from one evaluation to the next while they fit in `KEPT_BYTES`.
+        Keep the scores, (n, C) float32 for each group, from one evaluation to the next if they fit in `KEPT_BYTES`.
     """
 
     groups: list[Inputs]
@@ -184,91 +190,113 @@ def leave_one_out(
     prior: NDArray[np.float64],
     smoothing: float,
 ) -> NDArray[np.float64]:
-    """Score each example at its own target classes, its own count removed.
+    """Score each example at its own target classes, with its own count removed.
 
     Returns
     -------
     (nnz of targets,) float64
         ``sum_d x_d log((F[d, c] - x_d y_c) / (F[., c] - |x|_1 y_c))`` for every target class c of every example.
     """
-    row = np.repeat(np.arange(targets.shape[0]), np.diff(targets.indptr))
-    F, scale = accumulator.F, accumulator.scale
-    total = F.sum(axis=0) * scale  # (C,)
-    out = np.empty(row.size)
-    for start in range(0, row.size, ROWS):  # a dense block of inputs is (ROWS, D)
-        here = slice(start, start + ROWS)
-        chosen: Any = X[row[here]]
-        classes, values = targets.indices[here], targets.data[here]
+    examples = np.repeat(np.arange(targets.shape[0]), np.diff(targets.indptr))
+    sums, scale = accumulator.sums, accumulator.scale
+    total = sums.sum(axis=1) * scale  # (C,)
+    out = np.empty(examples.size)
+    for block in blocks(examples.size, EXAMPLES_PER_BLOCK):  # a dense block of inputs is (EXAMPLES_PER_BLOCK, D)
+        x: Any = X[examples[block]]
+        classes, values = targets.indices[block], targets.data[block]
         added = smoothing * prior[classes]
-        marginal = total[classes] - np.asarray(chosen.sum(axis=1)).ravel() * values
-        marginal = np.log(np.maximum(marginal, 0.0) + F.shape[0] * added)
-        if sparse.issparse(chosen):
-            entry = np.repeat(np.arange(classes.size), np.diff(chosen.indptr))
-            rest = F[chosen.indices, classes[entry]] * scale - chosen.data * values[entry]
-            terms = chosen.data * (np.log(np.maximum(rest, 0.0) + added[entry]) - marginal[entry])
-            out[here] = np.bincount(entry, terms, minlength=classes.size)
+        marginal = total[classes] - np.asarray(x.sum(axis=1)).ravel() * values
+        marginal = np.log(np.maximum(marginal, 0.0) + sums.shape[1] * added)
+        if sparse.issparse(x):
+            row = np.repeat(np.arange(classes.size), np.diff(x.indptr))
+            rest = sums[classes[row], x.indices] * scale - x.data * values[row]
+            terms = x.data * (np.log(np.maximum(rest, 0.0) + added[row]) - marginal[row])
+            out[block] = np.bincount(row, terms, minlength=classes.size)
         else:
-            rest = F[:, classes].T * scale - chosen * values[:, None]
-            terms = chosen * (np.log(np.maximum(rest, 0.0) + added[:, None]) - marginal[:, None])
-            out[here] = terms.sum(axis=1)
+            rest = sums[classes] * scale - x * values[:, None]
+            terms = x * (np.log(np.maximum(rest, 0.0) + added[:, None]) - marginal[:, None])
+            out[block] = terms.sum(axis=1)
     return out
 
 
-def cross_entropy(
-    sample: Sample,
-    accumulators: list[Accumulator],
-    prior: NDArray[np.float64],
-    *,
-    k: float,
-    smoothing: float,
-    workers: int = 1,
-) -> Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]]:
-    """Return the function ``temperatures -> (nats an example, gradient)`` of a leave-one-out sample; it is convex."""
-    tables = [log_likelihood(a, prior, smoothing) for a in accumulators]
-    own = [
-        leave_one_out(X, sample.targets, a, prior, smoothing) for X, a in zip(sample.groups, accumulators, strict=True)
-    ]
-    log_prior = np.log(prior).astype(np.float32)
-    indptr = sample.targets.indptr
-    keep = sample.keep_scores and sample.size * prior.size * len(tables) * 4 <= KEPT_BYTES
-    kept: dict[int, list[NDArray[np.floating]]] = {}
+class CrossEntropy:
+    """Cross-entropy of a leave-one-out sample, in nats per example, as a function of the temperatures; it is convex.
 
-    def group_scores(start: int, stop: int) -> list[NDArray[np.floating]]:
-        return [
-            X[start:stop].astype(table.dtype, copy=False) @ table
-            for X, table in zip(sample.groups, tables, strict=True)
+    Parameters
+    ----------
+    sample : Sample of n examples in G groups
+    accumulators : list of G accumulators
+        They contain the counts of the sample too.
+    prior : (C,)
+    k : float
+        Features per prediction.
+    smoothing : float
+        Co-occurrences added to each feature.
+    workers : int
+        Number of threads; the result does not depend on it.
+    """
+
+    def __init__(
+        self,
+        sample: Sample,
+        accumulators: list[Accumulator],
+        prior: NDArray[np.float64],
+        *,
+        k: float,
+        smoothing: float,
+        workers: int = 1,
+    ) -> None:
+        self.sample, self.k, self.workers = sample, k, workers
+        self.tables = [log_likelihood(a, prior, smoothing) for a in accumulators]
+        self.left_out = [
+            leave_one_out(X, sample.targets, a, prior, smoothing)
+            for X, a in zip(sample.groups, accumulators, strict=True)
         ]
+        self.log_prior = np.log(prior).astype(np.float32)
+        self.keep = sample.keep_scores and sample.size * prior.size * len(self.tables) * 4 <= KEPT_BYTES
+        self.kept: dict[int, list[NDArray[np.floating]]] = {}
 
-    def part(temperatures: NDArray[np.float64], start: int) -> NDArray[np.float64]:
-        stop = min(start + ROWS, sample.size)
-        here = slice(indptr[start], indptr[stop])
-        row = np.repeat(np.arange(stop - start), np.diff(indptr[start : stop + 1]))
-        classes, values = sample.targets.indices[here], sample.targets.data[here]
-        norm: Any = sum(np.asarray(X[start:stop].sum(axis=1)).ravel() for X in sample.groups)
-        z = (norm / k).astype(np.float32)[:, None] * log_prior
-        scores = kept.get(start) or group_scores(start, stop)
-        if keep:
-            kept[start] = scores
-        for a, mine, tau in zip(scores, own, temperatures, strict=True):
-            a[row, classes] = mine[here]
-            z += np.float32(tau) * a
-        at_target = z[row, classes].astype(np.float64)
-        top = z.max(axis=1)
-        z -= top[:, None]
-        np.exp(z, out=z)
-        mass = z.sum(axis=1)
-        loss = values @ ((np.log(mass) + top)[row] - at_target)
-        slope = [(np.einsum("nc,nc->n", z, a) / mass).sum(dtype=np.float64) - values @ a[row, classes] for a in scores]
-        return np.array([loss, *slope])
-
-    def objective(temperatures: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        starts = range(0, sample.size, ROWS)
+    def __call__(self, temperatures: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        """Return the cross-entropy and its gradient (G,)."""
         with threadpool_limits(1):
-            sums = run_parts(partial(part, temperatures), starts, workers)
-        total = np.sum(sums, axis=0) / sample.size
-        return float(total[0]), total[1:]
+            sums = run_parts(
+                lambda rows: self._block(temperatures, rows),
+                blocks(self.sample.size, EXAMPLES_PER_BLOCK),
+                self.workers,
+            )
+        mean = np.sum(sums, axis=0) / self.sample.size
+        return float(mean[0]), mean[1:]
 
-    return objective
+    def _scores(self, rows: slice, at: tuple[NDArray[np.intp], NDArray[np.integer]], entries: slice) -> Any:
+        """Return the evidence (n, C) of each group for a block, its own count removed at the target classes."""
+        if rows.start in self.kept:
+            return self.kept[rows.start]
+        scores = []
+        for X, table, left_out in zip(self.sample.groups, self.tables, self.left_out, strict=True):
+            evidence = X[rows].astype(table.dtype, copy=False) @ table
+            evidence[at] = left_out[entries]
+            scores.append(evidence)
+        if self.keep:
+            self.kept[rows.start] = scores
+        return scores
+
+    def _block(self, temperatures: NDArray[np.float64], rows: slice) -> NDArray[np.float64]:
+        """Return the sums over a block of examples: the cross-entropy, then its slope for each group."""
+        targets = self.sample.targets
+        indptr = targets.indptr[rows.start : rows.stop + 1]
+        entries = slice(indptr[0], indptr[-1])
+        row = np.repeat(np.arange(indptr.size - 1), np.diff(indptr))
+        at, values = (row, targets.indices[entries]), targets.data[entries]
+        norm: Any = sum(np.asarray(X[rows].sum(axis=1)).ravel() for X in self.sample.groups)
+        z = (norm / self.k).astype(np.float32)[:, None] * self.log_prior
+        scores = self._scores(rows, at, entries)
+        for evidence, tau in zip(scores, temperatures, strict=True):
+            z += np.float32(tau) * evidence
+        at_target = z[at].astype(np.float64)
+        mass, top = exponentiate(z)
+        loss = values @ ((np.log(mass) + top)[row] - at_target)
+        slopes = [(np.einsum("nc,nc->n", z, a) / mass).sum(dtype=np.float64) - values @ a[at] for a in scores]
+        return np.array([loss, *slopes])
 
 
 def check_settings(smoothing: float | str, temperature: float | str) -> None:
@@ -280,11 +308,11 @@ def check_settings(smoothing: float | str, temperature: float | str) -> None:
 
 @dataclass(frozen=True)
 class Fit:
-    """What `fit` found: smoothing, temperatures (G,), and the cross-entropy of the sample in nats."""
+    """Smoothing and temperatures (G,) found by `fit`, and the cross-entropy of the sample, in nats per example."""
 
     smoothing: float
     temperatures: NDArray[np.float64]
-    nats: float
+    cross_entropy: float
 
 
 def fit(
@@ -297,19 +325,20 @@ def fit(
     temperature: float | str = "fit",
     workers: int = 1,
 ) -> Fit:
-    """Find the smoothing and one temperature a group by the leave-one-out cross-entropy of a sample.
+    """Find the smoothing and a temperature for each group that minimise the leave-one-out cross-entropy of a sample.
 
     Parameters
     ----------
     sample : Sample of n examples in G groups
     accumulators : list of G accumulators
-        They hold the sample's own counts too.
+        They contain the counts of the sample too.
     prior : (C,)
     k : float
+        Features per prediction.
     smoothing : float or "fit"
-        A number is kept; "fit" walks a grid of 1 to 10,000 co-occurrences downhill on every other example.
+        A number is used as it is. "fit" goes down a grid of 1 to 10,000 co-occurrences, on every other example.
     temperature : float or "fit"
-        A number is kept for every group.
+        A number is used as it is, for every group.
 
     Returns
     -------
@@ -318,26 +347,25 @@ def fit(
     check_settings(smoothing, temperature)
     start = np.full(len(accumulators), 1.0 if temperature == "fit" else float(temperature))
 
-    def at(eps: float, on: Sample, tau: NDArray[np.float64]) -> Fit:
-        objective = cross_entropy(on, accumulators, prior, k=k, smoothing=eps, workers=workers)
+    def fit_at(eps: float, examples: Sample, tau: NDArray[np.float64]) -> Fit:
+        objective = CrossEntropy(examples, accumulators, prior, k=k, smoothing=eps, workers=workers)
         if temperature != "fit":
             return Fit(eps, tau, objective(tau)[0])
-        found = minimize(
+        minimum = minimize(
             objective, tau, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * tau.size, options={"ftol": 1e-9}
         )
-        return Fit(eps, found.x, float(found.fun))
+        return Fit(eps, minimum.x, float(minimum.fun))
 
     if smoothing != "fit":
-        return at(float(smoothing), sample, start)
-    half = sample.every(2) if sample.size > 2 * ROWS else sample
-    tried: dict[int, Fit] = {}
+        return fit_at(float(smoothing), sample, start)
+    half = sample.every(2) if sample.size > 2 * EXAMPLES_PER_BLOCK else sample
     best = SMOOTHING_GRID.index(100.0)
-    tried[best] = at(SMOOTHING_GRID[best], half, start)
+    tried = {best: fit_at(SMOOTHING_GRID[best], half, start)}
     for step in (1, -1):
         while 0 <= best + step < len(SMOOTHING_GRID) and best + step not in tried:
             trial = best + step
-            tried[trial] = at(SMOOTHING_GRID[trial], half, tried[best].temperatures)
-            if tried[trial].nats >= tried[best].nats:
+            tried[trial] = fit_at(SMOOTHING_GRID[trial], half, tried[best].temperatures)
+            if tried[trial].cross_entropy >= tried[best].cross_entropy:
                 break
             best = trial
-    return at(tried[best].smoothing, sample, tried[best].temperatures)
+    return fit_at(tried[best].smoothing, sample, tried[best].temperatures)

@@ -2,18 +2,18 @@
 
 | symbol | shape | meaning |
 |---|---|---|
-| `P` | (V, V) | absolute-discounting bigram, ``max(c - d, 0) / n_x + left_x p_y`` with ``left_x = d types_x / n_x`` |
-| `M` | (V, V) | ``log(P / (left_x p_y))``, sparse: 0 for unseen pairs; a constant per row does not change a softmax |
-| `A`, `B` | (V, r) | factors: ``softmax(A B^T + log p)`` is the bigram model of rank r |
-| `E`, `W` | (V, d) | embedding and head of a transformer that holds it |
+| `P` | (V, V) | absolute-discounting bigram, ``max(c_xy - d, 0) / c_x + left_x p_y``, ``left_x = d types_x / c_x`` |
+| `M` | (V, V) | ``log(P / (left_x p_y))``: sparse, 0 for unseen pairs; a softmax ignores a constant for each row |
+| `A`, `B` | (V, r) | factors, `Phi` and `Psi` in docs/math.md: ``softmax(A B^T + log p)`` is a bigram model of rank r |
+| `E`, `W` | (V, d) | embedding of a transformer that holds the factors, and its head, `O^T` in docs/math.md |
 
-First ``diag(p**a) M diag(p**b)`` is factorised, then A and B are solved by turns toward the cross-entropy with P.
+First ``diag(p**a) M diag(p**b)`` is factorised. Then A and B are refitted in turn to lower the cross-entropy with P.
 Sources: Levy and Goldberg 2014 (NeurIPS, word vectors as factorised log ratios), Ney, Essen and Kneser 1994 (Computer
 Speech and Language 8, discounting), Boehning 1992 (Annals of the Institute of Statistical Mathematics 44, Newton steps
-of a softmax with a curvature that all rows share).
+of a softmax with one curvature for all rows).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,37 +23,39 @@ from scipy import linalg, sparse
 from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
 
-from warmstart.accumulators import run_parts
-from warmstart.counts import NGrams, PairStatistics
+from warmstart._softmax import log_sum_exp, softmax
+from warmstart._threads import blocks, run_parts
+from warmstart.counts import NGrams, PairStatistics, discounted
 from warmstart.errors import InputError
 from warmstart.progress import Progress
 from warmstart.solution import class_prior
 
-EXPONENTS = ((0.25, 0.25), (0.35, 0.35), (0.35, 0.5))  # a, b: weights of rows and columns
+EXPONENTS = ((0.25, 0.25), (0.35, 0.35), (0.35, 0.5))  # of the weights p**a of rows and p**b of columns
 FREQUENT = 1024  # tokens on which exponents and rank are chosen
-COVERED = 0.9  # share of the text whose rows take part in every sweep; the last takes all
-STEPS = {"A": 1.0, "B": 0.3}  # of the Newton step
-DAMPING = 10.0  # of the curvature, in units of its mean diagonal: the rows share it and do not have it
-ROWS = 512  # rows of logits worked on at once
-FLOOR = 8  # least rank
+COVERED_SHARE = 0.9  # share of the text whose rows take part in every sweep; the last refit takes all rows
+STEP_B = 0.3  # length of the Newton step of B; that of A is 1
+DAMPING = 10.0  # of the curvature, in units of its mean diagonal: one curvature does not fit all rows
+ROWS_PER_BLOCK = 512  # rows of logits computed at once
+LEAST_RANK = 8
+LEAST_GAIN = 1e-3  # nats that a sweep must gain on the held-out pairs
 
 Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Bigram:
-    """The absolute-discounting bigram `P`, as its sparse part and what is left for the unigram.
+    """The absolute-discounting bigram `P`, as a sparse part and a share of the unigram.
 
     Attributes
     ----------
     kept : (V, V) csr_array of float32
-        ``max(c - d, 0) / n_x``.
+        ``max(c_xy - d, 0) / c_x``.
     left : (V,) float32
-        Share of the unigram in every row; 1 for a row without counts.
+        Share of the unigram in each row; 1 for a row without counts.
     prior : (V,) float64
         p.
     share : (V,) float64
-        Share of the text before whose tokens each row stands.
+        Each token's share of the positions that have a next token.
     """
 
     kept: sparse.csr_array
@@ -64,12 +66,9 @@ class Bigram:
     @classmethod
     def of(cls, pairs: sparse.csr_array) -> "Bigram":
         """Return the model of pair counts (V, V)."""
-        n, types = pairs.sum(axis=1), np.diff(pairs.indptr)
-        unigrams = pairs.sum(axis=0)
+        n, unigrams = pairs.sum(axis=1), pairs.sum(axis=0)
         discount = min(max(NGrams(unigrams, pairs).discount, 0.1), 0.9)
-        kept = pairs.astype(np.float64)
-        kept.data = (kept.data - discount) / np.repeat(n, types)
-        left = np.where(n > 0, discount * types / np.maximum(n, 1), 1.0)
+        kept, left = discounted(pairs, discount)
         return cls(kept.astype(np.float32), left.astype(np.float32), class_prior(unigrams), n / n.sum())
 
     @cached_property
@@ -84,12 +83,15 @@ class Bigram:
         out.data = np.log1p(out.data / (self.left[rows] * self.prior[out.indices])).astype(np.float32)
         return out
 
-    def top(self, size: int) -> "Bigram":
-        """Return the model of the ``size`` most frequent tokens alone; what they lose goes to what is left."""
-        chosen = np.argsort(-self.prior, kind="stable")[:size]
-        kept = self.kept[chosen][:, chosen]
-        prior = self.prior[chosen] / self.prior[chosen].sum()
-        share = self.share[chosen] / self.share[chosen].sum()
+    def frequent(self) -> NDArray[np.int64]:
+        """Return the ids of the `FREQUENT` most frequent tokens."""
+        return np.argsort(-self.prior, kind="stable")[:FREQUENT]
+
+    def restricted(self, tokens: NDArray[np.int64]) -> "Bigram":
+        """Return the model of these tokens alone; the unigram takes what each row loses."""
+        kept = self.kept[tokens][:, tokens]
+        prior = self.prior[tokens] / self.prior[tokens].sum()
+        share = self.share[tokens] / self.share[tokens].sum()
         return Bigram(kept, (1.0 - kept.sum(axis=1)).astype(np.float32), prior, share)
 
 
@@ -101,10 +103,13 @@ class Factors:
     ----------
     A, B : (V, r) float32
     log_prior : (V,) float32
+        ``log p``.
     exponents : tuple of two floats
+        a and b of the weights.
     sweeps : int
-    nats : float
-        Cross-entropy of the held-out pairs that begin with one of the 1,024 most frequent tokens.
+        Number of refits of A and B.
+    held_out_loss : float
+        Cross-entropy of the held-out pairs that begin with one of the 1,024 most frequent tokens, in nats.
     """
 
     A: Array
@@ -112,7 +117,7 @@ class Factors:
     log_prior: Array
     exponents: tuple[float, float]
     sweeps: int
-    nats: float
+    held_out_loss: float
 
     @property
     def rank(self) -> int:
@@ -129,18 +134,18 @@ def factorise(
 ) -> Factors:
     """Solve pair statistics into factors.
 
-    Exponents, rank (the given one or a half or a quarter of it) and the number of sweeps are those with the lowest
-    cross-entropy of the held-out pairs. A sweep takes about ``4 V**2 r`` multiplications on the frequent rows.
+    The held-out pairs choose the exponents, the rank (the given one, a half or a quarter of it) and the number of
+    sweeps. A sweep takes about ``4 V**2 r`` multiplications for the frequent rows.
 
     Parameters
     ----------
     statistics : PairStatistics
     rank : int
-        At most; a transformer of width d holds ``d - 3`` with LayerNorm and ``d - 2`` with RMSNorm.
+        Largest rank; a transformer of width d has room for ``d - 3`` with LayerNorm and ``d - 2`` with RMSNorm.
     sweeps : int
-        Refits of A and B at most; they stop when they no longer help.
+        Largest number of refits of A and B; they stop when they no longer help.
     workers : int
-        Threads; the result does not depend on them.
+        Number of threads; the result does not depend on it.
     progress : callable, optional
         ``progress(stage, done, total)``.
 
@@ -154,69 +159,82 @@ def factorise(
     >>> from warmstart.counts import count_pairs
     >>> tokens = np.random.default_rng(0).integers(0, 20, 300_000).cumsum() % 50
     >>> factors = factorise(count_pairs(tokens, 50), rank=32)
-    >>> factors.A.shape, bool(factors.nats < np.log(50))
+    >>> factors.A.shape, bool(factors.held_out_loss < np.log(50))
     ((50, 32), True)
     """
     size = statistics.vocab_size
-    if not FLOOR <= rank < size:
-        raise InputError(f"rank: expected {FLOOR} to {size - 1}, below the vocabulary of {size} tokens, got {rank}")
+    if not LEAST_RANK <= rank < size:
+        raise InputError(
+            f"rank: expected {LEAST_RANK} to {size - 1}, below the vocabulary of {size} tokens, got {rank}"
+        )
     if not statistics.held_out.nnz:
         raise InputError("expected held-out pairs to choose by, got none: give at least 131,072 tokens of text")
-    tell = progress or (lambda *_: None)
+    report = progress or (lambda *_: None)
     bigram = Bigram.of(statistics.pairs)
-    frequent = np.argsort(-bigram.prior, kind="stable")[:FREQUENT]
-    judge = _Judge(statistics.held_out, bigram, frequent)
-    tell("factorise", 0, None)
-    a, b = _choose_exponents(statistics.held_out, bigram, min(rank, len(frequent) // 2))
-    A, B = _svd(bigram, a, b, rank)
-    chosen = min((max(FLOOR, rank // part) for part in (1, 2, 4)), key=lambda r: judge(A[:, :r], B[:, :r]))
-    A, B = np.ascontiguousarray(A[:, :chosen]), np.ascontiguousarray(B[:, :chosen])
-    best = Factors(A, B, bigram.log_prior, (a, b), 0, judge(A, B))
+    loss = HeldOutLoss(statistics.held_out, bigram.frequent(), bigram.log_prior)
+    report("factorise", 0, None)
+    exponents = _choose_exponents(statistics.held_out, bigram, rank)
+    A, B = _svd(bigram, exponents, rank)
+    ranks = (max(LEAST_RANK, rank // divisor) for divisor in (1, 2, 4))
+    rank = min(ranks, key=lambda r: loss(A[:, :r], B[:, :r]))
+    A, B = np.ascontiguousarray(A[:, :rank]), np.ascontiguousarray(B[:, :rank])
+    best = Factors(A, B, bigram.log_prior, exponents, 0, loss(A, B))
     covered = np.argsort(-bigram.share, kind="stable")
-    covered = covered[: int(np.searchsorted(np.cumsum(bigram.share[covered]), COVERED)) + 1]
+    covered = covered[: int(np.searchsorted(np.cumsum(bigram.share[covered]), COVERED_SHARE)) + 1]
     for sweep in range(sweeps):
-        tell("refit", sweep, sweeps)
+        report("refit", sweep, sweeps)
         A = refit_rows(bigram, A, B, covered, workers)
         B = refit_columns(bigram, A, B, covered, workers)
-        nats = judge(A, B)
-        if nats > best.nats - 1e-3:
+        refitted = Factors(A, B, bigram.log_prior, exponents, sweep + 1, loss(A, B))
+        if refitted.held_out_loss > best.held_out_loss - LEAST_GAIN:
             break
-        best = Factors(A, B, bigram.log_prior, (a, b), sweep + 1, nats)
+        best = refitted
     if best.sweeps:
         A = refit_rows(bigram, best.A, best.B, np.arange(size), workers)
-        best = Factors(A, best.B, bigram.log_prior, (a, b), best.sweeps, judge(A, best.B))
+        best = replace(best, A=A, held_out_loss=loss(A, best.B))
     return best
 
 
-class _Judge:
-    """Cross-entropy of held-out pairs that begin with a frequent token."""
+class HeldOutLoss:
+    """Cross-entropy of a model's factors on held-out pairs, in nats.
 
-    def __init__(self, held_out: sparse.csr_array, bigram: Bigram, rows: NDArray[np.int64]) -> None:
-        self.rows, self.log_prior = rows, bigram.log_prior
-        self.there = held_out[rows].tocoo()
+    Parameters
+    ----------
+    held_out : (V, V) csr_array
+        Counts of pairs.
+    tokens : (n,) int64
+        Only pairs that begin with one of these tokens are scored.
+    log_prior : (V,)
+    """
+
+    def __init__(self, held_out: sparse.csr_array, tokens: NDArray[np.int64], log_prior: Array) -> None:
+        self.tokens, self.log_prior = tokens, log_prior
+        self.pairs = held_out[tokens].tocoo()
 
     def __call__(self, A: Array, B: Array) -> float:
-        z = A[self.rows] @ B.T + self.log_prior
-        x, y = self.there.coords
-        picked = z[x, y].astype(np.float64)
-        top = z.max(axis=1)
-        mass = np.log(np.exp(z - top[:, None]).sum(axis=1)) + top
-        total = self.there.data @ (mass[x] - picked)
-        return float(total / self.there.data.sum())
+        """Return the loss of factors A, B (V, r)."""
+        z = A[self.tokens] @ B.T + self.log_prior
+        x, y = self.pairs.coords
+        at_target = z[x, y].astype(np.float64)
+        total = self.pairs.data @ (log_sum_exp(z)[x] - at_target)
+        return float(total / self.pairs.data.sum())
 
 
 def _choose_exponents(held_out: sparse.csr_array, bigram: Bigram, rank: int) -> tuple[float, float]:
-    """Choose among `EXPONENTS` by the factors of the frequent tokens alone: a small part of the time."""
-    frequent = np.argsort(-bigram.prior, kind="stable")[:FREQUENT]
-    small = bigram.top(FREQUENT)
-    judge = _Judge(held_out[:, frequent], small, frequent)
-    judge.rows = np.arange(len(frequent))
-    return min(EXPONENTS, key=lambda pair: judge(*_svd(small, pair[0], pair[1], rank)))
+    """Choose among `EXPONENTS` with factors of the frequent tokens alone, which takes a small part of the time."""
+    frequent = bigram.frequent()
+    small = bigram.restricted(frequent)
+    loss = HeldOutLoss(held_out[frequent][:, frequent], np.arange(len(frequent)), small.log_prior)
+    rank = min(rank, len(frequent) // 2)
+    return min(EXPONENTS, key=lambda exponents: loss(*_svd(small, exponents, rank)))
 
 
-def _svd(bigram: Bigram, a: float, b: float, rank: int) -> tuple[Array, Array]:
-    """Factorise M with rows weighted by ``p**a`` and columns by ``p**b``; always from the same start vectors."""
-    rows, columns = bigram.prior**a, bigram.prior**b
+def _svd(bigram: Bigram, exponents: tuple[float, float], rank: int) -> tuple[Array, Array]:
+    """Factorise M with rows weighted by ``p**a`` and columns by ``p**b``, and take the weights out again.
+
+    The singular value decomposition is randomised, always from the same start vectors.
+    """
+    rows, columns = (bigram.prior**exponent for exponent in exponents)
     weighted = (sparse.diags_array(rows) @ bigram.log_ratio() @ sparse.diags_array(columns)).tocsr().astype(np.float32)
     with threadpool_limits(1):  # the same bits on any number of cores
         U, S, Vt = randomized_svd(
@@ -228,7 +246,7 @@ def _svd(bigram: Bigram, a: float, b: float, rank: int) -> tuple[Array, Array]:
 
 
 def refit_rows(bigram: Bigram, A: Array, B: Array, rows: NDArray[np.int64], workers: int = 1) -> Array:
-    """Return A after a damped Newton step of some rows toward the cross-entropy with P, B held.
+    """Return A after a damped Newton step of some rows that lowers the cross-entropy with P, for fixed B.
 
     ``a_x += (P - Q)_x B H^-1`` with Q the model and ``H = B^T (diag p - p p^T) B``, the curvature at the unigram.
     """
@@ -236,51 +254,41 @@ def refit_rows(bigram: Bigram, A: Array, B: Array, rows: NDArray[np.int64], work
     mean = prior @ B
     gradient = bigram.kept[rows] @ B + bigram.left[rows, None] * mean
 
-    def part(start: int) -> None:
-        here = slice(start, start + ROWS)
-        gradient[here] -= _model(A[rows[here]], B, bigram.log_prior) @ B
+    def subtract_model(block: slice) -> None:
+        gradient[block] -= softmax(A[rows[block]] @ B.T + bigram.log_prior) @ B
 
     with threadpool_limits(1):
-        run_parts(part, range(0, rows.size, ROWS), workers)
-        step = _damped_solve((B.T * prior) @ B - np.outer(mean, mean), gradient)
+        run_parts(subtract_model, blocks(rows.size, ROWS_PER_BLOCK), workers)
+        step = damped_solve((B.T * prior) @ B - np.outer(mean, mean), gradient.T, DAMPING).T
     out = A.copy()
-    out[rows] += np.float32(STEPS["A"]) * step
+    out[rows] += step
     return out
 
 
 def refit_columns(bigram: Bigram, A: Array, B: Array, rows: NDArray[np.int64], workers: int = 1) -> Array:
-    """Return B after a damped Newton step toward the cross-entropy of some rows with P, A held.
+    """Return B after a damped Newton step that lowers the cross-entropy of some rows with P, for fixed A.
 
-    ``b_y += g_y H^-1 / p_y`` with ``g_y = sum_x n_x (P - Q)_xy a_x`` and ``H = sum_x n_x a_x a_x^T``, n in shares.
+    ``b_y += 0.3 g_y H^-1 / p_y`` with ``g_y = sum_x n_x (P - Q)_xy a_x`` and ``H = sum_x n_x a_x a_x^T``, where n_x is
+    the share of the text after token x.
     """
     prior, share = bigram.prior.astype(np.float32), bigram.share[rows].astype(np.float32)
     weighted = A[rows] * share[:, None]
 
-    def part(start: int) -> Array:
-        here = slice(start, start + ROWS)
-        return np.asarray(_model(A[rows[here]], B, bigram.log_prior).T @ weighted[here])
+    def model_sum(block: slice) -> Array:
+        return np.asarray(softmax(A[rows[block]] @ B.T + bigram.log_prior).T @ weighted[block])
 
     with threadpool_limits(1):
         gradient = bigram.kept[rows].T @ weighted + np.outer(prior, bigram.left[rows] @ weighted)
-        for model in run_parts(part, range(0, rows.size, ROWS), workers):
+        for model in run_parts(model_sum, blocks(rows.size, ROWS_PER_BLOCK), workers):
             gradient -= model
-        step = _damped_solve(A[rows].T @ weighted, gradient / (prior + 1e-5)[:, None])
-    return np.asarray(B + np.float32(STEPS["B"]) * step, dtype=np.float32)
+        step = damped_solve(A[rows].T @ weighted, (gradient / (prior + 1e-5)[:, None]).T, DAMPING).T
+    return np.asarray(B + np.float32(STEP_B) * step, dtype=np.float32)
 
 
-def _model(A: Array, B: Array, log_prior: Array) -> Array:
-    """Return Q for some rows."""
-    z: Array = A @ B.T
-    z += log_prior
-    z -= z.max(axis=1, keepdims=True)
-    np.exp(z, out=z)
-    z /= z.sum(axis=1, keepdims=True)
-    return z
-
-
-def _damped_solve(H: NDArray[Any], gradient: NDArray[Any]) -> Array:
-    damped = H + DAMPING * np.trace(H) / len(H) * np.eye(len(H), dtype=np.float32)
-    return np.asarray(linalg.solve(damped, gradient.T, assume_a="pos").T, dtype=np.float32)
+def damped_solve(H: NDArray[Any], right: NDArray[Any], damping: float) -> NDArray[Any]:
+    """Return ``(H + damping I)^-1 right`` for positive definite H (r, r); ``damping`` is in mean diagonals of H."""
+    damped = H + damping * np.trace(H) / len(H) * np.eye(len(H), dtype=H.dtype)
+    return np.asarray(linalg.solve(damped, right, assume_a="pos"))
 
 
 @dataclass(frozen=True)
@@ -290,11 +298,12 @@ class Residual:
     Attributes
     ----------
     E : (V, d) float32
-        Rows of one norm, of standard deviation ``scale``.
+        Rows of equal norm and of standard deviation ``scale``.
     W : (V, d) float32
-        ``norm(E) W^T`` are the logits, up to a constant a row.
+        ``norm(E) W^T`` are the logits, up to a constant for each row.
     axes : (r + 2 + spare, d) float32
-        Orthonormal: the factors, what fills rows up to one norm, the constant, what is spare.
+        Orthonormal rows: r for the factors, one that brings all rows to one norm, one that is constant, then the spare
+        ones.
     """
 
     E: Array
@@ -305,42 +314,43 @@ class Residual:
 def residual(
     factors: Factors, width: int, *, scale: float, centred: bool, eps: float, spare: int = 0, spare_share: float = 0.0
 ) -> Residual:
-    """Place factors in a residual stream before a final norm.
+    """Place factors in a residual stream before a final normalisation layer.
 
-    All rows of A get one norm, so that the final norm is a known constant: rows above the 99.9 % quantile R are
-    clipped, and a coordinate that the head does not read fills up to R. One more coordinate is constant, and the head
-    reads ``log p`` from it. For LayerNorm all is rotated into the subspace of mean 0.
+    All rows of A get the same norm R, so that the normalisation divides by a known constant. R is the 99.9 % quantile
+    of the norms: longer rows are clipped, and for shorter rows a coordinate that the head does not read makes up the
+    difference. One more coordinate is constant, and the head reads ``log p`` from it. For LayerNorm everything is
+    rotated into the subspace of mean 0.
 
     Parameters
     ----------
     factors : Factors
     width : int
-        d.
+        Width d of the stream.
     scale : float
         Standard deviation of a row of E.
     centred : bool
-        Whether the norm subtracts the mean (LayerNorm; RMSNorm does not).
+        Whether the normalisation layer subtracts the mean, as LayerNorm does and RMSNorm does not.
     eps : float
-        Of the norm.
+        Epsilon of the normalisation layer.
     spare : int
-        Coordinates that the head does not read, for positions.
+        Number of coordinates that the head does not read, for positions.
     spare_share : float
-        Norm of what will be added there, as a share of the norm of a row.
+        Norm of what will be added in these coordinates, as a share of the norm of a row.
 
     Raises
     ------
     InputError
-        The width does not hold the rank, two more coordinates, and what is spare.
+        The width has no room for the rank, two more coordinates and the spare ones.
 
     Examples
     --------
     >>> rng = np.random.default_rng(0)
     >>> A, B = rng.normal(size=(2, 50, 4))
     >>> factors = Factors(A, B, np.log(np.full(50, 0.02)), (0.5, 0.5), 0, 0.0)
-    >>> found = residual(factors, 8, scale=0.1, centred=False, eps=0.0)
-    >>> x = found.E / np.sqrt((found.E**2).mean(axis=1, keepdims=True))  # RMSNorm
+    >>> placed = residual(factors, 8, scale=0.1, centred=False, eps=0.0)
+    >>> x = placed.E / np.sqrt((placed.E**2).mean(axis=1, keepdims=True))  # RMSNorm
     >>> unclipped = np.linalg.norm(A, axis=1) < np.quantile(np.linalg.norm(A, axis=1), 0.99)
-    >>> bool(np.allclose((x @ found.W.T)[unclipped], (A @ B.T)[unclipped], atol=1e-5))
+    >>> bool(np.allclose((x @ placed.W.T)[unclipped], (A @ B.T)[unclipped], atol=1e-5))
     True
     """
     A, B, r = factors.A, factors.B, factors.rank
@@ -355,15 +365,15 @@ def residual(
     rows = np.column_stack([A, fill, np.full(len(A), R)])  # of norm sqrt(2) R
     head = np.column_stack([B, np.zeros(len(B)), log_prior / R])
     axes = frame(width, centred)[: r + 2 + spare]
-    unit = np.sqrt(width / 2) / R  # makes rows of standard deviation 1
-    shrunk = np.sqrt(scale**2 * (1 + spare_share**2) + eps) / scale  # what eps and the spare part take from the norm
-    E = scale * unit * (rows @ axes[: r + 2])
-    W = shrunk / unit * (head @ axes[: r + 2])
+    to_unit = np.sqrt(width / 2) / R  # gives the rows standard deviation 1
+    shrinkage = np.sqrt(scale**2 * (1 + spare_share**2) + eps) / scale  # of the norm, by eps and the spare coordinates
+    E = scale * to_unit * (rows @ axes[: r + 2])
+    W = shrinkage / to_unit * (head @ axes[: r + 2])
     return Residual(E.astype(np.float32), W.astype(np.float32), axes.astype(np.float32))
 
 
 def frame(width: int, centred: bool) -> NDArray[np.float64]:
-    """Return orthonormal rows (d, d), or (d - 1, d) of mean 0: cosines, without a random number."""
+    """Return orthonormal rows, a cosine basis: (d, d), or (d - 1, d) of mean 0. No random number is drawn."""
     i = np.arange(width)
     Q = np.cos(np.pi * np.outer(i, i + 0.5) / width) * np.sqrt(2 / width)
     Q[0] = 1 / np.sqrt(width)

@@ -179,7 +179,7 @@ def load_into(
 def _notes(factors: Factors) -> list[str]:
     a, b = factors.exponents
     return [
-        f"bigram model of rank {factors.rank}, {factors.nats:.3f} nats on held-out pairs of frequent tokens",
+        f"bigram model of rank {factors.rank}, {factors.held_out_loss:.3f} nats on held-out pairs of frequent tokens",
         f"exponents {a} and {b}, {factors.sweeps} refits",
     ]
 

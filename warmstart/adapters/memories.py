@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import linalg
 from scipy.special import softmax
 from torch import Tensor, nn
 
 from warmstart.errors import InputError
 from warmstart.memory import MemoryLayer
-from warmstart.spectral import Residual, frame
+from warmstart.spectral import Residual, damped_solve, frame
 
 CURVATURE, RIDGE = 1.0, 0.1  # damping of the Newton step and of the fit, in units of the mean diagonal
 
@@ -134,16 +133,11 @@ def value_map(placed: Residual) -> NDArray[np.float64]:
     constant = placed.axes[-1]
     prior = softmax(W @ constant * float(x[0] @ constant))  # from the logits that all tokens share
     mean = prior @ W
-    steps = _damped(W.T * prior @ W - np.outer(mean, mean), CURVATURE, (W - mean).T)  # (d, V)
+    steps = damped_solve(W.T * prior @ W - np.outer(mean, mean), (W - mean).T, CURVATURE)  # (d, V)
     weighted = x.T * np.sqrt(prior)
-    fitted = _damped(weighted @ x, RIDGE, weighted @ steps.T).T
-    mixed = frame(fitted.shape[0], centred=False)[:, : len(placed.axes)] @ placed.axes  # a mix for every head
+    fitted = damped_solve(weighted @ x, weighted @ steps.T, RIDGE).T
+    mixed = frame(fitted.shape[0], centred=False)[:, : len(placed.axes)] @ placed.axes  # every head a part of all
     return np.asarray(mixed @ fitted)
-
-
-def _damped(A: NDArray[Any], damping: float, B: NDArray[Any]) -> NDArray[Any]:
-    """Solve ``A X = B`` after adding the damping, in units of the mean diagonal, to the diagonal of A."""
-    return np.asarray(linalg.solve(A + damping * np.trace(A) / len(A) * np.eye(len(A)), B, assume_a="pos"))
 
 
 def plan(model: nn.Module, heads: int | None) -> Plan | None:

@@ -282,7 +282,7 @@ class _Data:
         self.solved.append((torch.from_numpy(U.T.astype(np.float32)), torch.from_numpy(bias.astype(np.float32))))
         self.notes.append(
             f"{name}: solved for {target.note}, temperature {fit.temperatures[0]:.3g}, smoothing "
-            f"{fit.smoothing:g}, {fit.nats:.3f} nats"
+            f"{fit.smoothing:g}, {fit.cross_entropy:.3f} nats"
         )
 
 

@@ -12,6 +12,7 @@ from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from warmstart._softmax import softmax
 from warmstart.contexts import read_all
 from warmstart.corpus import Corpus
 from warmstart.counts import NGrams, bigram_counts
@@ -19,7 +20,7 @@ from warmstart.documents import Sources
 from warmstart.errors import InputError
 from warmstart.files import load_arrays, save_arrays
 from warmstart.folder import Content, load_model, save_model
-from warmstart.near_shallow import PRESETS, Config, Fitter, nats, softmax
+from warmstart.near_shallow import PRESETS, Config, Fitter, token_losses
 from warmstart.progress import Progress, peak_memory
 from warmstart.solution import class_prior
 from warmstart.tokenizer import load_tokenizer
@@ -217,11 +218,11 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             prior = class_prior(self.ngrams_.unigrams)
             total = np.zeros(1 + len(config.contexts))
             for chunk in read_all(text.tokens, text.documents, config.window, SCORED_TARGETS):
-                total += nats(self.model_, chunk, state, prior, workers).sum(axis=1)
+                total += token_losses(self.model_, chunk, state, prior, workers).sum(axis=1)
                 if progress:
                     progress("scoring", chunk.first + chunk.targets.size - 1, text.n_tokens)
             mean = total / text.n_tokens
-            unigram, bigram = self.ngrams_.nats(text.tokens)
+            unigram, bigram = self.ngrams_.cross_entropies(text.tokens)
             return {
                 "perplexity": float(np.exp(mean[0])),
                 "bits_per_byte": float(total[0] / np.log(2) / text.n_bytes),

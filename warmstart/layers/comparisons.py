@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from warmstart import _kernels
-from warmstart.accumulators import run_parts
+from warmstart._threads import run_parts
 
 TABLE_TOKENS = 4096  # the products of so many of the most frequent tokens are stored: 64 MiB
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from warmstart.contexts import EMPTY, WRITE_STRENGTH
+from warmstart.contexts import EMPTY_MASS, WRITE_STRENGTH
 from warmstart.memory.rules import delta_rule, delta_step
 from warmstart.near_shallow import Config, cipher_vectors
 
@@ -70,8 +70,8 @@ class MemoryContext(nn.Module):
 
     @staticmethod
     def features(read: Tensor) -> Tensor:
-        """Turn reads (..., m) into non-negative rows of unit L1 norm."""
-        h = read.clamp(min=0.0) + EMPTY / read.shape[-1]
+        """Return reads (..., m) as non-negative rows of unit L1 norm."""
+        h = read.clamp(min=0.0) + EMPTY_MASS / read.shape[-1]
         return h / h.sum(dim=-1, keepdim=True)
 
 

@@ -1,15 +1,16 @@
-"""The shape of a near-shallow language model: sizes, contexts, and the shape of every weight.
+"""The shape of a near-shallow language model: its presets, its contexts, and the shape of every weight.
 
 | symbol | shape | meaning |
 |---|---|---|
 | `E` | (V, b) | embedding: cipher vectors, rows of unit L1 norm |
-| `W` | (B, B) | attention of a context, ``A = softmax(q W)`` |
-| `U` | (b, m) | values of a context, ``h = softmax((A^T X) U)``, targets are label embeddings of m bits |
-| `O` | (D, V) | output, ``softmax(concat(x_1 ... x_r, h_1, ..., h_c) O)`` |
+| `W` | (B, B) | attention weights of a context, ``A = softmax(q W)`` |
+| `U` | (b, m) | value weights of a context, ``h = softmax((A^T X) U)``; the targets are label embeddings of m bits |
+| `O` | (D, V) | output weights, ``softmax(concat(x_1, ..., x_r, h_1, ..., h_c) O)`` |
 
-The radial context enters the output as it is, position by position, and so does what the memory context reads;
-attended, block and document contexts enter through a value layer. Every group of inputs has L1 norm 1, so k is the
-number of groups and no layer needs a bias. Source: Williams and Zhao 2023, arXiv 2311.07498 and 2311.07510.
+The radial context enters the output layer position by position, without a layer between. What the memory context reads
+enters it without a layer too. The attended, block and document contexts pass a value layer first. Every group of inputs
+has L1 norm 1, so k is the number of groups and no layer needs a bias. Source: Williams and Zhao 2023, arXiv 2311.07498
+and 2311.07510.
 """
 
 from dataclasses import dataclass
@@ -39,11 +40,11 @@ class Config:
     bits : int
         Dimension b of the cipher vectors.
     hidden_bits : int
-        Dimension m of the label embeddings, the width of a value layer.
+        Dimension m of the label embeddings and width of a value layer.
     radius : int
-        Vectors in the radial and the attended context.
+        Number of vectors in the radial and in the attended context.
     block_size : int
-        Vectors in a full block.
+        Number of vectors in a full block.
     contexts : tuple of str
         Some of "radial", "attended", "block", "document", "memory".
 
@@ -62,7 +63,7 @@ class Config:
     contexts: tuple[str, ...] = ("radial", "document")
 
     def __post_init__(self) -> None:
-        """Refuse shapes that cannot be built; put the contexts in their canonical order."""
+        """Refuse shapes that cannot be built, and put the contexts in their canonical order."""
         for name in ("vocab_size", "bits", "hidden_bits", "radius", "block_size"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -76,7 +77,7 @@ class Config:
 
     @property
     def hidden(self) -> tuple[str, ...]:
-        """Contexts of m features: those with a value layer, and the memory."""
+        """Contexts that give m features: those with a value layer, and the memory."""
         return tuple(name for name in self.contexts if name != "radial")
 
     @property
@@ -92,16 +93,16 @@ class Config:
 
     @property
     def window(self) -> int:
-        """Tokens a window must hold for all contexts."""
+        """Number of tokens that a window must hold to serve all contexts."""
         return max(self.radius, self.block_size if "block" in self.contexts else 1)
 
     def attention_size(self, context: str) -> int:
-        """Positions the attention of a context sees; 0 if it has none."""
+        """Return the number of positions that the attention of a context sees; 0 for a context without attention."""
         return {"block": self.block_size, "attended": self.radius}.get(context, 0)
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
-        """Shape of every weight by its name in the state_dict."""
+        """Shape of every weight, by its name in the state_dict."""
         shapes = {"embedding.weight": (self.vocab_size, self.bits)}
         for name in self.valued:
             if size := self.attention_size(name):

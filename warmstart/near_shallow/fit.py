@@ -1,4 +1,4 @@
-"""The near-shallow language model, solved bottom-up from a corpus: vectors, attention, values, output."""
+"""The solution of the near-shallow language model from a corpus, bottom-up: vectors, attention, values, output."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,32 +10,60 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from warmstart import accumulators, contexts, solution
-from warmstart.accumulators import Accumulator, run_parts
+from warmstart._threads import run_parts
+from warmstart.accumulators import Accumulator
 from warmstart.attention import fit_attention
-from warmstart.contexts import CHUNK, Chunk
+from warmstart.contexts import TARGETS_PER_CHUNK, Chunk
 from warmstart.errors import InputError
 from warmstart.near_shallow.config import Config
 from warmstart.near_shallow.model import NearShallowModel, cipher_vectors
 from warmstart.progress import Progress
 
 SAMPLE = 4096  # targets on which temperatures are fitted
-ATTENTION_TARGETS = 1_000_000  # targets W is learned from
-STRETCHES = 64  # places in the corpus they are taken from
+ATTENTION_TARGETS = 1_000_000  # targets from which attention is learned, at most
+STRETCHES = 64  # places in the corpus that they are taken from
+WINDOWS_PER_POSITION = 64  # full windows needed for each position of an attention
 
 
 @dataclass
 class Report:
-    """What a fit found and what it cost: temperatures by layer, smoothing, nats of the attention rounds, seconds."""
+    """Results and cost of a fit.
+
+    Attributes
+    ----------
+    smoothing : dict of layer to float
+        In co-occurrences.
+    temperatures : dict of layer to list of float
+        One for each group of inputs.
+    attention_losses : dict of context to list of float
+        Loss of the mixture on held-out windows after each round, in nats per target.
+    seconds : dict of stage to float
+    """
 
     smoothing: dict[str, float] = field(default_factory=dict)
     temperatures: dict[str, list[float]] = field(default_factory=dict)
-    attention_nats: dict[str, list[float]] = field(default_factory=dict)
+    attention_losses: dict[str, list[float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class Fitter:
-    """One bottom-up fit of a corpus ``tokens``, ``documents``, target ``counts`` (see `warmstart.corpus.Corpus`)."""
+    """One bottom-up fit.
+
+    Parameters
+    ----------
+    tokens, documents, counts : arrays
+        A corpus: token ids, places of the separators, and how often each token is a target. See
+        `warmstart.corpus.Corpus`.
+    config : Config
+    smoothing, temperature : float or "fit"
+        See `warmstart.solution.fit`.
+    workers : int
+        Number of threads; the result does not depend on it.
+    chunk_size : int
+        Targets read at once; the result does not depend on it.
+    progress : callable of (stage, done, total), optional
+    """
 
     tokens: NDArray[np.integer]
     documents: NDArray[np.integer]
@@ -44,7 +72,7 @@ class Fitter:
     smoothing: float | str = "fit"
     temperature: float | str = "fit"
     workers: int = 1
-    chunk_size: int = CHUNK
+    chunk_size: int = TARGETS_PER_CHUNK
     progress: Progress | None = None
     report: Report = field(default_factory=Report)
 
@@ -54,9 +82,9 @@ class Fitter:
         Raises
         ------
         InputError
-            The corpus is shorter than the context, or no document fills a block.
+            The corpus is shorter than the context, or too few documents fill a block.
         bitcipher.CapacityError
-            Too few bits for the vocabulary.
+            There are too few bits for the vocabulary.
         """
         solution.check_settings(self.smoothing, self.temperature)
         config, n = self.config, self.tokens.size - 1
@@ -77,7 +105,7 @@ class Fitter:
         return model
 
     def _chunks(self, stage: str) -> Iterator[tuple[Chunk, NDArray[np.int64]]]:
-        """Yield every chunk with the rows of it that belong to the sample."""
+        """Yield every chunk, and which of its targets belong to the sample."""
         n = self.tokens.size - 1
         for chunk in contexts.read_all(self.tokens, self.documents, self.config.window, self.chunk_size):
             last = chunk.first + chunk.targets.size
@@ -87,57 +115,52 @@ class Fitter:
                 self.progress(stage, last - 1, n)
 
     def _attention(self, model: NearShallowModel) -> None:
+        """Solve the attention weights of every context that has them."""
         for name in self.config.hidden:
             if not (size := self.config.attention_size(name)):
                 continue
             window, targets = self._full_windows(size)
-            found = fit_attention(
-                window,
-                targets,
-                model.vectors,
-                self.prior,
-                workers=self.workers,
-                progress=self._rounds(name),
+            fit = fit_attention(
+                window, targets, model.vectors, self.prior, workers=self.workers, progress=self._rounds(name)
             )
-            model.arrays[f"contexts.{name}.attention.weight"] = found.W
-            self.report.attention_nats[name] = found.nats
+            model.arrays[f"contexts.{name}.attention.weight"] = fit.W
+            self.report.attention_losses[name] = fit.held_out_losses
 
-    def _rounds(self, context: str) -> Callable[[int, float], None]:
-        def show(done: int, _: float) -> None:
-            if self.progress:
-                self.progress(f"attention of {context}", done, None)
-
-        return show
+    def _rounds(self, context: str) -> Callable[[int, float], None] | None:
+        progress = self.progress
+        return progress and (lambda done, _: progress(f"attention of {context}", done, None))
 
     def _full_windows(self, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return windows (size, n) with every position filled, from stretches all over the corpus, and targets."""
+        """Return windows (size, n) whose positions are all filled, from stretches all over the corpus, and targets."""
         n = self.tokens.size - 1
-        length = max(1, min(n, ATTENTION_TARGETS) // STRETCHES)
-        starts = np.unique(np.linspace(1, n + 1 - length, STRETCHES).astype(int)) if n > ATTENTION_TARGETS else [1]
-        length = length if n > ATTENTION_TARGETS else n
-        read = [contexts.read(self.tokens, self.documents, size, int(s), int(s) + length) for s in starts]
-        full = [chunk.window[-1] >= 0 for chunk in read]
-        windows = np.concatenate([c.window[:, f] for c, f in zip(read, full, strict=True)], axis=1)
-        if windows.shape[1] < 64 * size:
+        length, starts = n, np.ones(1, np.int64)
+        if n > ATTENTION_TARGETS:
+            length = ATTENTION_TARGETS // STRETCHES
+            starts = np.unique(np.linspace(1, n + 1 - length, STRETCHES).astype(np.int64))
+        stretches = [contexts.read(self.tokens, self.documents, size, int(s), int(s) + length) for s in starts]
+        window = np.concatenate([stretch.window for stretch in stretches], axis=1)
+        targets = np.concatenate([stretch.targets for stretch in stretches])
+        full = window[-1] >= 0
+        if full.sum() < WINDOWS_PER_POSITION * size:
             raise InputError(
-                f"expected at least {64 * size} full windows of {size} tokens to learn attention from, got "
-                f"{windows.shape[1]}; give more text or longer documents, a smaller block size or radius, or leave "
+                f"expected at least {WINDOWS_PER_POSITION * size} full windows of {size} tokens to learn attention "
+                f"from, got {full.sum()}; give more text or longer documents, a smaller block size or radius, or leave "
                 "the contexts with attention out"
             )
-        return windows, np.concatenate([c.targets[f] for c, f in zip(read, full, strict=True)])
+        return window[:, full], targets[full]
 
     def _values(self, model: NearShallowModel) -> None:
-        """Solve U of every context with a value layer in one pass."""
+        """Solve the value weights of every context that has them, in one pass."""
         config = self.config
         if not config.valued:
             return
         labels = cipher_vectors(config.vocab_size, config.hidden_bits)
         F = {name: accumulators.empty(config.bits, config.hidden_bits) for name in config.valued}
-        samples: dict[str, list[Any]] = {name: [] for name in config.valued}
-        sampled_targets = []
+        inputs: dict[str, list[Any]] = {name: [] for name in config.valued}
+        targets = []
         state = np.zeros(config.bits)
         rows = model.arrays["embedding.weight"]
-        for chunk, picked in self._chunks("values"):
+        for chunk, sampled in self._chunks("values"):
             for name in config.valued:
                 X = (
                     contexts.document_means(chunk, rows, state, self.workers)
@@ -145,27 +168,27 @@ class Fitter:
                     else contexts.superposed(*model.attended(name, chunk), model.vectors)
                 )
                 accumulators.update(F[name], X, chunk.targets, labels, self.workers)
-                samples[name].append(X[picked])
-            sampled_targets.append(chunk.targets[picked])
-        targets = labels[np.concatenate(sampled_targets)]
+                inputs[name].append(X[sampled])
+            targets.append(chunk.targets[sampled])
+        y = labels[np.concatenate(targets)]
         for name in config.valued:
-            sample = solution.Sample([_stack(samples[name])], targets)
+            sample = solution.Sample([_stack(inputs[name])], y)
             prior = solution.marginal_prior(F[name])
             U = self._solve(f"{name} values", sample, [F[name]], prior, 1.0)
             model.arrays[f"contexts.{name}.values.weight"] = U
 
     def _output(self, model: NearShallowModel) -> None:
-        """Solve O on all groups in one pass."""
+        """Solve the output weights of all groups, in one pass."""
         config = self.config
         unit = accumulators.code_unit(np.diff(model.vectors.indptr))
-        F: list[Accumulator] = [
-            accumulators.empty(width, config.vocab_size, unit if name == "radial" else 0)
+        F = [
+            accumulators.empty(width, config.vocab_size, unit if name == "radial" else None)
             for name, width in config.groups
         ]
-        samples: list[list[Any]] = [[] for _ in F]
-        sampled_targets = []
+        inputs: list[list[Any]] = [[] for _ in F]
+        targets = []
         state = model.start()
-        for chunk, picked in self._chunks("output"):
+        for chunk, sampled in self._chunks("output"):
             radial = model.radial(chunk)
             run_parts(
                 lambda i: accumulators.update_pairs(F[i], radial[i], chunk.targets, model.vectors),  # noqa: B023
@@ -175,26 +198,26 @@ class Fitter:
             hidden = model.hidden(chunk, state, self.workers)
             for i, h in enumerate(hidden, start=len(radial)):
                 accumulators.update(F[i], h, chunk.targets, workers=self.workers)
-            for i, X in enumerate([*(model.vectors[row[picked]] for row in radial), *(h[picked] for h in hidden)]):
-                samples[i].append(X)
-            sampled_targets.append(chunk.targets[picked])
-        y = np.concatenate(sampled_targets)
-        targets = sparse.csr_array((np.ones(y.size), y, np.arange(y.size + 1)), shape=(y.size, config.vocab_size))
-        sample = solution.Sample([_stack(parts) for parts in samples], targets, keep_scores=True)
+            for i, X in enumerate([*(model.vectors[row[sampled]] for row in radial), *(h[sampled] for h in hidden)]):
+                inputs[i].append(X)
+            targets.append(chunk.targets[sampled])
+        y = sparse.eye_array(config.vocab_size, format="csr")[np.concatenate(targets)]
+        sample = solution.Sample([_stack(parts) for parts in inputs], y, keep_scores=True)
         model.arrays["output.weight"] = self._solve("output", sample, F, self.prior, float(len(F)))
 
     def _solve(
         self, layer: str, sample: solution.Sample, F: list[Accumulator], prior: NDArray[np.float64], k: float
     ) -> NDArray[np.float32]:
+        """Return the weights of a layer, and report its smoothing and temperatures."""
         if self.progress:
             self.progress(f"solving {layer}", 0, None)
-        found = solution.fit(
+        fit = solution.fit(
             sample, F, prior, k=k, smoothing=self.smoothing, temperature=self.temperature, workers=self.workers
         )
-        self.report.smoothing[layer] = found.smoothing
-        self.report.temperatures[layer] = [float(tau) for tau in found.temperatures]
-        weights = solution.solve(F, prior, k=k, smoothing=found.smoothing, temperatures=found.temperatures)
-        weights -= weights.mean(axis=1, keepdims=True)  # no softmax sees it, and float32 logits stay small
+        self.report.smoothing[layer] = fit.smoothing
+        self.report.temperatures[layer] = [float(tau) for tau in fit.temperatures]
+        weights = solution.solve(F, prior, k=k, smoothing=fit.smoothing, temperatures=fit.temperatures)
+        weights -= weights.mean(axis=1, keepdims=True)  # a softmax ignores it, and float32 logits stay small
         return weights
 
 

@@ -1,4 +1,4 @@
-"""The forward pass of the near-shallow language model in numpy; `warmstart.layers` has the same in PyTorch."""
+"""The forward pass of the near-shallow language model in numpy; `warmstart.layers` has the same pass in PyTorch."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -6,13 +6,14 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from threadpoolctl import threadpool_limits
 
 from bitcipher import codes
-from warmstart import contexts, solution
-from warmstart.accumulators import run_parts
+from warmstart import contexts
+from warmstart._softmax import softmax
+from warmstart._threads import run_parts, shares
 from warmstart.contexts import Chunk
 from warmstart.near_shallow.config import Config
+from warmstart.solution import Inputs
 
 
 def cipher_vectors(vocab_size: int, bits: int) -> sparse.csr_array:
@@ -25,7 +26,7 @@ def cipher_vectors(vocab_size: int, bits: int) -> sparse.csr_array:
 
 @dataclass
 class State:
-    """What is carried from chunk to chunk: sums of the document context (m,), the memory (b, m); both change."""
+    """State from chunk to chunk: the sums of the document context (m,) and the memory (b, m). `hidden` changes both."""
 
     sums: NDArray[np.float64]
     memory: NDArray[np.float64]
@@ -33,7 +34,14 @@ class State:
 
 @dataclass
 class NearShallowModel:
-    """Configuration and weights (by the names of `Config.shapes`, float32), and the forward pass in numpy."""
+    """A configuration and its weights, with the forward pass.
+
+    Attributes
+    ----------
+    config : Config
+    arrays : dict of name to float32 array
+        The weights, with the names and shapes of `Config.shapes`.
+    """
 
     config: Config
     arrays: dict[str, NDArray[np.float32]]
@@ -45,7 +53,7 @@ class NearShallowModel:
 
     @cached_property
     def value_rows(self) -> dict[str, NDArray[np.float32]]:
-        """For every context with a value layer, ``E U`` (V, m)."""
+        """``E U`` (V, m) of every context with a value layer."""
         return {
             name: np.asarray(self.vectors @ self.arrays[f"contexts.{name}.values.weight"])
             for name in self.config.valued
@@ -53,17 +61,17 @@ class NearShallowModel:
 
     @cached_property
     def keys(self) -> sparse.csr_array:
-        """The embedding as sparse rows (V, b) of length 1, the keys of the memory context."""
+        """The keys of the memory context: the embedding as sparse rows (V, b) of Euclidean length 1."""
         lengths = np.sqrt(self.vectors.multiply(self.vectors).sum(axis=1))
         return sparse.csr_array(sparse.diags_array(1.0 / np.maximum(lengths, 1e-12)) @ self.vectors)
 
     @cached_property
     def labels(self) -> sparse.csr_array:
-        """Label embeddings of the memory context as sparse rows (V, m)."""
+        """The label embeddings of the memory context as sparse rows (V, m)."""
         return sparse.csr_array(self.arrays["contexts.memory.labels.weight"])
 
     def start(self) -> State:
-        """Return the state that `hidden` carries from chunk to chunk."""
+        """Return the state before the first chunk of a corpus."""
         rows = self.config.bits if "memory" in self.config.contexts else 0
         return State(np.zeros(self.config.hidden_bits), np.zeros((rows, self.config.hidden_bits)))
 
@@ -81,73 +89,25 @@ class NearShallowModel:
                 z = contexts.document_means(chunk, rows, state.sums, workers)
             else:
                 z = contexts.superposed_rows(*self.attended(name, chunk), rows, workers)
-            out.append(softmax(z, workers))
+            run_parts(lambda part: softmax(z[part]), shares(len(z), workers), workers)  # noqa: B023 - run at once
+            out.append(z)
         if "memory" in self.config.contexts:
             out.append(contexts.remembered(chunk, self.keys, self.labels, state.memory, workers))
         return out
 
     def radial(self, chunk: Chunk) -> NDArray[np.int64]:
-        """Return the tokens of the radial context (r, n), newest first; (0, n) if it is not used."""
+        """Return the tokens of the radial context (r, n), newest first; (0, n) for a model without it."""
         radius = self.config.radius if "radial" in self.config.contexts else 0
         return chunk.radial(radius, self.config.separator)
 
-    def inputs(self, chunk: Chunk, state: State, workers: int = 1) -> list[solution.Inputs]:
-        """Return the inputs of the output layer, one (n, width) a group."""
+    def inputs(self, chunk: Chunk, state: State, workers: int = 1) -> list[Inputs]:
+        """Return the inputs of the output layer, (n, width) for each group."""
         return [*(self.vectors[row] for row in self.radial(chunk)), *self.hidden(chunk, state, workers)]
 
-    def logits(self, inputs: list[solution.Inputs]) -> list[NDArray[np.floating]]:
-        """Return what each group adds to the logits, (n, V) a group."""
+    def logits(self, inputs: list[Inputs]) -> list[NDArray[np.floating]]:
+        """Return what each group adds to the logits, (n, V) for each group."""
         out, start = [], 0
         for X, (_, width) in zip(inputs, self.config.groups, strict=True):
             out.append(X @ self.arrays["output.weight"][start : start + width])
             start += width
         return out
-
-
-def softmax(z: NDArray[np.float32], workers: int = 1) -> NDArray[np.float32]:
-    """Overwrite logits (n, m) by their softmax and return them."""
-    cuts = np.linspace(0, z.shape[0], workers + 1).astype(int)
-
-    def part(i: int) -> None:
-        rows = z[cuts[i] : cuts[i + 1]]
-        rows -= rows.max(axis=1, keepdims=True)
-        np.exp(rows, out=rows)
-        rows /= rows.sum(axis=1, keepdims=True)
-
-    run_parts(part, range(workers), workers)
-    return z
-
-
-def nats(
-    model: NearShallowModel, chunk: Chunk, state: State, prior: NDArray[np.float64], workers: int = 1
-) -> NDArray[np.float64]:
-    """Score the targets of a chunk.
-
-    Returns
-    -------
-    (1 + number of contexts, n) float64
-        ``-log P(target)`` by the whole model, then by each context of ``config.contexts`` alone (its part of the
-        logits and the rest of the prior).
-    """
-    groups = model.config.groups
-    inputs = model.inputs(chunk, state, workers)
-    log_prior = np.log(prior).astype(np.float32)
-    out = np.empty((1 + len(model.config.contexts), chunk.targets.size))
-
-    def part(start: int) -> None:
-        rows = slice(start, start + solution.ROWS)
-        parts = model.logits([X[rows] for X in inputs])
-        targets = chunk.targets[rows]
-        for i, context in enumerate((None, *model.config.contexts)):
-            mine = [z for z, (name, _) in zip(parts, groups, strict=True) if context in (None, name)]
-            z = sum(mine[1:], mine[0]) if len(mine) > 1 else mine[0].copy()
-            if len(mine) < len(groups):
-                z += np.float32(1 - len(mine) / len(groups)) * log_prior
-            at_target = z[np.arange(targets.size), targets].astype(np.float64)
-            top = z.max(axis=1, keepdims=True)
-            mass = np.exp(z - top).sum(axis=1)
-            out[i, rows] = np.log(mass) + top[:, 0] - at_target
-
-    with threadpool_limits(1):
-        run_parts(part, range(0, chunk.targets.size, solution.ROWS), workers)
-    return out
