@@ -36,7 +36,7 @@ def test_lead_by_hand():
 
 
 def test_log_unigram_is_added_to_the_logits_and_to_nothing_else():
-    config = Config(vocab_size=5, separator=0, bits=4, hidden_bits=3, block_size=2)
+    config = Config(5, 0, bits=4, hidden_bits=3, block_size=2, contexts=bench.CONTEXTS)
     rng = np.random.default_rng(0)
     before = {name: rng.random(shape).astype(np.float32) for name, shape in config.shapes.items()}
     model = NearShallowModel(config, {name: array.copy() for name, array in before.items()})
