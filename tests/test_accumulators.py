@@ -20,8 +20,8 @@ def examples(n=50, d=4, c=3, seed=0):
 
 def counted(X, targets, cuts=(), labels=None, workers=1, c=3):
     accumulator = empty(X.shape[1], c)
-    for part in np.split(np.arange(targets.size), sorted(cuts)):
-        update(accumulator, X[part], targets[part], labels, workers)
+    for chunk in np.split(np.arange(targets.size), sorted(cuts)):
+        update(accumulator, X[chunk], targets[chunk], labels, workers)
     return accumulator
 
 
@@ -64,9 +64,9 @@ def test_any_chunking_workers_and_format_give_the_same_bits(cuts, workers, as_sp
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1)), max_size=30), st.integers(0, 30))
 def test_integer_counts_do_not_depend_on_grouping(pairs, cut):
     parts = []
-    for part in (pairs, pairs[:cut], pairs[cut:]):
+    for shard in (pairs, pairs[:cut], pairs[cut:]):
         accumulator = empty(3, 2, unit=6)
-        inputs, targets = np.array(part, dtype=np.int64).reshape(-1, 2).T
+        inputs, targets = np.array(shard, dtype=np.int64).reshape(-1, 2).T
         update_pairs(accumulator, inputs, targets, BITS)
         parts.append(accumulator)
     whole, a, b = parts

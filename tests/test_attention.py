@@ -29,20 +29,20 @@ def fitted(window, targets, vectors, **options):
 def test_attention_finds_the_token_that_matters(age, bits):
     window, targets = windows(age)
     vectors = cipher_vectors(V, bits)
-    found = fitted(window, targets, vectors, smoothing=1.0)
-    A = contexts.attend(window, found.W, vectors).mean(axis=0)
+    fit = fitted(window, targets, vectors, smoothing=1.0)
+    A = contexts.attend(window, fit.W, vectors).mean(axis=0)
     assert A.argmax() == age - 1  # index 0 is one token back
     assert A[age - 1] > 0.7
-    assert min(found.held_out_losses) < found.held_out_losses[0] - 0.3
-    assert (np.diff(found.held_out_losses) < 0).all()
+    assert min(fit.held_out_losses) < fit.held_out_losses[0] - 0.3
+    assert (np.diff(fit.held_out_losses) < 0).all()
 
 
 def test_nothing_to_find_stops_early_and_stays_finite():
     window, targets = windows(1, certainty=0.0)
-    found = fitted(window, targets, cipher_vectors(V, 7))
-    assert len(found.held_out_losses) <= 3
-    assert np.isfinite(found.W).all()
-    assert found.held_out_losses[0] == pytest.approx(np.log(V), abs=0.02)
+    fit = fitted(window, targets, cipher_vectors(V, 7))
+    assert len(fit.held_out_losses) <= 3
+    assert np.isfinite(fit.W).all()
+    assert fit.held_out_losses[0] == pytest.approx(np.log(V), abs=0.02)
 
 
 def test_same_bits_for_any_number_of_workers():
@@ -55,10 +55,10 @@ def test_same_bits_for_any_number_of_workers():
 
 def test_progress_reports_every_round():
     window, targets = windows(3)
-    seen = []
-    found = fitted(window, targets, cipher_vectors(V, 7), progress=lambda *round_: seen.append(round_))
-    assert seen[: len(found.held_out_losses)] == list(
-        enumerate(found.held_out_losses)
+    reported = []
+    fit = fitted(window, targets, cipher_vectors(V, 7), progress=lambda *round_: reported.append(round_))
+    assert reported[: len(fit.held_out_losses)] == list(
+        enumerate(fit.held_out_losses)
     )  # and then perhaps one that did not help
 
 

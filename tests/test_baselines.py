@@ -17,8 +17,8 @@ def test_the_table_is_the_bigram_model(pairs):
     tokens, counts = pairs
     table = baselines.count_bigram(counts)
     np.testing.assert_allclose(np.exp(table).sum(axis=1), 1, atol=1e-5)
-    own = -table[tokens[:-1], tokens[1:]].mean()
-    assert own == pytest.approx(NGrams(counts.sum(axis=0), counts).cross_entropies(tokens)[1], abs=1e-5)
+    loss = -table[tokens[:-1], tokens[1:]].mean()
+    assert loss == pytest.approx(NGrams(counts.sum(axis=0), counts).cross_entropies(tokens)[1], abs=1e-5)
 
 
 def test_ppmi_vectors_are_those_of_a_dense_decomposition():

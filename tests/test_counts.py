@@ -14,7 +14,7 @@ def ngrams(tokens, vocab_size):
 
 
 def test_discounted_bigram_by_hand():
-    # pairs 0>1 twice, 1>0 once, 1>1 once; n1 = 2, n2 = 1, so d = 2 / 4; the target 1 comes three times in four
+    # pairs 0>1 twice, 1>0 once, 1>1 once; n1 = 2, n2 = 1, so d = 2 / 4; the target is 1 three times in four
     tokens = np.array([0, 1, 1, 0, 1])
     model = ngrams(tokens, 2)
     assert model.discount == 0.5
@@ -28,7 +28,7 @@ def test_discounted_bigram_by_hand():
 
 def test_every_row_sums_to_one():
     tokens = np.random.default_rng(0).zipf(1.5, 5000) % 40
-    model = ngrams(tokens, 50)  # ids 40 to 49 never come
+    model = ngrams(tokens, 50)  # ids 40 to 49 never occur
     for first in (0, 1, 39, 45):
         total = sum(np.exp(-model.cross_entropies(np.array([first, second]))[1]) for second in range(50))
         assert total == pytest.approx(1, abs=1e-9)
@@ -41,10 +41,10 @@ def test_chunks_do_not_matter(monkeypatch, chunk):
     dense = np.zeros((9, 9), np.int64)
     for pair in itertools.pairwise(tokens):
         dense[pair] += 1
-    found = bigram_counts(tokens, 9)
-    assert isinstance(found, sparse.csr_array)
-    assert found.dtype == np.int64
-    np.testing.assert_array_equal(found.toarray(), dense)
+    counted = bigram_counts(tokens, 9)
+    assert isinstance(counted, sparse.csr_array)
+    assert counted.dtype == np.int64
+    np.testing.assert_array_equal(counted.toarray(), dense)
 
 
 def test_no_pairs():
@@ -54,7 +54,7 @@ def test_no_pairs():
 def test_pairs_of_shards_add_up_and_a_part_is_held_out():
     tokens = np.random.default_rng(0).zipf(1.3, 2 * counts.STRETCH * counts.HELD_OUT_EVERY + 1) % 50
     half = counts.STRETCH * counts.HELD_OUT_EVERY
-    whole, first, second = (count_pairs(part, 50) for part in (tokens, tokens[: half + 1], tokens[half:]))
+    whole, first, second = (count_pairs(text, 50) for text in (tokens, tokens[: half + 1], tokens[half:]))
     assert whole.held_out.sum() * (counts.HELD_OUT_EVERY - 1) == whole.pairs.sum()
     for added in (first + second, second + first):
         assert (added.pairs != whole.pairs).nnz == (added.held_out != whole.held_out).nnz == 0

@@ -30,28 +30,28 @@ def test_add_pairs(n):
     inputs, targets = rng.integers(0, 11, n), rng.integers(0, 7, n)
     before = rng.integers(0, 9, (7, 5))
     sums = before.copy()
-    for part in np.array_split(np.arange(n), 3):
-        _kernels.add_pairs(inputs[part], targets[part], codes.indptr, codes.indices, units, sums)
+    for chunk in np.array_split(np.arange(n), 3):
+        _kernels.add_pairs(inputs[chunk], targets[chunk], codes.indptr, codes.indices, units, sums)
     assert np.array_equal(sums, reference.add_pairs(inputs, targets, bits, units, before))
 
 
-def added(X, targets, rows, before, *, cuts=1, parts=1):
-    """Sums of one kernel or the other, in as many chunks and parts as asked."""
+def added(X, targets, rows, before, *, cuts=1, threads=1):
+    """Sums of one kernel or the other, in chunks and threads."""
     sums = before.copy()
     for chunk in np.array_split(np.arange(rows.size), cuts):
         target = (targets.indptr, targets.indices, targets.data, rows[chunk], sums)
-        for part in reversed(range(parts)):
+        for thread in reversed(range(threads)):
             if sparse.issparse(X):
                 x = X[chunk]
-                _kernels.add_sparse(x.indptr, x.indices, x.data, *target, part, parts)
+                _kernels.add_sparse(x.indptr, x.indices, x.data, *target, thread, threads)
             else:
-                _kernels.add_dense(X[chunk], *target, part, parts)
+                _kernels.add_dense(X[chunk], *target, thread, threads)
     return sums
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @AWKWARD
-def test_add_examples_in_any_chunks_and_parts(n, dtype):
+def test_add_examples_in_any_chunks_and_threads(n, dtype):
     rng = np.random.default_rng(n)
     dense, _ = sparse_rows(rng, n, 6)
     dense = dense.astype(dtype)
@@ -60,8 +60,8 @@ def test_add_examples_in_any_chunks_and_parts(n, dtype):
     before = rng.random((4, 6))
     expected = reference.add_examples(dense.astype(np.float64), soft[rows], before)
     for X in (dense, sparse.csr_array(dense)):
-        for cuts, parts in ((1, 1), (1, 2), (1, 3), (3, 1), (7, 2)):
-            assert np.array_equal(added(X, targets, rows, before, cuts=cuts, parts=parts), expected)
+        for cuts, threads in ((1, 1), (1, 2), (1, 3), (3, 1), (7, 2)):
+            assert np.array_equal(added(X, targets, rows, before, cuts=cuts, threads=threads), expected)
 
 
 def test_add_examples_to_more_classes_than_16_bits_hold():
@@ -72,8 +72,8 @@ def test_add_examples_to_more_classes_than_16_bits_hold():
     one_hot = sparse.eye_array(classes, format="csr")
     before = np.zeros((classes, 3))
     expected = reference.add_examples(dense, one_hot[rows].toarray(), before)
-    assert np.array_equal(added(dense, one_hot, rows, before, parts=3), expected)
-    assert np.array_equal(added(X, one_hot, rows, before, parts=2), expected)
+    assert np.array_equal(added(dense, one_hot, rows, before, threads=3), expected)
+    assert np.array_equal(added(X, one_hot, rows, before, threads=2), expected)
 
 
 @AWKWARD
@@ -113,10 +113,10 @@ def test_running_mean_in_any_chunks(n):
     expected = reference.running_mean(newest, position, G)
     for cuts in (1, 4):
         out, state = np.full((n, 4), np.nan), np.full(4, np.nan)
-        for part in np.array_split(np.arange(n), cuts):
-            mine = np.full((part.size, 4), np.nan)
-            _kernels.running_mean(newest[part], position[part], G, state, mine)
-            out[part] = mine
+        for chunk in np.array_split(np.arange(n), cuts):
+            rows = np.full((chunk.size, 4), np.nan)
+            _kernels.running_mean(newest[chunk], position[chunk], G, state, rows)
+            out[chunk] = rows
         assert np.array_equal(out, expected)
 
 
@@ -167,13 +167,13 @@ def test_attend_to_large_scores_does_not_overflow():
 def test_compare_codes(n, bits):
     rng = np.random.default_rng(n + bits)
     V = min(60, 2**bits - 1)
-    there = rng.random((V, bits)) < 0.5
-    there[np.arange(V), rng.integers(0, bits, V)] = True
-    packed = np.packbits(there, axis=1, bitorder="little")
+    bit = rng.random((V, bits)) < 0.5
+    bit[np.arange(V), rng.integers(0, bits, V)] = True
+    packed = np.packbits(bit, axis=1, bitorder="little")
     codes = np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8))).view(np.uint64)
     pivots, window = rng.integers(0, V, n), rng.integers(0, V, (n, 7))
     q = np.full((n, 7), np.nan, dtype=np.float32)
-    inverse = 1 / there.sum(axis=1)
+    inverse = 1 / bit.sum(axis=1)
     _kernels.compare_codes(pivots, window, codes, inverse, q)
     np.testing.assert_allclose(q, reference.compare_codes(pivots, window, codes), rtol=1e-6, atol=0)
 
@@ -189,9 +189,9 @@ def test_remember_in_any_chunks_and_columns(n):
     expected = reference.remember(tokens[:-1], tokens[1:], position, keys, labels, 0.3)
     for columns in (slice(0, 5), slice(0, 2), slice(2, 5)):
         memory, out = np.full((6, columns.stop - columns.start), np.nan), np.full((n, 5), np.nan)
-        for part in np.array_split(np.arange(n), 3):
-            chunk = (tokens[:-1][part], tokens[1:][part], position[part])
-            rows = out[part, columns]
-            _kernels.remember(*chunk, *sides, 0.3, columns.start, memory, rows)
-            out[part, columns] = rows
+        for chunk in np.array_split(np.arange(n), 3):
+            pairs = (tokens[:-1][chunk], tokens[1:][chunk], position[chunk])
+            rows = out[chunk, columns]
+            _kernels.remember(*pairs, *sides, 0.3, columns.start, memory, rows)
+            out[chunk, columns] = rows
         np.testing.assert_allclose(out[:, columns], expected[:, columns], rtol=1e-9, atol=1e-12)

@@ -1,4 +1,4 @@
-"""The statements of docs/math.md, in numbers. What is compared with is written out here, in float64."""
+"""The statements of docs/math.md, in numbers. The expected values are written out in float64."""
 
 from math import comb
 
@@ -169,22 +169,22 @@ def test_evidence_seen_twice_halves_the_temperature(two_groups):
 def test_leave_one_out_equals_recounting(rng, as_inputs):
     X, Y, eps = rng.random((30, 5)) * rng.integers(2, size=(30, 5)), rng.dirichlet(np.ones(3), 30), 2.0
     p = Y.mean(axis=0)
-    found = solution.leave_one_out(as_inputs(X), sparse.csr_array(Y), counted(X, Y), p, eps)
+    scores = solution.leave_one_out(as_inputs(X), sparse.csr_array(Y), counted(X, Y), p, eps)
     expected = []
     for n in range(30):
         F = X.T @ Y - np.outer(X[n], Y[n]) + eps * p
         expected.append(X[n] @ np.log(F / F.sum(axis=0)))
-    np.testing.assert_allclose(found, np.ravel(expected))
+    np.testing.assert_allclose(scores, np.ravel(expected))
 
 
 def test_leave_one_out_does_not_see_repetition_within_a_document(rng):
     word, topic = np.repeat(np.arange(20), 10), np.repeat(rng.integers(2, size=20), 10)  # a document: 1 word, 10 times
     X, Y = np.eye(20)[word], np.eye(2)[topic]
     F, p = counted(X, Y), np.full(2, 0.5)
-    kept = solution.leave_one_out(X, sparse.csr_array(Y), F, p, 1.0)
+    scores = solution.leave_one_out(X, sparse.csr_array(Y), F, p, 1.0)
     U = np.log((F.F - 10 * np.eye(20)[:, word[::10]] @ Y[::10] + p) / 200)  # whole documents left out: words unseen
     assert spread(U) < 1e-12
-    assert kept.mean() > U.mean() + 2
+    assert scores.mean() > U.mean() + 2
 
 
 def test_temperature_0_switches_a_group_off(two_groups):
@@ -211,7 +211,7 @@ def mixture(attention, likelihood):
     likelihood (n, B): what position i of window n gives the target 0.
     """
     n, size = likelihood.shape
-    window = np.arange(n * size).reshape(n, size).T  # every position has a token of its own
+    window = np.arange(n * size).reshape(n, size).T  # each position has another token
     one_hot = (np.arange(n * size + 1), np.arange(n * size), np.ones(n * size))
     R = np.empty((n, size))
     A, targets = np.tile(attention, (n, 1)), np.zeros(n, np.int64)

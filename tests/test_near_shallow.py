@@ -111,10 +111,10 @@ def test_arrays_have_the_shapes_of_the_configuration(short):
 
 def test_one_hot_bits_reach_the_true_perplexity(train, test):
     model, fitter = fitted(train, bits=V, radius=1, contexts=("radial",))
-    found, true = perplexity(model, train, test), test.true_perplexity()
+    fitted_perplexity, true = perplexity(model, train, test), test.true_perplexity()
     unigram = np.exp(-np.log(class_prior(train.counts))[test.tokens[1:]].mean())
-    assert true < found < 1.03 * true
-    assert found < 0.6 * unigram
+    assert true < fitted_perplexity < 1.03 * true
+    assert fitted_perplexity < 0.6 * unigram
     assert fitter.report.temperatures["output"] == pytest.approx([1.0], abs=0.1)
 
 
@@ -184,17 +184,17 @@ def test_same_scores_for_any_chunk_size_and_workers(reference, chunk_size, worke
     model, corpus = reference[0], Corpus(600, seed=2)
     prior, state = class_prior(corpus.counts), model.start()
     chunks = contexts.read_all(corpus.tokens, corpus.documents, model.config.window, chunk_size)
-    found = np.concatenate([token_losses(model, chunk, state, prior, workers) for chunk in chunks], axis=1)
-    np.testing.assert_allclose(found, losses(model, corpus, prior), rtol=1e-5)
+    scored = np.concatenate([token_losses(model, chunk, state, prior, workers) for chunk in chunks], axis=1)
+    np.testing.assert_allclose(scored, losses(model, corpus, prior), rtol=1e-5)
 
 
 def test_progress_covers_every_stage(short):
-    seen = []
-    fitted(short, progress=lambda *step: seen.append(step), chunk_size=5000)
+    reported = []
+    fitted(short, progress=lambda *step: reported.append(step), chunk_size=5000)
     n = short.tokens.size - 1
     for stage in ("values", "output"):
-        assert [step[1:] for step in seen if step[0] == stage][-1] == (n, n)
-    assert {stage for stage, *_ in seen} == {
+        assert [step[1:] for step in reported if step[0] == stage][-1] == (n, n)
+    assert {stage for stage, *_ in reported} == {
         "attention of block",
         "values",
         "solving block values",

@@ -33,8 +33,8 @@ class Problem:
             accumulator = empty(X.shape[1], c)
             update(accumulator, convert(X), np.arange(n), labels)
             self.accumulators.append(accumulator)
-        self.chosen = np.arange(0, n, every)
-        self.sample = Sample([convert(X[self.chosen]) for X in self.X], labels[self.chosen])
+        self.sampled = np.arange(0, n, every)
+        self.sample = Sample([convert(X[self.sampled]) for X in self.X], labels[self.sampled])
         self.prior = class_prior(self.Y.sum(axis=0))
         self.k = sum(a.mean_norm for a in self.accumulators)
 
@@ -113,7 +113,7 @@ def test_leave_one_out_is_the_brute_force(soft, as_sparse, taus):
     problem = Problem(n=60, every=2, soft=soft, as_sparse=as_sparse)
     value, _ = problem.objective(smoothing=0.5)(np.array(taus))
     expected = leave_one_out_cross_entropy(
-        problem.X, problem.Y, problem.chosen, problem.prior, k=problem.k, smoothing=0.5, temperatures=taus
+        problem.X, problem.Y, problem.sampled, problem.prior, k=problem.k, smoothing=0.5, temperatures=taus
     )
     np.testing.assert_allclose(value, expected, rtol=1e-6)
 
@@ -127,25 +127,25 @@ def test_an_example_seen_once_is_scored_by_smoothing_alone():
 
 def test_fitted_temperatures_beat_a_grid():
     problem = Problem(n=900)
-    objective, found = problem.objective(smoothing=3.0), problem.fit(smoothing=3.0)
-    assert found.smoothing == 3.0
-    assert found.cross_entropy == pytest.approx(objective(found.temperatures)[0], rel=1e-6)
+    objective, fitted = problem.objective(smoothing=3.0), problem.fit(smoothing=3.0)
+    assert fitted.smoothing == 3.0
+    assert fitted.cross_entropy == pytest.approx(objective(fitted.temperatures)[0], rel=1e-6)
     grid = np.linspace(0.0, 2.0, 11)
-    assert found.cross_entropy <= min(objective(np.array([a, b]))[0] for a in grid for b in grid) + 1e-6
+    assert fitted.cross_entropy <= min(objective(np.array([a, b]))[0] for a in grid for b in grid) + 1e-6
 
 
 def test_fitted_smoothing_is_the_best_of_its_neighbours():
     problem = Problem(n=900)
-    found = problem.fit()
-    at = solution.SMOOTHING_GRID.index(found.smoothing)
+    fitted = problem.fit()
+    at = solution.SMOOTHING_GRID.index(fitted.smoothing)
     for near in {max(at - 1, 0), min(at + 1, len(solution.SMOOTHING_GRID) - 1)}:
-        assert found.cross_entropy <= problem.fit(smoothing=solution.SMOOTHING_GRID[near]).cross_entropy + 1e-6
+        assert fitted.cross_entropy <= problem.fit(smoothing=solution.SMOOTHING_GRID[near]).cross_entropy + 1e-6
 
 
 def test_given_temperature_is_kept_for_every_group():
-    found = Problem().fit(smoothing=1.0, temperature=0.3)
-    assert found.temperatures.tolist() == [0.3, 0.3]
-    assert found.cross_entropy == pytest.approx(Problem().objective()(np.array([0.3, 0.3]))[0])
+    fitted = Problem().fit(smoothing=1.0, temperature=0.3)
+    assert fitted.temperatures.tolist() == [0.3, 0.3]
+    assert fitted.cross_entropy == pytest.approx(Problem().objective()(np.array([0.3, 0.3]))[0])
 
 
 @pytest.mark.parametrize("as_sparse", [False, True])
@@ -158,7 +158,7 @@ def test_number_of_workers_changes_no_bit(as_sparse):
 
 def test_every_keeps_inputs_and_targets_together():
     problem = Problem(n=30, every=1)
-    part = problem.sample.every(4)
-    assert part.size == 8
-    assert np.array_equal(part.groups[1], problem.X[1][::4])
-    assert np.array_equal(part.targets.toarray(), problem.Y[::4])
+    thinned = problem.sample.every(4)
+    assert thinned.size == 8
+    assert np.array_equal(thinned.groups[1], problem.X[1][::4])
+    assert np.array_equal(thinned.targets.toarray(), problem.Y[::4])

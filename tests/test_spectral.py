@@ -30,13 +30,13 @@ def bigram():
 
 
 def dense(bigram):
-    return bigram.kept.toarray() + np.outer(bigram.left, bigram.prior)
+    return bigram.discounted.toarray() + np.outer(bigram.backoff, bigram.prior)
 
 
 def test_bigram_is_the_readable_one_also_without_counts():
     counts = np.array([[0, 3, 1], [1, 0, 0], [0, 0, 0]])
     bigram = Bigram.of(sparse.csr_array(counts))
-    discount = 2 / (2 + 0)  # pairs seen once and twice: 2 and 0, so 1, taken back to 0.9
+    discount = 2 / (2 + 0)  # pairs seen once and twice: 2 and 0, so 1, limited to 0.9
     assert discount > 0.9
     np.testing.assert_allclose(dense(bigram), reference.discounted_bigram(counts, 0.9, bigram.prior), atol=1e-7)
 
@@ -125,8 +125,8 @@ def test_the_norm_gives_the_logits_back(centred, scale):
     x = x - x.mean(axis=1, keepdims=True) if centred else x
     logits = x / np.sqrt((x**2).mean(axis=1, keepdims=True) + eps) @ E.W.T
     expected = A @ B.T + log_prior
-    there = np.linalg.norm(A, axis=1) < np.quantile(np.linalg.norm(A, axis=1), 0.95)  # not clipped
-    difference = (logits - expected)[there]
+    unclipped = np.linalg.norm(A, axis=1) < np.quantile(np.linalg.norm(A, axis=1), 0.95)
+    difference = (logits - expected)[unclipped]
     np.testing.assert_allclose(difference - difference.mean(axis=1, keepdims=True), 0, atol=1e-4)
     np.testing.assert_allclose(np.sqrt((E.E**2).mean(axis=1)), scale, rtol=1e-5)
 

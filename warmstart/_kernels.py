@@ -49,17 +49,10 @@ def add_dense(
 
 @nb.njit(cache=True, nogil=True)
 def add_sparse(
-    x_indptr: Ints,
-    x_indices: Ints,
-    x_values: Floats,
-    indptr: Ints,
-    indices: Ints,
-    values: Floats,
-    rows: Ints,
-    sums: Floats,
-    thread: int,
-    threads: int,
-) -> None:
+    x_indptr: Ints, x_indices: Ints, x_values: Floats,
+    indptr: Ints, indices: Ints, values: Floats, rows: Ints,
+    sums: Floats, thread: int, threads: int,
+) -> None:  # fmt: skip
     """Add ``y_c * x_d`` to ``sums[c, d]`` for inputs that are sparse rows; otherwise as `add_dense`."""
     for n in range(x_indptr.size - 1):
         row = rows[n]
@@ -128,16 +121,10 @@ def running_mean(newest: Ints, position: Ints, G: Floats, state: Floats, out: Fl
 
 @nb.njit(cache=True, nogil=True)
 def responsibilities(
-    window: Ints,
-    targets: Ints,
-    A: Floats,
-    indptr: Ints,
-    indices: Ints,
-    values: Floats,
-    L: Floats,
-    norm: Floats,
+    window: Ints, targets: Ints, A: Floats,
+    indptr: Ints, indices: Ints, values: Floats, L: Floats, norm: Floats,
     R: Floats,
-) -> float:
+) -> float:  # fmt: skip
     """Write ``R[n, i] = A_i l_i / sum_j A_j l_j`` with ``l_i = P(y | x_i)``; return the sum of ``log sum_j A_j l_j``.
 
     window (B, n); targets (n,); A, R (n, B); vectors as sparse rows; L (D, C): weights that turn a vector into logits;

@@ -17,22 +17,10 @@ def run_parts(work: Callable[[Part], Result], parts: Iterable[Part], workers: in
 
 
 def blocks(size: int, length: int) -> list[slice]:
-    """Cut ``range(size)`` into slices of one length, of which the last may be shorter.
-
-    Examples
-    --------
-    >>> blocks(5, 2)
-    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
-    """
+    """Cut ``range(size)`` into slices of one length, of which the last may be shorter."""
     return [slice(start, min(start + length, size)) for start in range(0, size, length)]
 
 
 def shares(size: int, count: int) -> list[slice]:
-    """Cut ``range(size)`` into ``count`` slices of nearly equal length, one for each thread.
-
-    Examples
-    --------
-    >>> shares(5, 2)
-    [slice(0, 2, None), slice(2, 5, None)]
-    """
+    """Cut ``range(size)`` into ``count`` slices of nearly equal length, one for each thread."""
     return [slice(size * i // count, size * (i + 1) // count) for i in range(count)]

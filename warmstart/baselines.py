@@ -38,9 +38,9 @@ def count_bigram(pairs: sparse.csr_array) -> Array:
            [0.63, 0.37]], dtype=float32)
     """
     bigram = Bigram.of(pairs)
-    table = bigram.left[:, None] * bigram.prior.astype(np.float32)
-    kept = bigram.kept.tocoo()
-    table[kept.coords] += kept.data
+    table = bigram.backoff[:, None] * bigram.prior.astype(np.float32)
+    seen = bigram.discounted.tocoo()
+    table[seen.coords] += seen.data
     out: Array = np.log(table, out=table)
     return out
 

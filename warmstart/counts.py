@@ -192,15 +192,15 @@ def _capped(pairs: sparse.csr_array, max_pairs: int) -> tuple[sparse.csr_array, 
 
 
 def discounted(pairs: sparse.csr_array, discount: float) -> tuple[sparse.csr_array, NDArray[np.float64]]:
-    """Return both parts of the absolute-discounting bigram ``P(y | x) = max(c_xy - d, 0) / c_x + left_x P(y)``.
+    """Return both parts of the absolute-discounting bigram ``P(y | x) = max(c_xy - d, 0) / c_x + backoff_x P(y)``.
 
-    The first is a sparse matrix (V, V) float64. The second, (V,), is the share of the unigram in each row,
-    ``left_x = d types_x / c_x``; it is 1 for a row without counts.
+    The first is a sparse matrix (V, V) float64. The second, (V,), is the weight of the unigram in each row,
+    ``backoff_x = d types_x / c_x``; it is 1 for a row without counts.
     """
     n, types = pairs.sum(axis=1), np.diff(pairs.indptr)
-    kept = pairs.astype(np.float64)
-    kept.data = (kept.data - discount) / np.repeat(n, types)
-    return kept, np.where(n > 0, discount * types / np.maximum(n, 1), 1.0)
+    counts = pairs.astype(np.float64)
+    counts.data = (counts.data - discount) / np.repeat(n, types)
+    return counts, np.where(n > 0, discount * types / np.maximum(n, 1), 1.0)
 
 
 @dataclass(frozen=True)
@@ -238,9 +238,9 @@ class NGrams:
         [2.0, 1.0]
         """
         prior = class_prior(self.unigrams)
-        kept, left = discounted(self.bigrams, self.discount)
+        counts, backoff = discounted(self.bigrams, self.discount)
         unigram = bigram = 0.0
         for _, x, y in _neighbours(tokens):
             unigram -= float(np.log(prior[y]).sum())
-            bigram -= float(np.log(np.asarray(kept[x, y]).ravel() + left[x] * prior[y]).sum())
+            bigram -= float(np.log(np.asarray(counts[x, y]).ravel() + backoff[x] * prior[y]).sum())
         return unigram / (tokens.size - 1), bigram / (tokens.size - 1)

@@ -36,7 +36,7 @@ from warmstart.errors import InputError
 Inputs: TypeAlias = NDArray[np.floating] | sparse.csr_array
 EXAMPLES_PER_BLOCK = 256  # fixed, so that sums do not depend on the number of threads
 CLASSES_PER_BLOCK = 256
-KEPT_BYTES = 2**30  # scores of a sample are kept between evaluations up to this size, and computed again above it
+KEPT_BYTES = 2**30  # up to this size the scores of a sample are kept from one evaluation to the next
 SMOOTHING_GRID = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)
 
 
@@ -165,13 +165,10 @@ class Sample:
         Inputs by group.
     targets : (n, C) csr_array
         Target distributions, rows summing to 1.
-    keep_scores : bool
-        Keep the scores, (n, C) float32 for each group, from one evaluation to the next if they fit in `KEPT_BYTES`.
     """
 
     groups: list[Inputs]
     targets: sparse.csr_array
-    keep_scores: bool = False
 
     @property
     def size(self) -> int:
@@ -180,7 +177,7 @@ class Sample:
 
     def every(self, stride: int) -> "Sample":
         """Return every ``stride``-th example."""
-        return Sample([X[::stride] for X in self.groups], self.targets[::stride], self.keep_scores)
+        return Sample([X[::stride] for X in self.groups], self.targets[::stride])
 
 
 def leave_one_out(
@@ -222,18 +219,7 @@ def leave_one_out(
 class CrossEntropy:
     """Cross-entropy of a leave-one-out sample, in nats per example, as a function of the temperatures; it is convex.
 
-    Parameters
-    ----------
-    sample : Sample of n examples in G groups
-    accumulators : list of G accumulators
-        They contain the counts of the sample too.
-    prior : (C,)
-    k : float
-        Features per prediction.
-    smoothing : float
-        Co-occurrences added to each feature.
-    workers : int
-        Number of threads; the result does not depend on it.
+    The parameters are those of `fit`, but ``smoothing`` is a number.
     """
 
     def __init__(
@@ -253,8 +239,8 @@ class CrossEntropy:
             for X, a in zip(sample.groups, accumulators, strict=True)
         ]
         self.log_prior = np.log(prior).astype(np.float32)
-        self.keep = sample.keep_scores and sample.size * prior.size * len(self.tables) * 4 <= KEPT_BYTES
-        self.kept: dict[int, list[NDArray[np.floating]]] = {}
+        self.keep = sample.size * prior.size * len(self.tables) * 4 <= KEPT_BYTES
+        self.kept_scores: dict[int, list[NDArray[np.floating]]] = {}
 
     def __call__(self, temperatures: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         """Return the cross-entropy and its gradient (G,)."""
@@ -269,15 +255,15 @@ class CrossEntropy:
 
     def _scores(self, rows: slice, at: tuple[NDArray[np.intp], NDArray[np.integer]], entries: slice) -> Any:
         """Return the evidence (n, C) of each group for a block, its own count removed at the target classes."""
-        if rows.start in self.kept:
-            return self.kept[rows.start]
+        if rows.start in self.kept_scores:
+            return self.kept_scores[rows.start]
         scores = []
         for X, table, left_out in zip(self.sample.groups, self.tables, self.left_out, strict=True):
             evidence = X[rows].astype(table.dtype, copy=False) @ table
             evidence[at] = left_out[entries]
             scores.append(evidence)
         if self.keep:
-            self.kept[rows.start] = scores
+            self.kept_scores[rows.start] = scores
         return scores
 
     def _block(self, temperatures: NDArray[np.float64], rows: slice) -> NDArray[np.float64]:
@@ -339,10 +325,8 @@ def fit(
         A number is used as it is. "fit" goes down a grid of 1 to 10,000 co-occurrences, on every other example.
     temperature : float or "fit"
         A number is used as it is, for every group.
-
-    Returns
-    -------
-    Fit
+    workers : int
+        Number of threads; the result does not depend on it.
     """
     check_settings(smoothing, temperature)
     start = np.full(len(accumulators), 1.0 if temperature == "fit" else float(temperature))

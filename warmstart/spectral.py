@@ -2,8 +2,8 @@
 
 | symbol | shape | meaning |
 |---|---|---|
-| `P` | (V, V) | absolute-discounting bigram, ``max(c_xy - d, 0) / c_x + left_x p_y``, ``left_x = d types_x / c_x`` |
-| `M` | (V, V) | ``log(P / (left_x p_y))``: sparse, 0 for unseen pairs; a softmax ignores a constant for each row |
+| `P` | (V, V) | absolute-discounting bigram ``max(c_xy - d, 0) / c_x + backoff_x p_y``, see `counts.discounted` |
+| `M` | (V, V) | ``log(P / (backoff_x p_y))``: sparse, 0 for unseen pairs; a softmax ignores a constant for each row |
 | `A`, `B` | (V, r) | factors, `Phi` and `Psi` in docs/math.md: ``softmax(A B^T + log p)`` is a bigram model of rank r |
 | `E`, `W` | (V, d) | embedding of a transformer that holds the factors, and its head, `O^T` in docs/math.md |
 
@@ -44,22 +44,22 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Bigram:
-    """The absolute-discounting bigram `P`, as a sparse part and a share of the unigram.
+    """The absolute-discounting bigram `P`, as a sparse part and a weight of the unigram.
 
     Attributes
     ----------
-    kept : (V, V) csr_array of float32
+    discounted : (V, V) csr_array of float32
         ``max(c_xy - d, 0) / c_x``.
-    left : (V,) float32
-        Share of the unigram in each row; 1 for a row without counts.
+    backoff : (V,) float32
+        Weight of the unigram in each row; 1 for a row without counts.
     prior : (V,) float64
         p.
     share : (V,) float64
         Each token's share of the positions that have a next token.
     """
 
-    kept: sparse.csr_array
-    left: Array
+    discounted: sparse.csr_array
+    backoff: Array
     prior: NDArray[np.float64]
     share: NDArray[np.float64]
 
@@ -68,8 +68,8 @@ class Bigram:
         """Return the model of pair counts (V, V)."""
         n, unigrams = pairs.sum(axis=1), pairs.sum(axis=0)
         discount = min(max(NGrams(unigrams, pairs).discount, 0.1), 0.9)
-        kept, left = discounted(pairs, discount)
-        return cls(kept.astype(np.float32), left.astype(np.float32), class_prior(unigrams), n / n.sum())
+        counts, backoff = discounted(pairs, discount)
+        return cls(counts.astype(np.float32), backoff.astype(np.float32), class_prior(unigrams), n / n.sum())
 
     @cached_property
     def log_prior(self) -> Array:
@@ -78,9 +78,9 @@ class Bigram:
 
     def log_ratio(self) -> sparse.csr_array:
         """Return M (V, V)."""
-        out = self.kept.copy()
+        out = self.discounted.copy()
         rows = np.repeat(np.arange(out.shape[0]), np.diff(out.indptr))
-        out.data = np.log1p(out.data / (self.left[rows] * self.prior[out.indices])).astype(np.float32)
+        out.data = np.log1p(out.data / (self.backoff[rows] * self.prior[out.indices])).astype(np.float32)
         return out
 
     def frequent(self) -> NDArray[np.int64]:
@@ -89,10 +89,10 @@ class Bigram:
 
     def restricted(self, tokens: NDArray[np.int64]) -> "Bigram":
         """Return the model of these tokens alone; the unigram takes what each row loses."""
-        kept = self.kept[tokens][:, tokens]
+        inner = self.discounted[tokens][:, tokens]
         prior = self.prior[tokens] / self.prior[tokens].sum()
         share = self.share[tokens] / self.share[tokens].sum()
-        return Bigram(kept, (1.0 - kept.sum(axis=1)).astype(np.float32), prior, share)
+        return Bigram(inner, (1.0 - inner.sum(axis=1)).astype(np.float32), prior, share)
 
 
 @dataclass(frozen=True)
@@ -196,16 +196,7 @@ def factorise(
 
 
 class HeldOutLoss:
-    """Cross-entropy of a model's factors on held-out pairs, in nats.
-
-    Parameters
-    ----------
-    held_out : (V, V) csr_array
-        Counts of pairs.
-    tokens : (n,) int64
-        Only pairs that begin with one of these tokens are scored.
-    log_prior : (V,)
-    """
+    """Cross-entropy of factors on held-out pairs (V, V) that begin with one of some tokens (n,), in nats."""
 
     def __init__(self, held_out: sparse.csr_array, tokens: NDArray[np.int64], log_prior: Array) -> None:
         self.tokens, self.log_prior = tokens, log_prior
@@ -252,7 +243,7 @@ def refit_rows(bigram: Bigram, A: Array, B: Array, rows: NDArray[np.int64], work
     """
     prior = bigram.prior.astype(np.float32)
     mean = prior @ B
-    gradient = bigram.kept[rows] @ B + bigram.left[rows, None] * mean
+    gradient = bigram.discounted[rows] @ B + bigram.backoff[rows, None] * mean
 
     def subtract_model(block: slice) -> None:
         gradient[block] -= softmax(A[rows[block]] @ B.T + bigram.log_prior) @ B
@@ -278,7 +269,7 @@ def refit_columns(bigram: Bigram, A: Array, B: Array, rows: NDArray[np.int64], w
         return np.asarray(softmax(A[rows[block]] @ B.T + bigram.log_prior).T @ weighted[block])
 
     with threadpool_limits(1):
-        gradient = bigram.kept[rows].T @ weighted + np.outer(prior, bigram.left[rows] @ weighted)
+        gradient = bigram.discounted[rows].T @ weighted + np.outer(prior, bigram.backoff[rows] @ weighted)
         for model in run_parts(model_sum, blocks(rows.size, ROWS_PER_BLOCK), workers):
             gradient -= model
         step = damped_solve(A[rows].T @ weighted, (gradient / (prior + 1e-5)[:, None]).T, DAMPING).T

@@ -27,18 +27,7 @@ WINDOWS_PER_POSITION = 64  # full windows needed for each position of an attenti
 
 @dataclass
 class Report:
-    """Results and cost of a fit.
-
-    Attributes
-    ----------
-    smoothing : dict of layer to float
-        In co-occurrences.
-    temperatures : dict of layer to list of float
-        One for each group of inputs.
-    attention_losses : dict of context to list of float
-        Loss of the mixture on held-out windows after each round, in nats per target.
-    seconds : dict of stage to float
-    """
+    """Smoothing and temperatures by layer, held-out losses of the attention rounds by context, seconds by stage."""
 
     smoothing: dict[str, float] = field(default_factory=dict)
     temperatures: dict[str, list[float]] = field(default_factory=dict)
@@ -48,21 +37,10 @@ class Report:
 
 @dataclass
 class Fitter:
-    """One bottom-up fit.
+    """One bottom-up fit; the result does not depend on ``workers`` and ``chunk_size``.
 
-    Parameters
-    ----------
-    tokens, documents, counts : arrays
-        A corpus: token ids, places of the separators, and how often each token is a target. See
-        `warmstart.corpus.Corpus`.
-    config : Config
-    smoothing, temperature : float or "fit"
-        See `warmstart.solution.fit`.
-    workers : int
-        Number of threads; the result does not depend on it.
-    chunk_size : int
-        Targets read at once; the result does not depend on it.
-    progress : callable of (stage, done, total), optional
+    ``tokens``, ``documents`` and ``counts`` are those of a `warmstart.corpus.Corpus`, ``smoothing`` and ``temperature``
+    those of `warmstart.solution.fit`.
     """
 
     tokens: NDArray[np.integer]
@@ -128,7 +106,7 @@ class Fitter:
 
     def _rounds(self, context: str) -> Callable[[int, float], None] | None:
         progress = self.progress
-        return progress and (lambda done, _: progress(f"attention of {context}", done, None))
+        return progress and (lambda round_, _: progress(f"attention of {context}", round_, None))
 
     def _full_windows(self, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return windows (size, n) whose positions are all filled, from stretches all over the corpus, and targets."""
@@ -202,7 +180,7 @@ class Fitter:
                 inputs[i].append(X)
             targets.append(chunk.targets[sampled])
         y = sparse.eye_array(config.vocab_size, format="csr")[np.concatenate(targets)]
-        sample = solution.Sample([_stack(parts) for parts in inputs], y, keep_scores=True)
+        sample = solution.Sample([_stack(parts) for parts in inputs], y)
         model.arrays["output.weight"] = self._solve("output", sample, F, self.prior, float(len(F)))
 
     def _solve(

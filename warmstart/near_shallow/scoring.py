@@ -21,7 +21,7 @@ def token_losses(
     model : NearShallowModel
     chunk : Chunk of n targets
     state : State
-        The state after the chunk before; it is changed.
+        The state after the previous chunk; it is changed.
     prior : (V,)
         Token probabilities.
     workers : int
