@@ -151,7 +151,7 @@ def contextual_vectors(sentences: Iterable[list[int]], width: int) -> tuple[NDAr
     ([3, 5, 7], (3, 4), [0.0, 0.0, 0.0, 0.0])
     """
     bits = -(-width // 2)
-    model = CooccurrenceEmbedding(bits=bits, radii=(1,), sides="separate", transform="sqrt")
+    model = CooccurrenceEmbedding(bits=bits, radii=(1,), sides="separate", transform="sqrt", components=None)
     try:
         model.fit([str(token) for token in sentence] for sentence in sentences)
     except ValueError as error:
