@@ -29,6 +29,38 @@ _NOISE = 1e-6  # smaller eigenvalues, relative to the largest, are rounding erro
 Floats = NDArray[np.floating[Any]]
 
 
+def from_sums(
+    sums: NDArray[np.int64],
+    unit: int,
+    counts: NDArray[np.int64],
+    mode: str,
+    transform: str | None,
+    size: int | None,
+    workers: int,
+) -> NDArray[np.float32]:
+    """Return vectors (V, size) float32, or (V, B b) without compression, from the sums of an embedding.
+
+    The parameters are attributes and parameters of `bitcipher.CooccurrenceEmbedding`; ``size`` is its ``components``.
+    """
+
+    def blocks(rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Turn sums by ring into cumulative sums (rows, B, b) in co-occurrences."""
+        cumulative: NDArray[np.float64] = np.cumsum(rows, axis=1) / unit
+        if mode == "sum":
+            cumulative = cumulative.sum(axis=(1, 2), keepdims=True)
+        return cumulative.reshape(len(rows), -1, cumulative.shape[3])
+
+    expected = shares(blocks(sums.sum(axis=0, keepdims=True)))[0]
+    wide = np.empty((len(sums), expected.size), np.float32)
+
+    def fill(rows: slice) -> None:
+        joined = transformed(blocks(sums[rows]), transform, expected).reshape(-1, expected.size)
+        wide[rows] = shares(joined) if size is None else joined
+
+    list(in_chunks(fill, len(wide), TRANSFORM_ROWS, workers))
+    return wide if size is None else compress(wide, counts, size, workers)
+
+
 def transformed(blocks: Floats, transform: str | None, expected: Floats) -> Floats:
     """Return the transformed shares (n, B, b) of co-occurrences. They are non-negative.
 
@@ -44,21 +76,21 @@ def transformed(blocks: Floats, transform: str | None, expected: Floats) -> Floa
         ratio /= blocks.sum(axis=-1, keepdims=True) + SMOOTHING
         positive: Floats = np.log(np.maximum(ratio, 1.0, dtype=np.float32))
         return positive
-    return np.sqrt(unit(blocks)) if transform == "sqrt" else unit(blocks)
+    return np.sqrt(shares(blocks)) if transform == "sqrt" else shares(blocks)
 
 
-def unit(x: Floats) -> Floats:
+def shares(x: Floats) -> Floats:
     """Divide non-negative rows by their L1 norm over the last axis. Rows of zeros stay zero.
 
     Examples
     --------
-    >>> unit(np.array([[1.0, 3.0], [0.0, 0.0]]))
+    >>> shares(np.array([[1.0, 3.0], [0.0, 0.0]]))
     array([[0.25, 0.75],
            [0.  , 0.  ]])
     """
     norm = x.sum(axis=-1, keepdims=True)
-    shares: Floats = np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
-    return shares
+    divided: Floats = np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
+    return divided
 
 
 def compress(wide: NDArray[np.float32], counts: NDArray[np.int64], size: int, workers: int) -> NDArray[np.float32]:

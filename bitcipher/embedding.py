@@ -37,9 +37,8 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from bitcipher import codes
+from bitcipher import _vectors, codes
 from bitcipher._stream import Stream
-from bitcipher._vectors import TRANSFORM_ROWS, compress, in_chunks, transformed, unit
 
 TRANSFORMS = (None, "sqrt", "log_ratio")
 BITS, COMPONENTS = 512, 300  # the largest values of "auto"
@@ -153,7 +152,7 @@ class CooccurrenceEmbedding(BaseEstimator):  # type: ignore[misc]
         self.components = components
 
     def fit(self, sentences: Any, y: None = None, *, counts: Mapping[str, int] | None = None, workers: int = 1) -> Self:
-        """Fix vocabulary and codes, then count. Earlier counts are forgotten.
+        """Fix vocabulary and codes, count, and return the estimator itself. Earlier counts are forgotten.
 
         Parameters
         ----------
@@ -166,11 +165,6 @@ class CooccurrenceEmbedding(BaseEstimator):  # type: ignore[misc]
             Counts that fix vocabulary and codes. By default those of the sentences.
         workers : int, default=1
             Number of threads. The result does not depend on it.
-
-        Returns
-        -------
-        CooccurrenceEmbedding
-            The estimator itself.
 
         Raises
         ------
@@ -244,7 +238,10 @@ class CooccurrenceEmbedding(BaseEstimator):  # type: ignore[misc]
         self._check()
         key = (self.mode, self.transform, self.components)
         if self._vectors is None or self._vectors[0] != key:
-            self._vectors = (key, self._compute_vectors())
+            size = self._n_components()
+            arguments = (self.sums_, self.unit_, self.counts_, self.mode, self.transform, size, self._workers)
+            self._vectors = (key, _vectors.from_sums(*arguments))
+            _warn_of_equal(self._vectors[1])
         return self._vectors[1]
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -388,13 +385,9 @@ class CooccurrenceEmbedding(BaseEstimator):  # type: ignore[misc]
                     future.result()
         return self
 
-    def _n_blocks(self) -> int:
-        """Return the number of blocks of a vector."""
-        return 1 if self.mode == "sum" else self.sums_.shape[1] * self.sums_.shape[2]
-
     def _n_components(self) -> int | None:
         """Return the dimension after compression, None for no compression."""
-        available: int = self._n_blocks() * self.sums_.shape[3]
+        available: int = self.sums_.shape[3] if self.mode == "sum" else math.prod(self.sums_.shape[1:])
         if self.components is None:
             return None
         if self.components == "auto":
@@ -402,32 +395,6 @@ class CooccurrenceEmbedding(BaseEstimator):  # type: ignore[misc]
         if int(self.components) > available:
             raise ValueError(f"expected components <= {available}, bits x blocks, got {self.components}")
         return int(self.components)
-
-    def _compute_vectors(self) -> NDArray[np.float32]:
-        """Compute the vectors from the sums, a chunk of rows at a time."""
-        size = self._n_components()
-        totals = self.sums_.sum(axis=0, keepdims=True)  # integers: exact
-        expected = unit(self._blocks(totals))[0]
-        vectors = np.empty((len(self.sums_), self._n_blocks() * self.sums_.shape[3]), np.float32)
-
-        def fill(rows: slice) -> None:
-            shares = transformed(self._blocks(self.sums_[rows]), self.transform, expected)
-            joined = shares.reshape(len(shares), -1)
-            vectors[rows] = unit(joined) if size is None else joined
-
-        list(in_chunks(fill, len(vectors), TRANSFORM_ROWS, self._workers))
-        if size is not None:
-            vectors = compress(vectors, self.counts_, size, self._workers)
-        _warn_of_equal(vectors)
-        return vectors
-
-    def _blocks(self, sums: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Turn sums by ring into blocks (rows, blocks, bits), in co-occurrences."""
-        blocks: NDArray[np.float64] = np.cumsum(sums, axis=1) / self.unit_
-        if self.mode == "sum":
-            blocks = blocks.sum(axis=(1, 2), keepdims=True)
-        joined: NDArray[np.float64] = blocks.reshape(len(blocks), -1, blocks.shape[3])
-        return joined
 
 
 def _ranked(counts: Mapping[str, int], min_count: int) -> list[tuple[str, int]]:
@@ -471,7 +438,7 @@ def _warn_of_equal(vectors: NDArray[np.float32]) -> None:
         warnings.warn(
             f"of {len(vectors)} tokens {zero} have a vector of zeros and {equal} have the vector of another token, "
             "because they have too few neighbours; use more text, longer sentences or a larger radius",
-            stacklevel=4,
+            stacklevel=3,
         )
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from bitcipher import CapacityError, CooccurrenceEmbedding, _stream, _vectors, codes, embedding
+from bitcipher import CapacityError, CooccurrenceEmbedding, _stream, _vectors, codes
 from bitcipher.embedding import BITS, COMPONENTS
 
 PLAIN = {"sides": "both", "transform": None, "components": None}  # sums without transform and compression
@@ -386,7 +386,7 @@ def test_columns_beyond_the_rank_are_zero():
 
 def test_components_in_any_threads(monkeypatch):
     monkeypatch.setattr(_vectors, "PRODUCT_ROWS", 32)
-    monkeypatch.setattr(embedding, "TRANSFORM_ROWS", 32)
+    monkeypatch.setattr(_vectors, "TRANSFORM_ROWS", 32)
     sentences = text(np.random.default_rng(2), 5000, 150)
     settings = {"bits": 20, "sides": "separate", "transform": "log_ratio", "components": 12}
     one, two = (CooccurrenceEmbedding(**settings).fit(sentences, workers=w).vectors_ for w in (1, 2))
