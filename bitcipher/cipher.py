@@ -76,7 +76,7 @@ class BitCipher(BaseEstimator):  # type: ignore[misc]
         self.bits = bits
 
     def fit(self, counts: ArrayLike | Mapping[Hashable, float], y: None = None) -> BitCipher:
-        """Assign a code to every token.
+        """Assign a code to every token, and return the estimator itself.
 
         Parameters
         ----------
@@ -84,11 +84,6 @@ class BitCipher(BaseEstimator):  # type: ignore[misc]
             Non-negative and finite. Tokens with count zero get the last ranks.
         y : None
             Ignored.
-
-        Returns
-        -------
-        BitCipher
-            The estimator itself.
 
         Raises
         ------
@@ -122,10 +117,7 @@ class BitCipher(BaseEstimator):  # type: ignore[misc]
 
     @property
     def vectors_(self) -> NDArray[np.float32]:
-        """Vectors of all tokens in the order of the input, (V, bits) float32: ``V * bits * 4`` bytes.
-
-        They are computed from ``codes_`` on every access.
-        """
+        """Vectors of all tokens in the order of the input, (V, bits) float32, computed on every access."""
         check_is_fitted(self)
         return codes.code_vectors(self.codes_, self.bits)
 
@@ -151,9 +143,7 @@ class BitCipher(BaseEstimator):  # type: ignore[misc]
         return codes.code_vectors(self.codes_[self._rows(ids)], self.bits)
 
     def inverse_transform(self, vectors: ArrayLike) -> NDArray[np.int64] | list[Hashable]:
-        """Find the most probable token of every vector; see `bitcipher.codes.decode`.
-
-        Takes O(n nnz) time, where nnz is the number of bits that are on in all codes together.
+        """Find the most probable token of every vector; see `bitcipher.codes.decode` for the time it takes.
 
         Parameters
         ----------

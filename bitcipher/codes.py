@@ -32,17 +32,7 @@ class CapacityError(ValueError):
 
 
 def capacity(bits: int) -> int:
-    """Return the number of codes of ``bits`` bits: all sets of bits except the empty one.
-
-    Parameters
-    ----------
-    bits : int
-        Number of bits, at least 1.
-
-    Returns
-    -------
-    int
-        ``2**bits - 1``.
+    """Return ``2**bits - 1``, the number of codes: all sets of ``bits`` bits (at least 1) except the empty one.
 
     Examples
     --------
@@ -53,17 +43,7 @@ def capacity(bits: int) -> int:
 
 
 def smallest_bits(vocab_size: int) -> int:
-    """Return the smallest number of bits that has a code for each of ``vocab_size`` tokens.
-
-    Parameters
-    ----------
-    vocab_size : int
-        Number of tokens V, at least 0.
-
-    Returns
-    -------
-    int
-        The smallest ``bits >= 1`` with ``2**bits - 1 >= vocab_size``.
+    """Return the smallest ``bits >= 1`` with a code for each of ``vocab_size`` tokens.
 
     Examples
     --------
@@ -126,17 +106,7 @@ def assign_codes(vocab_size: int, bits: int) -> NDArray[np.uint64]:
 
 
 def code_weights(codes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Count the bits that are on in every code.
-
-    Parameters
-    ----------
-    codes : ndarray of shape (..., words), uint64
-        Packed codes.
-
-    Returns
-    -------
-    ndarray of shape (...), int64
-        Number of bits that are on.
+    """Count the bits that are on in packed codes (..., words): int64 of shape (...).
 
     Examples
     --------
@@ -183,9 +153,7 @@ def code_indices(codes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[
 
 
 def code_vectors(codes: NDArray[np.uint64], bits: int) -> NDArray[np.float32]:
-    """Unpack codes into cipher vectors of unit L1 norm.
-
-    Takes ``V * bits * 4`` bytes.
+    """Unpack codes into cipher vectors with L1 norm 1; these take ``V * bits * 4`` bytes.
 
     Parameters
     ----------
