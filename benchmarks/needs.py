@@ -26,8 +26,9 @@ WNUT = tuple(f"wnut17/{split}.conll" for split in ("train", "dev", "test"))
 WORDSIM = tuple(f"wordsim/EN-{pairs}.txt" for pairs in ("SIMLEX-999", "WS-353-ALL", "MEN-TR-3k", "RW-STANFORD"))
 CLASSICS = ("classics/train.txt.xz", "classics/valid.txt", "classics/test.txt")
 WIKITEXT = ("wikitext-2/train.txt", "wikitext-2/valid.txt", "wikitext-2/test.txt")
+CLINC, LAMP = "clinc150/data_full.json", "lamp/lamp.tsv"
 BENCHES = {
-    "classifier": Needs((*MNIST, "clinc150/data_full.json", *EWT)),
+    "classifier": Needs((*MNIST, CLINC, *EWT)),
     "attention": Needs(CLASSICS),
     "throughput": Needs(CLASSICS, plots=False),
     "lm": Needs((*CLASSICS, *WIKITEXT)),
@@ -36,6 +37,7 @@ BENCHES = {
     "mixers": Needs(WIKITEXT, ("transformers",)),
     "embeddings": Needs((*WIKITEXT, *CLASSICS), ("transformers",), plots=False),
     "vectors": Needs((*CLASSICS, *EWT, *WNUT, *WORDSIM)),
+    "defaults": Needs((CLASSICS[0], WIKITEXT[0], *EWT, *WORDSIM, CLINC, LAMP), plots=False),
     "memory": Needs(),
     "retrieval": Needs(),
     "blimp": Needs(("blimp/blimp_dev15.jsonl", *CLASSICS), plots=False),

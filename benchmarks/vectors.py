@@ -102,7 +102,7 @@ def _cipher(sentences: Sentences, size: int, **settings: Any) -> WordVectors:
 
 def _plain(sentences: Sentences, size: int) -> WordVectors:
     """Left and right neighbour, square roots: half the dimension each."""
-    return _cipher(sentences, size, bits=size // 2, radii=(1,), sides="separate", transform="sqrt")
+    return _cipher(sentences, size, bits=size // 2, radii=(1,), sides="separate", transform="sqrt", components=None)
 
 
 def _compressed(bits: int, radii: tuple[int, ...] = (1, WINDOW), sides: str = "separate") -> Train:

@@ -1,8 +1,8 @@
-"""Bit cipher: deterministic bit vectors for tokens and labels, from their counts alone.
+"""Bit cipher: bit vectors for tokens and labels, computed from their counts without training and without randomness.
 
-Source: Williams and Zhao 2023, arXiv 2311.11012. `bitcipher.codes` holds the functions, `BitCipher` the estimator
-around them, `CooccurrenceEmbedding` the vectors of what surrounds a token. The estimators are imported (and with them
-scikit-learn) only when they are asked for.
+`bitcipher.codes` has the functions. `BitCipher` is the scikit-learn estimator around them. `CooccurrenceEmbedding`
+makes word vectors from the codes of neighbouring tokens. The estimators, and scikit-learn with them, are imported on
+first use. Source: Williams and Zhao 2023, arXiv 2311.11012.
 """
 
 from importlib import import_module
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["BitCipher", "CapacityError", "CooccurrenceEmbedding", "codes"]
 
-_HOMES = {"BitCipher": "cipher", "CooccurrenceEmbedding": "embedding"}
+_MODULES = {"BitCipher": "cipher", "CooccurrenceEmbedding": "embedding"}
 
 
 def __getattr__(name: str) -> object:
-    if name in _HOMES:
-        return getattr(import_module(f"bitcipher.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"bitcipher.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,7 @@
-"""The loops that need a compiler; their readable twins are in `tests/bitcipher_reference.py`.
+"""Loops compiled with numba: assign codes, decode vectors, sum the codes of neighbours.
 
-No ``fastmath``: the logs of zero evidence are ``-inf`` and have to stay so.
+Readable versions of these loops are in `tests/bitcipher_reference.py`. ``fastmath`` is off, because the logarithm of
+zero has to stay ``-inf``.
 """
 
 import numpy as np
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 def fill_codes(codes: NDArray[np.uint64], bits: int, keys: NDArray[np.uint64]) -> None:
     """Fill ``codes`` (V, words) with the first V codes in the order of assignment.
 
-    A code is found again by open addressing on the XOR of the ``keys`` (bits,) of its bits, so that one more bit is
-    one more XOR. The keys decide the speed, never the result: a hit is compared word by word.
+    A hash table with open addressing finds the codes that were assigned before. The hash of a code is the XOR of the
+    ``keys`` (bits,) of its bits, so that switching on a bit costs one XOR. Equal hashes are followed by a comparison of
+    all words: the keys change the speed and never the result.
     """
     vocab_size = codes.shape[0]
     slots = 16
@@ -29,14 +31,14 @@ def fill_codes(codes: NDArray[np.uint64], bits: int, keys: NDArray[np.uint64]) -
         codes[bit, bit // 64] = np.uint64(1) << np.uint64(bit % 64)
         hashes[bit] = keys[bit]
 
-    start, stop = 0, filled  # the ranks of the previous weight
+    start, stop = 0, filled  # ranks of the codes of the previous weight
     while filled < vocab_size:
         for parent in range(stop - 1, start - 1, -1):
             for bit in range(bits):
                 flag = np.uint64(1) << np.uint64(bit % 64)
                 if codes[parent, bit // 64] & flag:
                     continue
-                codes[filled] = codes[parent]  # a candidate: overwritten by the next one unless it is new
+                codes[filled] = codes[parent]  # a candidate; the next one overwrites it unless it is new
                 codes[filled, bit // 64] |= flag
                 hashes[filled] = hashes[parent] ^ keys[bit]
                 slot = hashes[filled] & mask
@@ -63,14 +65,14 @@ def best_ranks(
     log_weights: NDArray[np.float64],
     tolerance: float,
 ) -> NDArray[np.int64]:
-    """Return (n,) the lowest rank u whose ``log|u| + mean_{d in u} log v_d`` is the largest, -1 where all are -inf.
+    """Return for n vectors the rank u with the largest ``log|u| + mean_{d in u} log v_d``, or -1 if all are -inf.
 
-    ``logs`` is (bits, n), one column per vector, so that the inner loop runs over contiguous vectors. A later rank
-    wins only by more than ``tolerance``.
+    ``logs`` (bits, n) has one column for each vector, so that the inner loop reads contiguous memory. A higher rank
+    wins only if its score is larger by more than ``tolerance``.
     """
     n = logs.shape[1]
     best = np.full(n, -np.inf)
-    found = np.full(n, -1, np.int64)
+    ranks = np.full(n, -1, np.int64)
     total = np.empty(n)
     for rank in range(len(indptr) - 1):
         start, stop = indptr[rank], indptr[rank + 1]
@@ -84,8 +86,8 @@ def best_ranks(
             score = log_weights[rank] + total[i] / (stop - start)
             if score > best[i] + tolerance:
                 best[i] = score
-                found[i] = rank
-    return found
+                ranks[i] = rank
+    return ranks
 
 
 @njit(cache=True, nogil=True)
@@ -102,30 +104,31 @@ def add_neighbours(
     part: int,
     parts: int,
 ) -> None:
-    """Add to ``sums[t, ring, side]`` the bits of every neighbour of t, for t at the positions ``first`` to ``last``.
+    """Add the codes of all neighbours of the tokens at the positions ``first`` to ``last`` to ``sums``.
 
-    ids (n,): rows, -1 between sentences, -2 for a token without a row; indptr, indices: bits of each row; units (V,):
-    what a row adds to each of its bits; distance_units, rings (widest radius + 1,): factor and ring of a distance;
-    sums (V, rings, 1 or 2, bits): the second side, if there is one, is what follows t. Only rows with
-    ``t % parts == part`` are written, one after the other: the sums of a token are wide and stay in the cache.
+    Parameters: ids (n,) has the row of each token, -1 between sentences, -2 for a token without a row. indptr, indices:
+    bits of each row in CSR format. units (V,): what a row adds to each of its bits. distance_units, rings, both of
+    length (largest radius + 1): factor and ring of each distance. sums (V, rings, 1 or 2, bits): a second side, if
+    there is one, is for the neighbours after the token. Only rows with ``row % parts == part`` are written. They are
+    visited row by row, because the sums of one row fit into the cache.
     """
     for n in _by_row(ids, first, last, len(sums), part, parts):
-        t = ids[n]
+        row = ids[n]
         for side in range(2):
             for distance in range(1, len(rings)):
                 at = n + distance if side else n - distance
                 if at < 0 or at >= len(ids) or ids[at] == -1:
                     break
-                s = ids[at]
-                if s >= 0:
-                    value = units[s] * distance_units[distance]
-                    for j in range(indptr[s], indptr[s + 1]):
-                        sums[t, rings[distance], side % sums.shape[2], indices[j]] += value
+                neighbour = ids[at]
+                if neighbour >= 0:
+                    value = units[neighbour] * distance_units[distance]
+                    for j in range(indptr[neighbour], indptr[neighbour + 1]):
+                        sums[row, rings[distance], side % sums.shape[2], indices[j]] += value
 
 
 @njit(cache=True, nogil=True)
 def _by_row(ids: NDArray[np.int32], first: int, last: int, n_rows: int, part: int, parts: int) -> NDArray[np.int64]:
-    """Return the positions of the rows of one part, row by row."""
+    """Return the positions of the rows with ``row % parts == part``, sorted by row."""
     starts = np.zeros(n_rows + 1, np.int64)
     for n in range(first, last):
         if ids[n] >= 0 and ids[n] % parts == part:

@@ -1,12 +1,14 @@
-"""From sums to vectors: shares, transforms, compression. Chunks of rows, in any number of threads the same bytes.
+"""Turn co-occurrence sums into vectors: shares, transforms, compression.
+
+Rows are processed in chunks of fixed size, so that any number of threads gives the same bytes.
 
 ========= ============ ===================================================================
 code      symbol       meaning
 ========= ============ ===================================================================
-blocks    (n, B, b)    co-occurrences of n tokens with the bits of B blocks
-expected  q, (B, b)    the shares of each block over all tokens
+blocks    (n, B, b)    co-occurrences of n tokens with b bits, in B blocks (one for each radius and side)
+expected  q, (B, b)    shares of the bits in each block, over all tokens
 wide      M, (V, D)    transformed shares of all blocks, ``D = B b``
-counts    (V,)         how often a token occurs, non-increasing
+counts    (V,)         count of each token, in falling order
 ========= ============ ===================================================================
 """
 
@@ -18,17 +20,49 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-ROWS = 1 << 8  # rows of a chunk that is transformed: it stays in the cache
-PRODUCTS = 1 << 12  # rows of a chunk of products; fixed, for the order of float sums
-FREQUENT = 10_000  # tokens that decide the directions of compression
-SMOOTHING = 1.0  # co-occurrences of the expected distribution added to a token's own
-_NOISE = 1e-6  # eigenvalues below this share of the largest are rounding: their products are float32
+TRANSFORM_ROWS = 1 << 8  # rows transformed at once: they stay in the cache
+PRODUCT_ROWS = 1 << 12  # rows of one matrix product; fixed, because it decides how float sums are rounded
+FREQUENT = 10_000  # the number of most frequent tokens that decide the directions of the compression
+SMOOTHING = 1.0  # co-occurrences, distributed as expected, that are added to those of each token
+_NOISE = 1e-6  # smaller eigenvalues, relative to the largest, are rounding errors of the float32 products
 
 Floats = NDArray[np.floating[Any]]
 
 
+def from_sums(
+    sums: NDArray[np.int64],
+    unit: int,
+    counts: NDArray[np.int64],
+    mode: str,
+    transform: str | None,
+    size: int | None,
+    workers: int,
+) -> NDArray[np.float32]:
+    """Return vectors (V, size) float32, or (V, B b) without compression, from the sums of an embedding.
+
+    The parameters are attributes and parameters of `bitcipher.CooccurrenceEmbedding`; ``size`` is its ``components``.
+    """
+
+    def blocks(rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Turn sums by ring into cumulative sums (rows, B, b) in co-occurrences."""
+        cumulative: NDArray[np.float64] = np.cumsum(rows, axis=1) / unit
+        if mode == "sum":
+            cumulative = cumulative.sum(axis=(1, 2), keepdims=True)
+        return cumulative.reshape(len(rows), -1, cumulative.shape[3])
+
+    expected = shares(blocks(sums.sum(axis=0, keepdims=True)))[0]
+    wide = np.empty((len(sums), expected.size), np.float32)
+
+    def fill(rows: slice) -> None:
+        joined = transformed(blocks(sums[rows]), transform, expected).reshape(-1, expected.size)
+        wide[rows] = shares(joined) if size is None else joined
+
+    list(in_chunks(fill, len(wide), TRANSFORM_ROWS, workers))
+    return wide if size is None else compress(wide, counts, size, workers)
+
+
 def transformed(blocks: Floats, transform: str | None, expected: Floats) -> Floats:
-    """Return transformed shares (n, B, b) of co-occurrences, non-negative.
+    """Return the transformed shares (n, B, b) of co-occurrences. They are non-negative.
 
     Examples
     --------
@@ -42,45 +76,46 @@ def transformed(blocks: Floats, transform: str | None, expected: Floats) -> Floa
         ratio /= blocks.sum(axis=-1, keepdims=True) + SMOOTHING
         positive: Floats = np.log(np.maximum(ratio, 1.0, dtype=np.float32))
         return positive
-    return np.sqrt(unit(blocks)) if transform == "sqrt" else unit(blocks)
+    return np.sqrt(shares(blocks)) if transform == "sqrt" else shares(blocks)
 
 
-def unit(x: Floats) -> Floats:
-    """Divide by the L1 norm over the last axis; zero stays zero. ``x`` is non-negative.
+def shares(x: Floats) -> Floats:
+    """Divide non-negative rows by their L1 norm over the last axis. Rows of zeros stay zero.
 
     Examples
     --------
-    >>> unit(np.array([[1.0, 3.0], [0.0, 0.0]]))
+    >>> shares(np.array([[1.0, 3.0], [0.0, 0.0]]))
     array([[0.25, 0.75],
            [0.  , 0.  ]])
     """
     norm = x.sum(axis=-1, keepdims=True)
-    shares: Floats = np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
-    return shares
+    divided: Floats = np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
+    return divided
 
 
 def compress(wide: NDArray[np.float32], counts: NDArray[np.int64], size: int, workers: int) -> NDArray[np.float32]:
-    """Return the best ``size`` directions of the rows: ``U sqrt(S)`` of a truncated singular value decomposition.
+    """Compress the rows to ``size`` dimensions: ``U sqrt(S)`` of a truncated singular value decomposition.
 
-    The 10,000 most frequent tokens decide the directions, with weights ``counts ** 0.25``: between all tokens alike,
-    where the rare ones, which are noise, prevail, and all occurrences alike, where a handful of words is all. The
-    directions Q are eigenvectors of ``M' D M``, D the squared weights; rows are ``M Q / S ** 0.5``, S the square roots
-    of the eigenvalues. The sign of a direction makes its largest entry positive.
+    The 10,000 most frequent tokens decide the directions, with the weights ``counts ** 0.25``. This is a compromise:
+    with equal weights for all tokens the rare ones, which are noisy, decide; with equal weights for all occurrences a
+    few very frequent words decide. The directions Q are the eigenvectors of ``M' D M``, where D has the squared
+    weights. The rows are ``M Q / S ** 0.5``, where S has the square roots of the eigenvalues. The sign of a direction
+    makes its largest entry positive.
 
     Parameters
     ----------
     wide : (V, D) float32
     counts : (V,) int64
-        Non-increasing.
+        In falling order.
     size : int
         At most D.
     workers : int
-        Threads; the result does not depend on them.
+        Number of threads. The result does not depend on it.
 
     Returns
     -------
     (V, size) float32
-        Falling in length by column; zero in the columns beyond the rank of ``wide``.
+        The norm of the columns falls. Columns beyond the rank of ``wide`` are zero.
 
     References
     ----------
@@ -93,26 +128,26 @@ def compress(wide: NDArray[np.float32], counts: NDArray[np.int64], size: int, wo
 
     def product(rows: slice) -> NDArray[np.float32]:
         weighted = wide[rows] * weights[rows, None].astype(np.float32)
-        part: NDArray[np.float32] = weighted.T @ weighted
-        return part
+        gram_of_rows: NDArray[np.float32] = weighted.T @ weighted
+        return gram_of_rows
 
     columns = wide.shape[1]
     gram = np.zeros((columns, columns))
-    for part in in_chunks(product, min(len(wide), FREQUENT), PRODUCTS, workers):
-        gram += part
+    for gram_of_rows in in_chunks(product, min(len(wide), FREQUENT), PRODUCT_ROWS, workers):
+        gram += gram_of_rows
     with threadpool_limits(1):
         values, vectors = eigh(gram, subset_by_index=[columns - size, columns - 1])
     values, vectors = values[::-1], vectors[:, ::-1]
-    real = values > _NOISE * max(values[0], 0)
+    above_noise = values > _NOISE * max(values[0], 0)
     largest = np.abs(vectors).argmax(axis=0)
-    scale = np.sign(vectors[largest, np.arange(size)]) * np.where(real, values, np.inf) ** -0.25
+    scale = np.sign(vectors[largest, np.arange(size)]) * np.where(above_noise, values, np.inf) ** -0.25
     directions = (vectors * scale).astype(np.float32)
-    return np.concatenate([*in_chunks(lambda rows: wide[rows] @ directions, len(wide), PRODUCTS, workers)])
+    return np.concatenate([*in_chunks(lambda rows: wide[rows] @ directions, len(wide), PRODUCT_ROWS, workers)])
 
 
 def in_chunks(work: Callable[[slice], Any], n_rows: int, size: int, workers: int) -> Iterable[Any]:
-    """Yield ``work(rows)`` of chunks of rows in their order; BLAS keeps to one thread, as its threads round."""
+    """Yield ``work(rows)`` for each chunk of rows, in order. BLAS uses one thread: more could change the rounding."""
     chunks = [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
     with threadpool_limits(1), ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(chunks), workers):  # few results wait at a time
+        for start in range(0, len(chunks), workers):  # keeps few results in memory
             yield from pool.map(work, chunks[start : start + workers])

@@ -1,6 +1,6 @@
-"""BitCipher: codes for tokens or labels from their counts, as a scikit-learn estimator.
+"""BitCipher: a scikit-learn estimator that turns the counts of tokens or labels into bit vectors.
 
-Shapes: V tokens (or classes), b bits, n ids. Maths and references are in `bitcipher.codes`.
+Shapes: V tokens (or classes), b bits, n ids. The mathematics and the references are in `bitcipher.codes`.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from bitcipher import codes
 
 
 class BitCipher(BaseEstimator):  # type: ignore[misc]
-    """Deterministic bit vectors for tokens or class labels, from their counts.
+    """Deterministic bit vectors for tokens or class labels, computed from their counts.
 
-    The more frequent a token, the fewer bits its code has on; see `bitcipher.codes.assign_codes`. `fit` takes
-    O(V bits words) time at worst: about a second for a million tokens and 1,024 bits.
+    Frequent tokens get codes with few bits on; see `bitcipher.codes.assign_codes`. `fit` takes at most O(V bits words)
+    time: about a second for a million tokens and 1,024 bits.
 
     Parameters
     ----------
     bits : int, default=256
-        Dimension of the vectors, at least 1. ``2**bits - 1`` tokens fit; ``bits >= V`` is plain one-hot.
+        Dimension of the vectors, at least 1. There are ``2**bits - 1`` codes. With ``bits >= V`` they are one-hot.
 
     Attributes
     ----------
     codes_ : ndarray of shape (V, words), uint64
-        Packed codes in the order of the input: row i belongs to the i-th token.
+        Packed codes in the order of the input: row i is the code of the i-th token.
     ranks_ : ndarray of shape (V,), int64
-        Rank of each token, 0 the most frequent; equal counts keep the order of the input.
+        Rank of each token; 0 is the most frequent. Tokens with equal counts keep the order of the input.
     vocabulary_ : dict or None
-        Token to row, in the order of the mapping; None when fitted on an array, where a token is its row number.
+        Row of each token, in the order of the mapping. None after a fit on an array: then tokens are row numbers.
     n_features_in_ : int
-        1: a column of counts. Only when fitted on an array of shape (V, 1).
+        1. It exists only after a fit on an array of shape (V, 1).
 
     Notes
     -----
-    `fit` takes counts and `transform` takes ids or tokens. There is therefore no ``fit_transform``.
+    There is no ``fit_transform``, because `fit` takes counts and `transform` takes ids or tokens.
 
     References
     ----------
@@ -59,7 +59,7 @@ class BitCipher(BaseEstimator):  # type: ignore[misc]
     >>> cipher.similarity(["the", "the"], ["sat", "cat"])
     array([0.5, 0. ])
 
-    Label embeddings, from class counts: low-dimensional targets for a hidden layer, and back.
+    Label embeddings from class counts: low-dimensional targets for a hidden layer, and the way back to labels.
 
     >>> import numpy as np
     >>> y = np.array([0, 2, 2, 1, 2, 1])
@@ -76,26 +76,22 @@ class BitCipher(BaseEstimator):  # type: ignore[misc]
         self.bits = bits
 
     def fit(self, counts: ArrayLike | Mapping[Hashable, float], y: None = None) -> BitCipher:
-        """Assign a code to every token.
+        """Assign a code to every token, and return the estimator itself.
 
         Parameters
         ----------
         counts : array-like of shape (V,) or (V, 1), or mapping of token to count
-            Non-negative and finite. Tokens of count zero come last.
+            Non-negative and finite. Tokens with count zero get the last ranks.
         y : None
             Ignored.
-
-        Returns
-        -------
-        BitCipher
-            The estimator itself.
 
         Raises
         ------
         CapacityError
-            If ``bits`` are too few for V tokens; the message names how many fit.
+            If there are fewer codes than tokens. The message names the smallest number of bits that is enough.
         TypeError, ValueError
-            If ``bits`` is not a positive integer, or counts are empty, negative, not finite or more than one column.
+            If ``bits`` is not a positive integer, or if the counts are empty, negative, not finite or have more than
+            one column.
         """
         vocabulary = None
         if isinstance(counts, Mapping) and not issparse(counts):  # scipy's dok_matrix is a dict
@@ -110,7 +106,7 @@ class BitCipher(BaseEstimator):  # type: ignore[misc]
 
         vocab_size = len(column)
         ranked = codes.assign_codes(vocab_size, self.bits)
-        # Stable and descending for every dtype: the negative of an unsigned count would wrap around.
+        # A stable descending sort for every dtype. Sorting -column would fail: unsigned counts wrap around.
         by_rank = vocab_size - 1 - np.argsort(column[::-1], kind="stable")[::-1]
         validate_data(self, counts, skip_check_array=True)  # sets n_features_in_
         self.ranks_ = np.empty(vocab_size, np.int64)
@@ -121,52 +117,49 @@ class BitCipher(BaseEstimator):  # type: ignore[misc]
 
     @property
     def vectors_(self) -> NDArray[np.float32]:
-        """Vectors of all tokens, (V, bits) float32, in the order of the input.
-
-        Computed from ``codes_`` on every access; takes ``V * bits * 4`` bytes.
-        """
+        """Vectors of all tokens in the order of the input, (V, bits) float32, computed on every access."""
         check_is_fitted(self)
         return codes.code_vectors(self.codes_, self.bits)
 
     def transform(self, ids: ArrayLike | Iterable[Hashable]) -> NDArray[np.float32]:
-        """Look up the vectors of ids, or of tokens when fitted on a mapping.
+        """Return the vectors of ids, or of tokens after a fit on a mapping.
 
         Parameters
         ----------
         ids : array-like of int of shape (n,), or iterable of n tokens
-            Row numbers in the order of the counts, whole floats included; tokens when fitted on a mapping.
+            Row numbers in the order of the counts; floats with whole values are accepted. After a fit on a mapping:
+            tokens.
 
         Returns
         -------
         ndarray of shape (n, bits), float32
-            Non-negative vectors of unit L1 norm.
+            Non-negative vectors with L1 norm 1.
 
         Raises
         ------
         ValueError
-            If an id is out of range or a token unknown; the message names it.
+            If an id is out of range or a token is unknown. The message names it.
         """
         return codes.code_vectors(self.codes_[self._rows(ids)], self.bits)
 
     def inverse_transform(self, vectors: ArrayLike) -> NDArray[np.int64] | list[Hashable]:
-        """Find the most probable token of every vector; see `bitcipher.codes.decode`.
-
-        Takes O(n nnz) time, nnz being the bits of all codes together.
+        """Find the most probable token of every vector; see `bitcipher.codes.decode` for the time it takes.
 
         Parameters
         ----------
         vectors : array-like of shape (n, bits)
-            Non-negative and finite, of any scale: for instance the predictions of a layer trained on `transform`.
+            Non-negative and finite, of any scale. For instance the output of a layer that was trained on `transform`.
 
         Returns
         -------
         ndarray of shape (n,), int64, or list of n tokens
-            Ids; tokens when fitted on a mapping. Ties go to the more frequent token.
+            Ids; after a fit on a mapping, tokens. In a tie the more frequent token wins.
 
         Raises
         ------
         ValueError
-            If a vector is negative, not finite, zero on some bit of every code, or not of ``bits`` columns.
+            If there are not ``bits`` columns, if a value is negative or not finite, or if every code has a bit where a
+            vector is zero.
         """
         check_is_fitted(self)
         vectors = np.asarray(vectors)
@@ -182,14 +175,12 @@ class BitCipher(BaseEstimator):  # type: ignore[misc]
     def similarity(
         self, ids_a: ArrayLike | Iterable[Hashable], ids_b: ArrayLike | Iterable[Hashable]
     ) -> NDArray[np.float64]:
-        """Return the inner products of the vectors of ids or tokens, pair by pair.
-
-        Computed from the packed codes, without any vector.
+        """Return the inner product of each pair of vectors, computed from the packed codes.
 
         Parameters
         ----------
         ids_a, ids_b : array-like of int of shape (n,), or iterable of n tokens
-            Two lists of the same length, or one of them of length 1.
+            Two lists of ids, or of tokens after a fit on a mapping. They have the same length, or one has length 1.
 
         Returns
         -------
@@ -199,12 +190,12 @@ class BitCipher(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            If an id is out of range or a token unknown; the message names it.
+            If an id is out of range or a token is unknown. The message names it.
         """
         return codes.similarity(self.codes_[self._rows(ids_a)], self.codes_[self._rows(ids_b)])
 
     def _rows(self, ids: Any) -> NDArray[np.int64]:
-        """Return the rows (n,) of ids or tokens, or raise a ValueError that names the first without a row."""
+        """Return the rows (n,) of ids or tokens. Raise a ValueError that names the first one without a row."""
         check_is_fitted(self)
         if self.vocabulary_ is not None:
             try:

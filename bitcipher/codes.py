@@ -1,14 +1,17 @@
-"""Codes: which bits stand for which rank, packed in words, and what can be computed from the words alone.
+"""Bit codes of tokens: assign them by frequency rank, turn them into vectors, compare them, decode vectors.
+
+Codes stay packed in 64-bit words; most functions never build a dense vector.
 
 ======== ============== =============================================================================
 code     symbol         meaning
 ======== ============== =============================================================================
-V        V              vocabulary size; a row of ``codes`` is a rank, 0 is the most frequent token
+V        V              vocabulary size
+rank                    row of ``codes``; rank 0 is the most frequent token
 bits     b              dimension of a cipher vector
 words    ceil(b / 64)   64-bit words of one code; bit i is bit ``i % 64`` of word ``i // 64``
-codes    (V, words)     packed codes, uint64; no code is empty
+codes    (V, words)     packed codes, uint64; every code has at least one bit on
 weight   |u|            number of bits that are on in the code of token u
-vectors  E, (V, b)      cipher vectors ``e_u``: the bits of u divided by ``|u|``, so unit L1 norm
+vectors  E, (V, b)      cipher vectors ``e_u``: the bits of u divided by ``|u|``, so that the L1 norm is 1
 ======== ============== =============================================================================
 
 Source: Williams and Zhao 2023, arXiv 2311.11012.
@@ -19,27 +22,17 @@ from operator import index
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_TIE = 1e-10  # nats: scores closer than this count as equal, far above rounding, far below the 1/|u| between codes
-_CHUNK = 1 << 16  # rows unpacked at once
-_VECTORS = 64  # vectors decoded at once: their log evidence, (bits, 64), stays in the cache
+_TIE = 1e-10  # nats: closer scores count as equal; far above rounding errors, far below the 1/|u| between codes
+_UNPACKED_ROWS = 1 << 16  # codes unpacked at once
+_DECODED_VECTORS = 64  # vectors decoded at once: their logarithms, (bits, 64), stay in the cache
 
 
 class CapacityError(ValueError):
-    """Raised when there are fewer codes than tokens; the message names the smallest number of bits that fits."""
+    """There are fewer codes than tokens. The message names the smallest number of bits that is enough."""
 
 
 def capacity(bits: int) -> int:
-    """Return how many codes ``bits`` bits hold: every set of bits but the empty one.
-
-    Parameters
-    ----------
-    bits : int
-        Number of bits, at least 1.
-
-    Returns
-    -------
-    int
-        ``2**bits - 1``.
+    """Return ``2**bits - 1``, the number of codes: all sets of ``bits`` bits (at least 1) except the empty one.
 
     Examples
     --------
@@ -50,17 +43,7 @@ def capacity(bits: int) -> int:
 
 
 def smallest_bits(vocab_size: int) -> int:
-    """Return the smallest number of bits whose capacity holds ``vocab_size`` tokens.
-
-    Parameters
-    ----------
-    vocab_size : int
-        Number of tokens V, at least 0.
-
-    Returns
-    -------
-    int
-        The smallest ``bits >= 1`` with ``2**bits - 1 >= vocab_size``.
+    """Return the smallest ``bits >= 1`` with a code for each of ``vocab_size`` tokens.
 
     Examples
     --------
@@ -71,14 +54,14 @@ def smallest_bits(vocab_size: int) -> int:
 
 
 def assign_codes(vocab_size: int, bits: int) -> NDArray[np.uint64]:
-    """Assign a code to every rank, the fewest bits to the most frequent tokens.
+    """Assign a code to every rank. The most frequent tokens get the codes with the fewest bits on.
 
-    The first ``bits`` ranks get one bit each, 0, 1, ..., bits - 1. Then weight by weight: walk the codes of the
-    previous weight in reverse order of assignment; for each, switch on bit 0, 1, ..., bits - 1 in turn; keep every
-    code not seen before. The codes of a smaller vocabulary are a prefix of those of a larger one, and
-    ``bits >= vocab_size`` is plain one-hot.
+    The first ``bits`` ranks get one bit each, in the order 0, 1, ..., bits - 1. Then the weight grows by one at a
+    time. For each weight, the codes of the previous weight are visited in reverse order of assignment. In each of
+    them, bit 0, 1, ..., bits - 1 is switched on in turn, and every new code is given to the next rank. The codes of a
+    smaller vocabulary are a prefix of those of a larger one. With ``bits >= vocab_size`` the codes are one-hot.
 
-    Takes O(V bits words) time at worst and about ``V * (8 * words + 40)`` bytes.
+    Takes at most O(V bits words) time and about ``V * (8 * words + 40)`` bytes.
 
     Parameters
     ----------
@@ -90,7 +73,7 @@ def assign_codes(vocab_size: int, bits: int) -> NDArray[np.uint64]:
     Returns
     -------
     ndarray of shape (V, words), uint64
-        Packed codes in the order of rank: bit i is bit ``i % 64`` of word ``i // 64``, ``words = ceil(bits / 64)``.
+        Packed codes by rank: bit i is bit ``i % 64`` of word ``i // 64``, ``words = ceil(bits / 64)``.
 
     Raises
     ------
@@ -114,26 +97,16 @@ def assign_codes(vocab_size: int, bits: int) -> NDArray[np.uint64]:
             f"vocab_size={vocab_size} needs bits >= {smallest_bits(vocab_size)}, got bits={bits}, "
             f"which has {capacity(bits)} codes"
         )
-    from bitcipher._kernels import fill_codes  # numba is loaded when there is something to compile, not before
+    from bitcipher._kernels import fill_codes  # imported late: it loads numba
 
     codes = np.empty((vocab_size, -(-bits // 64)), np.uint64)
-    keys = np.random.default_rng(0).integers(2**64, size=bits, dtype=np.uint64)  # of the hash table, not of the codes
+    keys = np.random.default_rng(0).integers(2**64, size=bits, dtype=np.uint64)  # for hashing only
     fill_codes(codes, bits, keys)
     return codes
 
 
 def code_weights(codes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Count the bits of every code.
-
-    Parameters
-    ----------
-    codes : ndarray of shape (..., words), uint64
-        Packed codes.
-
-    Returns
-    -------
-    ndarray of shape (...), int64
-        Number of bits that are on.
+    """Count the bits that are on in packed codes (..., words): int64 of shape (...).
 
     Examples
     --------
@@ -145,7 +118,7 @@ def code_weights(codes: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 
 def code_indices(codes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """List the bits of every code, as the rows of a sparse matrix in CSR form.
+    """List the bits that are on in every code, as the rows of a sparse matrix in CSR format.
 
     Parameters
     ----------
@@ -155,9 +128,9 @@ def code_indices(codes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[
     Returns
     -------
     indptr : ndarray of shape (V + 1,), int64
-        The bits of rank u are ``indices[indptr[u]:indptr[u + 1]]``.
+        The bits of the code of rank u are ``indices[indptr[u]:indptr[u + 1]]``.
     indices : ndarray of shape (nnz,), int32
-        Bits that are on, ascending within a rank.
+        Positions of the bits, ascending within a code.
 
     Examples
     --------
@@ -170,36 +143,34 @@ def code_indices(codes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[
     indptr = np.zeros(len(codes) + 1, np.int64)
     np.cumsum(code_weights(codes), out=indptr[1:])
     indices = np.empty(indptr[-1], np.int32)
-    for start in range(0, len(codes), _CHUNK):
-        chunk = codes[start : start + _CHUNK]
-        rows, words = np.nonzero(chunk)  # few: unpack these words, not the whole chunk
+    for start in range(0, len(codes), _UNPACKED_ROWS):
+        chunk = codes[start : start + _UNPACKED_ROWS]
+        rows, words = np.nonzero(chunk)  # most words are zero: unpack only the others
         octets = chunk[rows, words].astype("<u8").view(np.uint8).reshape(-1, 8)
-        which, bit = np.nonzero(np.unpackbits(octets, axis=1, bitorder="little"))
-        indices[indptr[start] : indptr[start + len(chunk)]] = 64 * words[which] + bit
+        word, bit = np.nonzero(np.unpackbits(octets, axis=1, bitorder="little"))
+        indices[indptr[start] : indptr[start + len(chunk)]] = 64 * words[word] + bit
     return indptr, indices
 
 
 def code_vectors(codes: NDArray[np.uint64], bits: int) -> NDArray[np.float32]:
-    """Unpack codes into cipher vectors of unit L1 norm.
-
-    Takes ``V * bits * 4`` bytes.
+    """Unpack codes into cipher vectors with L1 norm 1; these take ``V * bits * 4`` bytes.
 
     Parameters
     ----------
     codes : ndarray of shape (V, words), uint64
         Packed codes, none of them empty.
     bits : int
-        Number of bits the codes were assigned with.
+        The number of bits that was given to `assign_codes`.
 
     Returns
     -------
     ndarray of shape (V, bits), float32
-        The bits of each code divided by their number.
+        Each bit that is on has the value 1 / weight.
 
     Raises
     ------
     ValueError
-        If the codes do not fit ``bits`` or one of them is empty.
+        If the codes do not fit ``bits``, or a code is empty.
 
     Examples
     --------
@@ -217,9 +188,9 @@ def code_vectors(codes: NDArray[np.uint64], bits: int) -> NDArray[np.float32]:
 
 
 def similarity(codes_a: NDArray[np.uint64], codes_b: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Return the inner products of cipher vectors, from their codes alone.
+    """Return the inner products of cipher vectors, computed from their codes without building the vectors.
 
-    ``<e_u, e_v> = popcount(u & v) / (|u| |v|)``: no vector and no matrix is built. Leading axes broadcast.
+    The inner product is ``<e_u, e_v> = popcount(u & v) / (|u| |v|)``. Leading axes broadcast.
 
     Parameters
     ----------
@@ -244,7 +215,7 @@ def similarity(codes_a: NDArray[np.uint64], codes_b: NDArray[np.uint64]) -> NDAr
     """
     weights = _positive_weights(codes_a) * _positive_weights(codes_b)
     if codes_a.shape[-1] != codes_b.shape[-1]:
-        raise ValueError(f"expected codes of equally many words, got {codes_a.shape[-1]} and {codes_b.shape[-1]}")
+        raise ValueError(f"expected codes of equal numbers of words, got {codes_a.shape[-1]} and {codes_b.shape[-1]}")
     shared: NDArray[np.float64] = np.bitwise_count(codes_a & codes_b).sum(axis=-1, dtype=np.int64) / weights
     return shared
 
@@ -252,23 +223,23 @@ def similarity(codes_a: NDArray[np.uint64], codes_b: NDArray[np.uint64]) -> NDAr
 def decode(vectors: ArrayLike, codes: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Find the most probable rank of every vector.
 
-    That is the rank u whose cipher vector is nearest in relative entropy (in nats), the lower rank winning ties
-    (differences up to 1e-10)::
+    This is the rank u whose cipher vector has the smallest relative entropy (in nats). In a tie, which means a
+    difference of at most 1e-10, the lower rank wins::
 
         KL(e_u || v) = -log|u| - mean_{d in u} log v_d
 
-    Vectors need not be normalised: multiplying v by c subtracts log c from every divergence alike, since it enters
-    as a mean over the bits of u, however many these are. The vector of a code gives back this code: other codes of
-    at least its weight have a bit where v is zero, an infinite divergence, and sub-codes lose ``log(|u| / weight)``.
+    Vectors need not be normalised: multiplying v by c subtracts log c from every divergence. The cipher vector of a
+    code is always decoded to this code. Any other code of the same or a larger weight has a bit where v is zero, so
+    its divergence is infinite. A code that is part of it is worse by ``log(|u| / weight)``.
 
-    Takes O(n nnz) time, nnz being the bits of all codes together, and O(nnz + bits) memory beside the input.
+    Takes O(n nnz) time and O(nnz + bits) memory besides the input, where nnz is the sum of all weights.
 
     Parameters
     ----------
     vectors : array-like of shape (n, bits)
         Non-negative and finite.
     codes : ndarray of shape (V, words), uint64
-        Packed codes in the order of rank, none of them empty.
+        Packed codes by rank, none of them empty.
 
     Returns
     -------
@@ -278,7 +249,8 @@ def decode(vectors: ArrayLike, codes: NDArray[np.uint64]) -> NDArray[np.int64]:
     Raises
     ------
     ValueError
-        If a vector is negative, not finite or zero on some bit of every code; if it has another number of bits.
+        If a vector has a negative or non-finite value, if every code has a bit where the vector is zero, or if the
+        number of bits does not match the codes.
 
     Examples
     --------
@@ -294,16 +266,16 @@ def decode(vectors: ArrayLike, codes: NDArray[np.uint64]) -> NDArray[np.int64]:
     from bitcipher._kernels import best_ranks
 
     ranks = np.empty(len(vectors), np.int64)
-    for start in range(0, len(vectors), _VECTORS):
-        chunk = vectors[start : start + _VECTORS].astype(np.float64)
+    for start in range(0, len(vectors), _DECODED_VECTORS):
+        chunk = vectors[start : start + _DECODED_VECTORS].astype(np.float64)
         if not (np.isfinite(chunk).all() and (chunk >= 0).all()):
             raise ValueError("expected vectors that are non-negative and finite, got NaN, infinite or negative values")
         with np.errstate(divide="ignore"):
             logs = np.ascontiguousarray(np.log(chunk).T)  # (bits, n)
-        ranks[start : start + _VECTORS] = best_ranks(logs, indptr, indices, np.log(weights), _TIE)
+        ranks[start : start + _DECODED_VECTORS] = best_ranks(logs, indptr, indices, np.log(weights), _TIE)
     if (ranks < 0).any():
         row = int(np.argmin(ranks))
-        raise ValueError(f"vector {row} is zero on some bit of every code: no token has finite divergence from it")
+        raise ValueError(f"vector {row} is zero on some bit of every code, so that it cannot be decoded")
     return ranks
 
 

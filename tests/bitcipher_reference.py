@@ -1,4 +1,4 @@
-"""Readable twins of the compiled kernels, for tests: slow, exact, and sharing no helper with them."""
+"""Readable versions of the compiled kernels, for tests: slow and exact. They share no code with the kernels."""
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def assign_codes(vocab_size: int, bits: int) -> NDArray[np.uint64]:
-    """Return the codes (V, words) of `bitcipher.codes.assign_codes`, from Python sets."""
+    """Return the codes (V, words) of `bitcipher.codes.assign_codes`, made with Python sets."""
     words = -(-bits // 64)
     packed = [sum(2**bit for bit in code).to_bytes(8 * words, "little") for code in islice(_in_order(bits), vocab_size)]
     return np.frombuffer(b"".join(packed), "<u8").reshape(-1, words).astype(np.uint64)
@@ -34,7 +34,7 @@ def _in_order(bits: int) -> Iterator[frozenset[int]]:
 def decode(vectors: Sequence[Sequence[int]], codes: Sequence[Sequence[int]]) -> list[int]:
     """Return the ranks of `bitcipher.codes.decode` for integer vectors, in exact arithmetic.
 
-    Here a code is the list of its bits. ``log w + 1/w log P`` is compared with ``log z + 1/z log Q`` as
+    A code is the list of its bits here. ``log w + 1/w log P`` is compared with ``log z + 1/z log Q`` as
     ``(w^w P)^z`` with ``(z^z Q)^w``.
     """
     ranks = []
@@ -57,20 +57,20 @@ def neighbour_sums(
     radii: Sequence[int],
     harmonic: bool = False,
 ) -> list[list[list[list[Fraction]]]]:
-    """Return what surrounds every token, [token][radius][left, right][bit], in exact co-occurrences.
+    """Return the exact sums of the codes of the neighbours of each token: [token][radius][left, right][bit].
 
-    Here a code is the list of its bits, and None is a token without a row. Every radius is counted by itself.
+    A code is the list of its bits here, and None is a token without a row. Every radius is counted separately.
     """
     sums = [[[[Fraction(0)] * bits for _ in range(2)] for _ in radii] for _ in codes]
     for sentence in sentences:
-        for here, token in enumerate(sentence):
-            for there, neighbour in enumerate(sentence):
-                distance = abs(here - there)
-                if token is None or neighbour is None or here == there:
+        for i, token in enumerate(sentence):
+            for j, neighbour in enumerate(sentence):
+                distance = abs(i - j)
+                if token is None or neighbour is None or i == j:
                     continue
-                for i, radius in enumerate(radii):
+                for block, radius in enumerate(radii):
                     for bit in codes[neighbour]:
                         if distance <= radius:
                             share = Fraction(1, len(codes[neighbour])) / (distance if harmonic else 1)
-                            sums[token][i][int(there > here)][bit] += share
+                            sums[token][block][int(j > i)][bit] += share
     return sums

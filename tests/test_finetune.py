@@ -379,3 +379,11 @@ def test_a_log_of_something_else_is_refused(tmp_path):
         read(path)
     with pytest.raises(InputError, match="expected the log of a run"):
         read(tmp_path / "none.jsonl")
+
+
+def test_a_model_without_hidden_contexts_trains_by_the_named_phases():
+    module = NearShallowLM(Config(20, 0, bits=8, contexts=("radial",)))
+    parameters = named_schedule(["frozen", "thaw"], 1000).parameters(module)
+    assert [group for group, members in parameters.items() if members] == ["embedding", "output"]
+    with pytest.raises(InputError, match="expected parameters in head"):
+        Schedule([Phase("all", {"head": 0.1})], {"head": ["lm_head.*"], "rest": ["*"]}).parameters(module)

@@ -1,4 +1,4 @@
-"""Documents as features: the mean of the vectors of their tokens, for scikit-learn pipelines."""
+"""BitCipherVectorizer: a document becomes the mean of the word vectors of its tokens, for scikit-learn pipelines."""
 
 from __future__ import annotations
 
@@ -17,37 +17,38 @@ from warmstart.errors import InputError
 
 
 class BitCipherVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    r"""Documents to the mean vectors of their tokens, each row of unit L1 norm.
+    r"""Turn each document into the mean of the vectors of its tokens, scaled to a root mean square of 1.
 
-    `fit` counts which tokens stand around which in the documents themselves; the rest of the work is a product of
-    counts and vectors.
+    `fit` learns the word vectors from the documents themselves, without labels. The scale suits the default
+    regularisation of linear models such as ``LogisticRegression``.
 
     Parameters
     ----------
     embedding : CooccurrenceEmbedding, optional
-        What makes the vectors; it is cloned and fitted on the documents, one a sentence. By default
-        ``CooccurrenceEmbedding(sides="separate", transform="sqrt")``.
+        It is cloned, and the clone is fitted on the documents; each document is one sentence. By default
+        ``CooccurrenceEmbedding()``.
     lowercase : bool, default=True
         As for ``CountVectorizer``.
     token_pattern : str, default=r"(?u)\b\w\w+\b"
-        As for ``CountVectorizer``; not used where there is a ``tokenizer``.
+        As for ``CountVectorizer``. It is not used if there is a ``tokenizer``.
     tokenizer : callable, optional
-        A document (lower-cased if so wanted) to its list of tokens.
+        A function that cuts a document into a list of tokens. With ``lowercase`` it gets the document in lower case.
 
     Attributes
     ----------
     embedding_ : CooccurrenceEmbedding
-        Fitted.
+        The fitted embedding.
 
     Notes
     -----
-    Tokens that were not in the documents of `fit` are left out of the mean; a document without known tokens is a row
-    of zeros.
+    Tokens that were not in the documents of `fit` are left out of the mean. A document without known tokens is a row
+    of zeros. Where every class has many examples, counts of words are the better features: see the table of
+    ``python -m benchmarks defaults``.
 
     Examples
     --------
     >>> documents = ["the lamp is on", "the lamp is off", "it is cold"]
-    >>> vectorizer = BitCipherVectorizer(CooccurrenceEmbedding(bits=3, radii=(1,)))
+    >>> vectorizer = BitCipherVectorizer(CooccurrenceEmbedding(components=3))
     >>> vectorizer.fit_transform(documents).shape
     (3, 3)
     >>> vectorizer.transform(["unknown words"]).tolist()
@@ -69,33 +70,22 @@ class BitCipherVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         self.tokenizer = tokenizer
 
     def fit(self, documents: Iterable[str], y: Any = None) -> Self:
-        """Count the tokens around every token of the documents.
-
-        Parameters
-        ----------
-        documents : iterable of str
-        y : None
-            Ignored.
-
-        Returns
-        -------
-        self
+        """Learn the vectors of the tokens from the documents, an iterable of strings. ``y`` is ignored.
 
         Raises
         ------
         InputError
             The documents are no iterable of strings.
         ValueError
-            The embedding cannot be fitted: too few tokens, a parameter out of its range.
+            The embedding cannot be fitted: there are too few tokens, or a parameter is out of its range.
         """
-        default = CooccurrenceEmbedding(sides="separate", transform="sqrt")
-        embedding = clone(default if self.embedding is None else self.embedding)
+        embedding = CooccurrenceEmbedding() if self.embedding is None else clone(self.embedding)
         analyze = self._counter().build_analyzer()
         self.embedding_ = embedding.fit(map(analyze, _checked(documents)))
         return self
 
     def transform(self, documents: Iterable[str]) -> NDArray[np.float32]:
-        """Return the mean vectors (n, features) float32 of documents, rows of unit L1 norm.
+        """Return the mean vectors (n, features) float32 of documents, each with a root mean square of 1.
 
         Raises
         ------
@@ -105,12 +95,12 @@ class BitCipherVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         check_is_fitted(self)
         counts = self._counter(self.embedding_.vocabulary_).transform(_checked(documents))
         sums: NDArray[np.float32] = counts.astype(np.float32) @ self.embedding_.vectors_
-        norms = np.abs(sums).sum(axis=1, keepdims=True)
-        rows: NDArray[np.float32] = np.divide(sums, norms, out=np.zeros_like(sums), where=norms > 0)
+        scales = np.sqrt(np.square(sums).mean(axis=1, keepdims=True))
+        rows: NDArray[np.float32] = np.divide(sums, scales, out=np.zeros_like(sums), where=scales > 0)
         return rows
 
     def _counter(self, vocabulary: dict[str, int] | None = None) -> CountVectorizer:
-        """Return what cuts documents into tokens and counts those of the vocabulary."""
+        """Return the vectorizer that cuts documents into tokens and counts the tokens of the vocabulary."""
         pattern = self.token_pattern if self.tokenizer is None else None
         return CountVectorizer(
             lowercase=self.lowercase, token_pattern=pattern, tokenizer=self.tokenizer, vocabulary=vocabulary
@@ -118,7 +108,7 @@ class BitCipherVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     @property
     def _n_features_out(self) -> int:
-        """Number of features, for the names."""
+        """Return the number of features, which scikit-learn needs to name them."""
         return int(self.embedding_.vectors_.shape[1])
 
     def __sklearn_tags__(self) -> Tags:
@@ -130,7 +120,7 @@ class BitCipherVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
 
 def _checked(documents: Any) -> Iterable[str]:
-    """Yield documents that are strings."""
+    """Yield the documents. Raise InputError if they are not strings."""
     if isinstance(documents, str | bytes) or not isinstance(documents, Iterable):
         raise InputError(f"expected an iterable of documents, got {documents!r}; put a single text into a list")
     for document in documents:

@@ -21,6 +21,7 @@ EMBEDDING_RATE = 0.15 * RATE  # smaller, because a vector affects all outputs at
 MIDDLE_RATE = 10 * RATE  # larger, because the softmaxes of the contexts give small features
 FROZEN_RATE = 0.1  # of both: what was solved is near the best for these vectors
 FROZEN = 0.02  # of the run
+COLD_RATES = {"embedding": 0.12, "middle": 0.006, "output": 0.004}  # best for random weights, chosen in the same way
 DECODER_GROUPS = {  # embedding and head by their names in GPT-2, Llama, GPT-NeoX and their relatives; the rest
     "tables": ("*wte.*", "*wpe.*", "*embed_tokens.*", "*embed_in.*", "lm_head.*", "embed_out.*"),
     "blocks": ("*",),
@@ -152,6 +153,8 @@ class Schedule:
                 raise InputError(f"groups: expected a pattern that matches the parameter {name}, found none; add one")
             parameters[group].append(parameter)
         needed = {group for phase in self.phases for group in phase.rates}
+        if self.groups == GROUPS:
+            needed.discard("middle")  # a near-shallow model with the radial context alone has none
         if empty := sorted(group for group in needed if not parameters[group]):
             raise InputError(f"groups: expected parameters in {', '.join(empty)}, found none; correct the patterns")
         return parameters
@@ -198,7 +201,7 @@ def named_schedule(names: Iterable[str], max_tokens: int, rate: float = 1.0) -> 
         - "warm": nothing trains, the start is scored;
         - "frozen": middle and output train at a tenth of their rates;
         - "thaw": all groups train, each at its rate;
-        - "all": all groups train at one rate, for a cold start.
+        - "all": all groups train, each at the rate that suits a cold start.
     max_tokens : int
         Length of the run.
     rate : float
@@ -220,7 +223,7 @@ def named_schedule(names: Iterable[str], max_tokens: int, rate: float = 1.0) -> 
         "warm": Phase("warm"),
         "frozen": Phase("frozen", lower, tokens=max(1, round(FROZEN * max_tokens))),
         "thaw": Phase("thaw", {"embedding": EMBEDDING_RATE * rate, **upper}),
-        "all": Phase("all", dict.fromkeys(GROUPS, RATE * rate)),
+        "all": Phase("all", {group: cold * rate for group, cold in COLD_RATES.items()}),
     }
     names = list(names)
     if unknown := [name for name in names if name not in known]:

@@ -1,0 +1,215 @@
+"""The choice of the defaults of `CooccurrenceEmbedding` and `BitCipherVectorizer`, each row with one setting changed.
+
+Word vectors are made from texts of 30,000 to 12 million words. They are compared by word similarity and by a probe for
+parts of speech. The probe is a ridge classifier, which is fast enough for many settings. It trains on every sixth
+sentence of its treebank, because defaults matter most where tagged text is rare. Vectors of documents are compared by
+the accuracy of a logistic regression.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.preprocessing import StandardScaler
+
+from benchmarks import probes, report, vectors
+from benchmarks.needs import AbsentError, need
+from benchmarks.probes import WordVectors
+from benchmarks.report import Book
+from benchmarks.vectors import Sentences
+from bitcipher import CooccurrenceEmbedding
+from warmstart import BitCipherVectorizer
+from warmstart.progress import Progress
+
+ALPHAS = (10.0, 100.0, 1000.0, 10000.0)  # strengths of the ridge; chosen on the dev split
+EVERY = 6  # one of so many sentences of the treebank trains the probe
+DIMENSION = 300  # of the random vectors: the same as that of the defaults
+PLAIN: dict[str, Any] = {"bits": 100, "sides": "both", "transform": None, "components": None}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "bits=128": {"bits": 128},
+    "bits=256": {"bits": 256},
+    "radii=(1,)": {"radii": (1,)},
+    "radii=(5,)": {"radii": (5,)},
+    'sides="both"': {"sides": "both"},
+    'transform="sqrt"': {"transform": "sqrt"},
+    "transform=None": {"transform": None},
+    'distance_weights="harmonic"': {"distance_weights": "harmonic"},
+    "min_count=5": {"min_count": 5},
+    "components=100": {"components": 100},
+    "components=200": {"components": 200},
+    "sums of the paper: 100 bits, both sides, no transform, no compression": PLAIN,
+}
+VECTORIZERS: dict[str, Any] = {
+    "CountVectorizer()": CountVectorizer(),
+    "TfidfVectorizer()": TfidfVectorizer(),
+    "BitCipherVectorizer()": BitCipherVectorizer(),
+    "its embedding with components=100": BitCipherVectorizer(CooccurrenceEmbedding(components=100)),
+    "its embedding with bits=256": BitCipherVectorizer(CooccurrenceEmbedding(bits=256)),
+    "its embedding with radii=(5,)": BitCipherVectorizer(CooccurrenceEmbedding(radii=(5,))),
+    "its embedding as sums of the paper": BitCipherVectorizer(CooccurrenceEmbedding(**PLAIN)),
+}
+Train = Callable[[Sentences], WordVectors]
+Documents = list[list[str]]  # pairs of text and label
+
+
+def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+    """Train and probe every setting on every text; ``quick``: three of them on two texts, nothing is written."""
+    settings = {name: partial(_cipher, settings) for name, settings in SETTINGS.items()}
+    arms: dict[str, Train] = {
+        **settings,
+        "random numbers": _random,
+        "word2vec (gensim), its defaults": _word2vec,
+        "word2vec (gensim), min_count=1, vector_size=300": partial(_word2vec, min_count=1, vector_size=300),
+    }
+    if quick:
+        arms = dict(list(arms.items())[::7])
+    book = Book(None if quick else docs / "results" / "defaults.jsonl", report.code_digest("bitcipher"))
+    treebank = [probes.read_conllu(data / "ud-english-ewt" / f"en_ewt-ud-{split}.conllu") for split in probes.SPLITS]
+    splits = [treebank[0][::EVERY], *treebank[1:]]
+    rows = []
+    for text_name, sentences in _texts(data, treebank[0], quick):
+        for i, (name, train) in enumerate(arms.items()):
+            if progress:
+                progress(f"{text_name}: {name}", i, len(arms))
+            try:
+                row = book.do(f"{text_name}: {name}", partial(_measure, train, sentences, splits, data))
+            except AbsentError as error:
+                row = {"left_out": str(error)}
+            rows.append({"text": text_name, "name": name, **row})
+    documents = [
+        {"task": task, "name": name, **book.do(f"{task}: {name}", partial(_classify, vectorizer, train, test))}
+        for task, (train, test) in ({} if quick else _document_tasks(data)).items()
+        for name, vectorizer in VECTORIZERS.items()
+    ]
+    if not quick:
+        report.write(docs, "defaults", _section(rows, documents))
+    return {"arms": rows, "documents": documents}
+
+
+def _texts(data: Path, treebank: list[probes.Sentence], quick: bool) -> Iterator[tuple[str, Sentences]]:
+    """Yield the name and the sentences of each text, from small to large."""
+    words = [[word for word, _ in sentence] for sentence in treebank]
+    yield "treebank, a sixth", words[::6]
+    yield "treebank, a half", words[::2]
+    if not quick:
+        classics = vectors._text(data / "classics" / "train.txt.xz")
+        yield "classics, a tenth", classics[: len(classics) // 10]
+        lines = (data / "wikitext-2" / "train.txt").read_text(encoding="utf-8").split("\n")
+        yield "WikiText-2", [line.split() for line in lines if line.strip()]
+        yield "classics", classics
+
+
+def _measure(train: Train, sentences: Sentences, splits: list[list[probes.Sentence]], data: Path) -> dict[str, Any]:
+    """Train and probe one arm."""
+    trained = train(sentences)
+    return {
+        "tokens": sum(map(len, sentences)),
+        "words": len(trained.rows),
+        "dimension": trained.vectors.shape[1],
+        "pos": _part_of_speech(trained, splits),
+        "similarity": probes.similarity(trained, data / "wordsim"),
+    }
+
+
+def _part_of_speech(vectors: WordVectors, splits: list[list[probes.Sentence]]) -> float:
+    """Return the accuracy of a ridge classifier on the vectors of a token and its two neighbours."""
+    train, dev, test = (vectors.features(split) for split in splits)
+    scaler = StandardScaler().fit(train)
+    tags = [[tag for sentence in split for _, tag in sentence] for split in splits]
+    inputs = scaler.transform(train)
+    models = [RidgeClassifier(alpha=alpha, solver="cholesky").fit(inputs, tags[0]) for alpha in ALPHAS]
+    inputs = scaler.transform(dev)
+    best = max(models, key=lambda model: model.score(inputs, tags[1]))
+    return float(best.score(scaler.transform(test), tags[2]))
+
+
+def _cipher(settings: dict[str, Any], sentences: Sentences) -> WordVectors:
+    model = CooccurrenceEmbedding(**settings).fit(sentences)
+    return WordVectors(model.vocabulary_, model.vectors_)
+
+
+def _random(sentences: Sentences) -> WordVectors:
+    words = sorted({word for sentence in sentences for word in sentence})
+    rows = {word: row for row, word in enumerate(words)}
+    return WordVectors(rows, np.random.default_rng(0).standard_normal((len(words), DIMENSION)).astype(np.float32))
+
+
+def _word2vec(sentences: Sentences, **settings: int) -> WordVectors:
+    need("gensim")
+    from gensim.models import Word2Vec
+
+    model = Word2Vec(sentences, workers=1, seed=1, **settings).wv
+    return WordVectors(model.key_to_index, model.vectors)
+
+
+def _document_tasks(data: Path) -> dict[str, tuple[Documents, Documents]]:
+    """Return the training and the test documents of each task."""
+    intents = json.loads((data / "clinc150" / "data_full.json").read_text(encoding="utf-8"))
+    lines = (data / "lamp" / "lamp.tsv").read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t") for line in lines]
+    lamp = {split: [row[:2] for row in rows if row[2] == split] for split in ("train", "test")}
+    return {
+        "CLINC150, 150 intents": (intents["train"], intents["test"]),
+        "a tenth of CLINC150": (intents["train"][::10], intents["test"]),
+        "UD EWT, 5 genres": (_genres(data, "train"), _genres(data, "test")),
+        "lamp, 3 commands": (
+            [row[:2] for row in lamp if row[2] == "train"],
+            [row[:2] for row in lamp if row[2] == "test"],
+        ),
+    }
+
+
+def _genres(data: Path, split: str) -> Documents:
+    """Return the sentences of UD English EWT and their genres, which stand in the comments of the file."""
+    text = (data / "ud-english-ewt" / f"en_ewt-ud-{split}.conllu").read_text(encoding="utf-8")
+    pattern = r"^# sent_id = (\w+)-.*?^# text = (.*?)$"
+    return [[sentence, genre] for genre, sentence in re.findall(pattern, text, re.MULTILINE | re.DOTALL)]
+
+
+def _classify(vectorizer: Any, train: Documents, test: Documents) -> dict[str, Any]:
+    """Return the accuracy of a logistic regression on the features."""
+    (texts, labels), (test_texts, test_labels) = zip(*train, strict=True), zip(*test, strict=True)
+    features = vectorizer.fit_transform(texts)
+    model = LogisticRegression(max_iter=300).fit(features, labels)
+    accuracy = float(model.score(vectorizer.transform(test_texts), test_labels))
+    return {"dimension": features.shape[1], "accuracy": accuracy}
+
+
+def _section(rows: list[dict[str, Any]], documents: list[dict[str, Any]]) -> str:
+    texts = {row["text"]: row["tokens"] for row in rows if "tokens" in row}
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    found = {(row["name"], row["text"]): row for row in rows}
+
+    def table(measure: Callable[[dict[str, Any]], float], smallest: int) -> str:
+        columns = [name for name, tokens in texts.items() if tokens >= smallest]
+        cells = [
+            [measure(row) if "tokens" in (row := found[name, column]) else None for column in columns] for name in names
+        ]
+        sizes = [next((r["dimension"] for r in rows if r["name"] == name and "tokens" in r), None) for name in names]
+        body = [[name, size, *line] for name, size, line in zip(names, sizes, cells, strict=True)]
+        return report.table(["setting", "d", *(f"{name}: {texts[name]:,} tokens" for name in columns)], body)
+
+    tasks = list(dict.fromkeys(row["task"] for row in documents))
+    accuracies = {(row["name"], row["task"]): row["accuracy"] for row in documents}
+    document_table = report.table(
+        ["features", *tasks], [[name, *(accuracies[name, task] for task in tasks)] for name in VECTORIZERS]
+    )
+    return f"""## Word vectors: the choice of the defaults
+
+Each row changes one default of `CooccurrenceEmbedding`. Part of speech: accuracy on UD English EWT test, by a
+ridge classifier on the vectors of a token and its two neighbours, trained on every {EVERY}th sentence:
+
+{table(lambda row: float(row["pos"]), 0)}
+Word similarity, MEN: Spearman's correlation with cosines, over the pairs that have vectors:
+
+{table(lambda row: float(row["similarity"]["MEN"][0]), 1_000_000)}
+Documents: accuracy of `LogisticRegression()` on the test split, all features with their defaults but for what is named:
+
+{document_table}"""
