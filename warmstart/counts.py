@@ -97,13 +97,15 @@ class PairStatistics:
         InputError
             The file is missing, truncated or of another kind.
         """
-        arrays, facts = files.load_arrays(path, "pairs")
+        arrays, facts = files.load_arrays(path)
+        if "pairs" not in facts:
+            raise InputError(f"{path}: expected pair statistics, got a safetensors file of another kind")
         size = arrays["pairs.indptr"].size - 1
         pairs, held_out = (
             sparse.csr_array(tuple(arrays[f"{k}.{a}"] for a in ("data", "indices", "indptr")), shape=(size, size))
             for k in ("pairs", "held_out")
         )
-        return cls(pairs, held_out, **facts)
+        return cls(pairs, held_out, **facts["pairs"])
 
 
 def count_pairs(
