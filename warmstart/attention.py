@@ -81,7 +81,7 @@ def fit_attention(
     workers: int = 1,
     progress: Callable[[int, float], None] | None = None,
 ) -> AttentionFit:
-    """Find W by expectation-maximisation. Stop when the mixture no longer improves on held-out windows.
+    """Find W by expectation-maximisation, up to the round whose mixture is best on held-out windows.
 
     Parameters
     ----------
@@ -98,11 +98,6 @@ def fit_attention(
     workers : int
         Number of threads; the result does not depend on it.
     progress : callable of (round, loss), optional
-
-    Returns
-    -------
-    AttentionFit
-        The rounds up to the best one on the held-out windows.
     """
     from warmstart import _kernels  # numba is loaded here, not on import
 
