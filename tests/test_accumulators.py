@@ -1,13 +1,10 @@
-import hashlib
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from warmstart import files
-from warmstart.accumulators import Accumulator, code_unit, empty, load, merge, save, update, update_pairs
+from warmstart.accumulators import code_unit, empty, merge, update, update_pairs
 from warmstart.errors import InputError
 
 BITS = sparse.csr_array(np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [1, 1, 1]]))  # weights 1, 1, 2, 3
@@ -90,35 +87,6 @@ def test_empty_update_changes_nothing():
     assert accumulator.n_examples == 0
     with pytest.raises(InputError, match="at least one example"):
         _ = accumulator.mean_norm
-
-
-def test_save_and_load_give_back_the_same_bits_and_the_same_file(tmp_path):
-    pairs = empty(3, 2, unit=6)
-    update_pairs(pairs, np.array([3]), np.array([1]), BITS)
-    named = {"soft": counted(*examples()), "pairs": pairs}
-    save(tmp_path / "a", named)
-    save(tmp_path / "b", dict(reversed(named.items())))
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    back = load(tmp_path / "a")
-    assert back.keys() == named.keys()
-    for name, accumulator in named.items():
-        assert np.array_equal(back[name].sums, accumulator.sums)
-        assert back[name].sums.dtype == accumulator.sums.dtype
-        assert (back[name].n_examples, back[name].unit) == (accumulator.n_examples, accumulator.unit)
-
-
-def test_bytes_on_disk_are_the_golden_ones(tmp_path):
-    save(tmp_path / "a", {"x": Accumulator(np.arange(6).reshape(3, 2), 2, 6), "y": Accumulator(np.ones((2, 1)), 1)})
-    digest = hashlib.sha256((tmp_path / "a").read_bytes()).hexdigest()
-    assert digest == "aacef6e7ddaee7ae2eeb9c4b47788391c8e5f7e6a4885fbbe0d144ac57e8af23"
-
-
-def test_a_foreign_file_is_refused(tmp_path):
-    files.save_arrays(tmp_path / "w", {"x": np.ones(2)}, {"kind": "model"})
-    with pytest.raises(InputError, match="expected a file of sums by class"):
-        load(tmp_path / "w")
-    with pytest.raises(InputError, match="expected a whole safetensors file"):
-        load(tmp_path / "missing")
 
 
 @pytest.mark.parametrize("other", [empty(4, 2), empty(3, 3), empty(4, 3, unit=6)])

@@ -82,7 +82,7 @@ def test_pair_statistics_are_read_as_they_were_written(tmp_path):
     assert (read.pairs != written.pairs).nnz == 0
     assert (read.vocabulary, read.max_pairs, read.dropped) == (written.vocabulary, written.max_pairs, 0)
     files.save_arrays(tmp_path / "other.safetensors", {"x": np.arange(2)})
-    with pytest.raises(InputError, match="expected a file of pairs"):
+    with pytest.raises(InputError, match="expected pair statistics"):
         PairStatistics.load(tmp_path / "other.safetensors")
 
 

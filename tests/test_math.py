@@ -1,6 +1,8 @@
 """The statements of docs/math.md, in numbers. The expected values are written out in float64."""
 
+import re
 from math import comb
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,13 @@ from warmstart import _kernels, accumulators, contexts, solution
 from warmstart.near_shallow import cipher_vectors
 
 ONE = np.ones(1)
+ROOT = Path(__file__).parents[1]
+CITED = sorted(set(re.findall(r"`(test_\w+\.py)::(\w+)`", (ROOT / "docs" / "math.md").read_text())))
+
+
+@pytest.mark.parametrize(("file", "name"), CITED)
+def test_every_cited_test_exists(file, name):
+    assert f"def {name}(" in (ROOT / "tests" / file).read_text()
 
 
 @pytest.fixture

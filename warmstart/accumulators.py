@@ -17,18 +17,14 @@ two float sums agrees with one long sum up to rounding.
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from warmstart import files
 from warmstart._threads import run_parts
 from warmstart.errors import InputError
-
-KIND = "sums by class"  # key of the facts in a saved file
 
 
 @dataclass
@@ -196,21 +192,3 @@ def merge(a: Accumulator, b: Accumulator) -> Accumulator:
             "count both texts with the same tokenizer, bits and contexts"
         )
     return Accumulator(a.sums + b.sums, a.n_examples + b.n_examples, a.unit)
-
-
-def save(path: Path, accumulators: dict[str, Accumulator]) -> None:
-    """Write named accumulators to one safetensors file, whole or not at all."""
-    facts = {name: {"n_examples": a.n_examples, "unit": a.unit} for name, a in accumulators.items()}
-    files.save_arrays(path, {name: a.sums for name, a in accumulators.items()}, {KIND: facts})
-
-
-def load(path: Path) -> dict[str, Accumulator]:
-    """Read what `save` wrote.
-
-    Raises
-    ------
-    InputError
-        The file is missing, truncated or of another kind.
-    """
-    arrays, facts = files.load_arrays(path, KIND)
-    return {name: Accumulator(arrays[name], **fact) for name, fact in facts.items()}

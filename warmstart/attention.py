@@ -58,15 +58,6 @@ def log_normalisers(vectors: sparse.csr_array, scores: NDArray[np.floating], wor
     return np.concatenate(parts).astype(np.float64)
 
 
-def comparisons(window: NDArray[np.int64], vectors: sparse.csr_array) -> NDArray[np.float64]:
-    """Return the comparisons ``q`` (n, B) of windows (B, n)."""
-    from warmstart import _kernels  # numba is loaded here, not on import
-
-    q = np.empty((window.shape[1], window.shape[0]))
-    _kernels.compare(window, vectors.indptr, vectors.indices, vectors.data, q)
-    return q
-
-
 def solve_attention(q: NDArray[np.float64], R: NDArray[np.float64], workers: int = 1) -> NDArray[np.float32]:
     """Return W (B, B) from comparisons and hidden targets, (n, B) each: a softmax layer with a fitted temperature."""
     size = q.shape[1]
@@ -90,7 +81,7 @@ def fit_attention(
     workers: int = 1,
     progress: Callable[[int, float], None] | None = None,
 ) -> AttentionFit:
-    """Find W by expectation-maximisation. Stop when the mixture no longer improves on held-out windows.
+    """Find W by expectation-maximisation, up to the round whose mixture is best on held-out windows.
 
     Parameters
     ----------
@@ -107,17 +98,15 @@ def fit_attention(
     workers : int
         Number of threads; the result does not depend on it.
     progress : callable of (round, loss), optional
-
-    Returns
-    -------
-    AttentionFit
-        The rounds up to the best one on the held-out windows.
     """
+    from warmstart import _kernels  # numba is loaded here, not on import
+
     size, n = window.shape
     held_out = np.arange(n) * STRETCHES // n % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
     train, check = (np.ascontiguousarray(window[:, rows]) for rows in (~held_out, held_out))
     y, y_check = targets[~held_out], targets[held_out]
-    q = comparisons(train, vectors)
+    q = np.empty((train.shape[1], size))
+    _kernels.compare(train, vectors.indptr, vectors.indices, vectors.data, q)
     A, A_check = (np.full((w.shape[1], size), 1.0 / size, dtype=np.float32) for w in (train, check))
     rounds, losses = [np.zeros((size, size), dtype=np.float32)], [np.inf]
     for round_ in range(ROUNDS + 1):

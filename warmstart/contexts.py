@@ -9,8 +9,8 @@ Its history starts at the separator in front of its document and ends just befor
   from the separator, so every document starts a new block.
 - **document**: the mean of all vectors since the document began.
 - **memory**: what followed the newest token earlier in the document. A memory ``S`` (m, b) is empty when a document
-  begins. For every pair of neighbours it is written by the delta rule, ``S += 0.15 (label - S key) key^T``: the key is
-  the vector of the first token at Euclidean length 1, the label is the label embedding of the second. ``S key`` reads
+  begins. For every pair of neighbours it is written by the delta rule, ``S += 0.15 (value - S key) key^T``: the key is
+  the vector of the first token at Euclidean length 1, the value is the label embedding of the second. ``S key`` reads
   it. Nothing in it is trained. The code stores ``S^T``.
 
 Windows are ordered by age: position 0 is the newest vector, which is the pivot of the attention. So a shorter context

@@ -40,7 +40,7 @@ class PairStatistics:
     Attributes
     ----------
     pairs : (V, V) csr_array of int64
-        Occurrences of token x (row) before token y (column).
+        Occurrences of token s (row) before token t (column).
     held_out : (V, V) csr_array of int64
         The same, from every 32nd stretch of 4,096 tokens.
     max_pairs : int
@@ -97,13 +97,15 @@ class PairStatistics:
         InputError
             The file is missing, truncated or of another kind.
         """
-        arrays, facts = files.load_arrays(path, "pairs")
+        arrays, facts = files.load_arrays(path)
+        if "pairs" not in facts:
+            raise InputError(f"{path}: expected pair statistics, got a safetensors file of another kind")
         size = arrays["pairs.indptr"].size - 1
         pairs, held_out = (
             sparse.csr_array(tuple(arrays[f"{k}.{a}"] for a in ("data", "indices", "indptr")), shape=(size, size))
             for k in ("pairs", "held_out")
         )
-        return cls(pairs, held_out, **facts)
+        return cls(pairs, held_out, **facts["pairs"])
 
 
 def count_pairs(
@@ -192,10 +194,11 @@ def _capped(pairs: sparse.csr_array, max_pairs: int) -> tuple[sparse.csr_array, 
 
 
 def discounted(pairs: sparse.csr_array, discount: float) -> tuple[sparse.csr_array, NDArray[np.float64]]:
-    """Return both parts of the absolute-discounting bigram ``P(y | x) = max(c_xy - d, 0) / c_x + backoff_x P(y)``.
+    """Return both parts of the bigram with absolute discounting, ``max(N_st - delta, 0) / N_s + backoff_s p_t``.
 
     The first is a sparse matrix (V, V) float64. The second, (V,), is the weight of the unigram in each row,
-    ``backoff_x = d types_x / c_x``; it is 1 for a row without counts.
+    ``backoff_s = delta types_s / N_s``; it is 1 for a row without counts. ``N_st`` are the pair counts, ``N_s`` the sum
+    of a row and ``types_s`` the number of its entries. Ney, Essen and Kneser 1994 (Computer Speech and Language 8).
     """
     n, types = pairs.sum(axis=1), np.diff(pairs.indptr)
     counts = pairs.astype(np.float64)
@@ -205,10 +208,7 @@ def discounted(pairs: sparse.csr_array, discount: float) -> tuple[sparse.csr_arr
 
 @dataclass(frozen=True)
 class NGrams:
-    """Unigram and absolute-discounting bigram models of one corpus.
-
-    The bigram is ``P(y | x) = max(c_xy - d, 0) / c_x + d types_x / c_x * P(y)``. The discount is ``d = n1 / (n1 + 2
-    n2)`` with the numbers of pairs seen once and twice (Ney, Essen and Kneser 1994, Computer Speech and Language 8).
+    """The unigram model of a corpus, and its bigram model with absolute discounting, see `discounted`.
 
     Parameters
     ----------
@@ -223,7 +223,7 @@ class NGrams:
 
     @property
     def discount(self) -> float:
-        """The discount d."""
+        """The discount delta, ``n_1 / (n_1 + 2 n_2)`` with the numbers of pairs seen once and twice."""
         once, twice = (int((self.bigrams.data == n).sum()) for n in (1, 2))
         return once / (once + 2 * twice) if once + twice else 0.5
 
@@ -240,7 +240,7 @@ class NGrams:
         prior = class_prior(self.unigrams)
         counts, backoff = discounted(self.bigrams, self.discount)
         unigram = bigram = 0.0
-        for _, x, y in _neighbours(tokens):
-            unigram -= float(np.log(prior[y]).sum())
-            bigram -= float(np.log(np.asarray(counts[x, y]).ravel() + backoff[x] * prior[y]).sum())
+        for _, s, t in _neighbours(tokens):
+            unigram -= float(np.log(prior[t]).sum())
+            bigram -= float(np.log(np.asarray(counts[s, t]).ravel() + backoff[s] * prior[t]).sum())
         return unigram / (tokens.size - 1), bigram / (tokens.size - 1)

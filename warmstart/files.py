@@ -37,23 +37,20 @@ def save_arrays(path: Path, arrays: dict[str, NDArray[Any]], facts: dict[str, An
             raise OSError(f"{path}: could not be written: {error}") from error
 
 
-def load_arrays(path: Path, kind: str | None = None) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Read arrays and facts; with a ``kind``, the facts that were saved under that key.
+def load_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Read arrays and facts.
 
     Raises
     ------
     InputError
-        The file is missing, truncated, no safetensors file, or has no facts of the ``kind``.
+        The file is missing, truncated or no safetensors file.
     """
     try:
         with safe_open(path, framework="numpy") as file:
             facts = json.loads((file.metadata() or {}).get(FACTS, "{}"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: expected a whole safetensors file, got: {error}; write it again") from error
-    if kind and kind not in facts:
-        raise InputError(f"{path}: expected a file of {kind}, got a safetensors file of another kind")
-    return arrays, facts[kind] if kind else facts
 
 
 def save_json(path: Path, value: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ from warmstart.errors import InputError
 Inputs: TypeAlias = NDArray[np.floating] | sparse.csr_array
 EXAMPLES_PER_BLOCK = 256  # fixed, so that sums do not depend on the number of threads
 CLASSES_PER_BLOCK = 256
-KEPT_BYTES = 2**30  # up to this size the scores of a sample are kept from one evaluation to the next
+KEPT_BYTES = 2**30
 SMOOTHING_GRID = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)
 
 
@@ -165,10 +165,13 @@ class Sample:
         Inputs by group.
     targets : (n, C) csr_array
         Target distributions, rows summing to 1.
+    keep_scores : bool
+        Keep the scores, (n, C) float32 for each group, from one evaluation to the next if they fit in `KEPT_BYTES`.
     """
 
     groups: list[Inputs]
     targets: sparse.csr_array
+    keep_scores: bool = False
 
     @property
     def size(self) -> int:
@@ -177,7 +180,7 @@ class Sample:
 
     def every(self, stride: int) -> "Sample":
         """Return every ``stride``-th example."""
-        return Sample([X[::stride] for X in self.groups], self.targets[::stride])
+        return Sample([X[::stride] for X in self.groups], self.targets[::stride], self.keep_scores)
 
 
 def leave_one_out(
@@ -239,7 +242,7 @@ class CrossEntropy:
             for X, a in zip(sample.groups, accumulators, strict=True)
         ]
         self.log_prior = np.log(prior).astype(np.float32)
-        self.keep = sample.size * prior.size * len(self.tables) * 4 <= KEPT_BYTES
+        self.keep = sample.keep_scores and sample.size * prior.size * len(self.tables) * 4 <= KEPT_BYTES
         self.kept_scores: dict[int, list[NDArray[np.floating]]] = {}
 
     def __call__(self, temperatures: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:

@@ -2,12 +2,13 @@
 
 | symbol | shape | meaning |
 |---|---|---|
-| `P` | (V, V) | absolute-discounting bigram ``max(c_xy - d, 0) / c_x + backoff_x p_y``, see `counts.discounted` |
-| `M` | (V, V) | ``log(P / (backoff_x p_y))``: sparse, 0 for unseen pairs; a softmax ignores a constant for each row |
-| `A`, `B` | (V, r) | factors, `Phi` and `Psi` in docs/math.md: ``softmax(A B^T + log p)`` is a bigram model of rank r |
+| `Y` | (V, V) | bigram with absolute discounting, ``max(N_st - delta, 0) / N_s + backoff_s p_t`` for t after s |
+| `M` | (V, V) | ``log(Y_st / (backoff_s p_t))``, sparse: 0 for unseen pairs; ``softmax(M + log p)`` is Y |
+| `A`, `B` | (V, r) | factors, `Phi` and `Psi` in docs/math.md, with rows ``a_s`` and ``b_t`` |
+| `P` | (V, V) | ``softmax(A B^T + log p)``, a bigram model of rank r |
 | `E`, `W` | (V, d) | embedding of a transformer that holds the factors, and its head, `O^T` in docs/math.md |
 
-First ``diag(p**a) M diag(p**b)`` is factorised. Then A and B are refitted in turn to lower the cross-entropy with P.
+First ``diag(p**a) M diag(p**b)`` is factorised. Then A and B are refitted in turn to lower the cross-entropy with Y.
 Sources: Levy and Goldberg 2014 (NeurIPS, word vectors as factorised log ratios), Ney, Essen and Kneser 1994 (Computer
 Speech and Language 8, discounting), Boehning 1992 (Annals of the Institute of Statistical Mathematics 44, Newton steps
 of a softmax with one curvature for all rows).
@@ -44,12 +45,12 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Bigram:
-    """The absolute-discounting bigram `P`, as a sparse part and a weight of the unigram.
+    """The bigram `Y` with absolute discounting, as a sparse part and a weight of the unigram.
 
     Attributes
     ----------
     discounted : (V, V) csr_array of float32
-        ``max(c_xy - d, 0) / c_x``.
+        ``max(N_st - delta, 0) / N_s``.
     backoff : (V,) float32
         Weight of the unigram in each row; 1 for a row without counts.
     prior : (V,) float64
@@ -237,9 +238,9 @@ def _svd(bigram: Bigram, exponents: tuple[float, float], rank: int) -> tuple[Arr
 
 
 def refit_rows(bigram: Bigram, A: Array, B: Array, rows: NDArray[np.int64], workers: int = 1) -> Array:
-    """Return A after a damped Newton step of some rows that lowers the cross-entropy with P, for fixed B.
+    """Return A after a damped Newton step of some rows that lowers the cross-entropy with Y, for fixed B.
 
-    ``a_x += (P - Q)_x B H^-1`` with Q the model and ``H = B^T (diag p - p p^T) B``, the curvature at the unigram.
+    ``a_s += (Y - P)_s B H^-1`` with ``H = B^T (diag p - p p^T) B``, the curvature at the unigram.
     """
     prior = bigram.prior.astype(np.float32)
     mean = prior @ B
@@ -257,10 +258,9 @@ def refit_rows(bigram: Bigram, A: Array, B: Array, rows: NDArray[np.int64], work
 
 
 def refit_columns(bigram: Bigram, A: Array, B: Array, rows: NDArray[np.int64], workers: int = 1) -> Array:
-    """Return B after a damped Newton step that lowers the cross-entropy of some rows with P, for fixed A.
+    """Return B after a damped Newton step that lowers the cross-entropy of some rows with Y, for fixed A.
 
-    ``b_y += 0.3 g_y H^-1 / p_y`` with ``g_y = sum_x n_x (P - Q)_xy a_x`` and ``H = sum_x n_x a_x a_x^T``, where n_x is
-    the share of the text after token x.
+    ``b_t += 0.3 / p_t sum_s share_s (Y - P)_st a_s H^-1`` with ``H = sum_s share_s a_s a_s^T``.
     """
     prior, share = bigram.prior.astype(np.float32), bigram.share[rows].astype(np.float32)
     weighted = A[rows] * share[:, None]

@@ -180,7 +180,7 @@ class Fitter:
                 inputs[i].append(X)
             targets.append(chunk.targets[sampled])
         y = sparse.eye_array(config.vocab_size, format="csr")[np.concatenate(targets)]
-        sample = solution.Sample([_stack(parts) for parts in inputs], y)
+        sample = solution.Sample([_stack(parts) for parts in inputs], y, keep_scores=True)
         model.arrays["output.weight"] = self._solve("output", sample, F, self.prior, float(len(F)))
 
     def _solve(
