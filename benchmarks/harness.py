@@ -8,6 +8,7 @@ marked in the tables (`Results.mark`). Delete a line to measure it again.
 import ast
 import datetime
 import hashlib
+import io
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import platform
 import subprocess
 import sys
 import threading
+import tokenize
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import cache
@@ -45,6 +47,8 @@ class Results:
         A file of JSON lines, read if it exists; None keeps results in memory only.
     modules : sequence of str
         Modules whose code, with everything of this project that they import, stands for the results.
+    progress : callable of (stage, done, total), optional
+        Told the configuration of every result that is made.
 
     Attributes
     ----------
@@ -52,8 +56,8 @@ class Results:
         The records that this process asked for, in order.
     """
 
-    def __init__(self, path: Path | None, *modules: str) -> None:
-        self.path, self.code, self.lock = path, code_digest(*modules), threading.Lock()
+    def __init__(self, path: Path | None, *modules: str, progress: Progress | None = None) -> None:
+        self.path, self.code, self.lock, self.progress = path, code_digest(*modules), threading.Lock(), progress
         self.used: list[dict[str, Any]] = []
         self.records: dict[str, dict[str, Any]] = {}
         text = path.read_text(encoding="utf-8", errors="replace") if path and path.exists() else ""
@@ -85,6 +89,8 @@ class Results:
             Where it runs; this machine's `machine_name` by default.
         """
         if not self.has(key):
+            if self.progress:
+                self.progress(", ".join(f"{name} {value}" for name, value in list(key.items())[:4]), 0, None)
             result = work()
             record = {"key": dict(key), "result": result, "commit": commit(), "code": self.code}
             record |= {
@@ -97,6 +103,10 @@ class Results:
         if record not in self.used:
             self.used.append(record)
         return record["result"]
+
+    def row(self, key: Mapping[str, Any], work: Callable[[], Any], **labels: Any) -> dict[str, Any]:
+        """Return labels, the result of `do`, which is a dict, and its `mark` as one row of a table."""
+        return {**labels, **self.do(key, work), "mark": self.mark(key)}
 
     def mark(self, *keys: Mapping[str, Any]) -> str:
         """Return ` †` if other code than today's made one of these results, else nothing."""
@@ -231,26 +241,36 @@ def code_digest(*modules: str) -> str:
 
     Imports inside functions count too.
     """
-    pending, trees = list(modules), {}
+    pending, sources = list(modules), {}
     while pending:
         name = pending.pop()
-        if name in trees or name in NEUTRAL:
-            continue
-        tree = ast.parse(_source(name))
-        trees[name] = tree
-        pending += _imported(tree, name)
-    for node in (node for tree in trees.values() for node in ast.walk(tree)):
+        if name not in sources and name not in NEUTRAL:
+            sources[name] = _source(name)
+            pending += _imported(ast.parse(sources[name]))
+    code = "\n".join(f"{name} {_essence(sources[name])}" for name in sorted(sources))
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
+
+
+def _essence(source: str) -> str:
+    """Return source code without docstrings, comments and white space, the same in every version of Python."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]]
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
-            del node.body[0]
-    return hashlib.sha256("".join(ast.dump(trees[name]) for name in sorted(trees)).encode()).hexdigest()[:16]
+            lines[node.body[0].lineno - 1 : node.body[0].end_lineno] = [""] * (
+                (node.body[0].end_lineno or 0) - node.body[0].lineno + 1
+            )
+    return "".join("".join(lines).split())
 
 
-def _source(module: str) -> bytes:
+def _source(module: str) -> str:
     path = ROOT.joinpath(*module.split("."))
-    return (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_bytes()
+    return (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
 
 
-def _imported(tree: ast.Module, name: str) -> Iterator[str]:
+def _imported(tree: ast.Module) -> Iterator[str]:
     """Yield the project's modules that a module imports, and the homes of the names that it takes from them."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

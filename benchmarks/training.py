@@ -18,6 +18,7 @@ def train(
     validate: Callable[[], float],
     at: Collection[int],
     clip: float | None = 1.0,
+    stop: Callable[[list[float]], bool] = lambda losses: False,
 ) -> dict[str, Any]:
     """Train for some steps and return the curve of the validation loss.
 
@@ -35,23 +36,26 @@ def train(
         Steps before which to validate; ``steps`` is the end.
     clip : float, optional
         Largest norm of the gradient of all dense parameters together.
+    stop : callable of the validation losses so far
+        Ends the run after a validation when it returns True.
 
     Returns
     -------
     dict
-        Lists ``steps``, ``nats`` (validation losses), ``seconds`` (of training alone, one value a validation).
+        Lists ``steps``, ``nats`` (validation losses) and ``seconds`` (of training alone: CPU seconds, or wall-clock
+        seconds with a GPU), one value for every validation.
     """
     curve: dict[str, Any] = {"steps": [], "nats": [], "seconds": []}
-    seconds = 0.0
+    seconds, clock = 0.0, time.perf_counter if torch.cuda.is_available() else time.process_time
     clipped = [o for o in optimizers if not isinstance(o, torch.optim.SparseAdam)]
     dense = [parameter for optimizer in clipped for group in optimizer.param_groups for parameter in group["params"]]
     for step in range(steps + 1):
         if step in at:
             for name, value in (("steps", step), ("nats", validate()), ("seconds", seconds)):
                 curve[name].append(value)
-        if step == steps:
+        if step == steps or (step in at and stop(curve["nats"])):
             return curve
-        began = time.perf_counter()
+        began = clock()
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = group["rate"] * phase.scale((step + 0.5) / steps)
         loss(step).backward()  # type: ignore[no-untyped-call]
@@ -60,5 +64,5 @@ def train(
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        seconds += time.perf_counter() - began
+        seconds += clock() - began
     return curve
