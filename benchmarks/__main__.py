@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from benchmarks import needs
-from benchmarks.report import ROOT
+from benchmarks.harness import ROOT
 from warmstart.errors import InputError
 from warmstart.progress import Reporter
 
@@ -17,11 +17,15 @@ from warmstart.progress import Reporter
 def main(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(needs.BENCHES)}, or all.")],
     docs: Annotated[Path, typer.Option(help="Folder for benchmarks.md, results/ and images/.")] = ROOT / "docs",
-    quick: Annotated[bool, typer.Option(help="A small part of the data, to see that it runs; writes nothing.")] = False,
+    quick: Annotated[bool, typer.Option(help="Run shortly on a little data and write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each bench.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Measure: tables and plots go to docs/benchmarks.md. Data: WARMSTART_DATA, else ../shared/data."""
+    """Measure, and write tables and plots to docs/benchmarks.md.
+
+    The data sets are read from the folder WARMSTART_DATA, by default ../shared/data. Kept results are not measured
+    again.
+    """
     try:
         if name not in (*needs.BENCHES, "all"):
             raise InputError(f"expected one of {', '.join(needs.BENCHES)} or all, got {name!r}")

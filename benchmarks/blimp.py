@@ -1,85 +1,77 @@
-"""BLiMP: which sentence of a pair a language model gives the higher probability, the grammatical one or the other.
+"""BLiMP: to which sentence of a pair a language model gives the higher probability, grammatical or not.
 
-Models of classic books, no gradient step. A tie counts one half: a model that cannot see the difference, because it
-looks at one token, must not score. Source: Warstadt et al. 2020, arXiv 1912.00582.
+The models are of classic books and have no gradient step. A tie counts one half: a model that looks at one token and
+cannot see the difference must not score. Source: Warstadt et al. 2020, arXiv 1912.00582.
 """
 
 import json
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
-from benchmarks import report
-from benchmarks.report import Book
-from warmstart import solution
+from benchmarks import render
+from benchmarks.harness import Results
 from warmstart.corpus import Corpus
 from warmstart.counts import NGrams, bigram_counts
-from warmstart.errors import InputError
-from warmstart.estimators import WarmStartLM
-from warmstart.layers import NearShallowLM
+from warmstart.estimators.language_model import WarmStartLM
+from warmstart.layers.near_shallow import NearShallowLM
 from warmstart.progress import Progress
 
-FITS: dict[str, dict[str, Any]] = {
+MODELS: dict[str, dict[str, Any]] = {  # settings of WarmStartLM, except for the n-grams
+    "unigram": {},
+    "bigram": {},
     "micro": {"preset": "micro"},
     "base (default)": {},
     "base, radial": {"contexts": ("radial",)},
     "bits 4096, radius 4, radial": {"bits": 4096, "radius": 4, "contexts": ("radial",)},
 }
+QUICK = ("unigram", "bigram", "base, radial")
 TIE = 1e-6  # nats
-BATCH = 64  # sentences scored at once
-Nats = Callable[[Sequence[Sequence[int]]], NDArray[np.float64]]
+Pairs = Sequence[tuple[str, str, str]]  # good sentence, bad sentence, field
+Score = Callable[[list[int]], float]  # token ids of a text, a document of its own, to nats
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Fit the models, score the pairs, write the table; ``quick``: one small model, nothing is written."""
-    pairs = read_pairs(data / "blimp" / "blimp_dev15.jsonl")
-    size = 1024 if quick else 8192
-    corpus = Corpus.build(
-        data / "classics" / "train.txt.xz", vocab_size=size, split_documents=r"\n\n", progress=progress
-    )
-    code = report.code_digest(
-        "bitcipher/codes.py", *(f"warmstart/{n}.py" for n in ("language_model", "solution", "counts"))
-    )
-    book = Book(None if quick else docs / "results" / "blimp.jsonl", code)
-    ngrams = NGrams(np.asarray(corpus.counts), bigram_counts(corpus.tokens, corpus.vocab_size))
-    unigram = solution.class_prior(np.asarray(corpus.counts))
-    models: dict[str, Callable[[], Nats]] = {
-        "unigram": lambda: partial(_unigram, -np.log(unigram)),
-        "bigram": lambda: partial(_bigram, ngrams, corpus.separator),
-    }
-    models |= {name: partial(_fitted, corpus, options) for name, options in FITS.items()}
-    if quick:
-        models = {name: models[name] for name in ("unigram", "bigram", "base, radial")}
-    rows = {name: book.do(name, partial(_row, make, corpus, pairs)) for name, make in models.items()}
+    """Fit the models and score the pairs."""
+    results = Results(None if quick else docs / "results" / "blimp.jsonl", __name__, progress=progress)
+    vocabulary, text = 1024 if quick else 8192, data / "classics" / "train.txt.xz"
+    corpus = cache(partial(Corpus.build, text, vocab_size=vocabulary, split_documents=r"\n\n"))
+    lines = (data / "blimp" / "blimp_dev15.jsonl").read_text(encoding="utf-8").splitlines()
+    pairs = [(pair["sentence_good"], pair["sentence_bad"], pair["field"]) for pair in map(json.loads, lines)]
+
+    def shares(name: str) -> dict[str, float]:
+        return by_field(score(name, corpus()), corpus(), pairs)
+
+    rows = []
+    for name in QUICK if quick else MODELS:
+        key = {"model": name, **MODELS[name], "text": "classics", "vocabulary": vocabulary, "tie": TIE}
+        rows.append(results.row(key, partial(shares, name), model=name))
     if not quick:
-        fields = sorted(next(iter(rows.values())))
-        body = "## BLiMP: grammatical pairs\n\n"
-        body += (
-            f"{len(pairs):,} pairs of 15 paradigms, models of classic books, no gradient step; a tie is one half.\n\n"
+        best = max(rows, key=lambda row: float(row["all"]))
+        conclusion = (
+            f"The best warm start ({best['model']}) prefers the grammatical sentence in {best['all']:.1%} of the "
+            f"pairs, a bigram model in {rows[1]['all']:.1%}, a unigram model in {rows[0]['all']:.1%}: all are little "
+            "above chance (50%)."
         )
-        body += report.table(["model", *fields], [[name, *(row[f] for f in fields)] for name, row in rows.items()])
-        report.write(docs, "blimp", body)
-    return {"arms": [{"name": name, **row} for name, row in rows.items()]}
+        fields = sorted({field for *_, field in pairs})
+        body = f"""{len(pairs):,} pairs of 15 paradigms; models of classic books, no gradient step; share of the pairs
+in which the grammatical sentence has the higher probability; a tie counts one half.
+
+{render.rows_table({name: name for name in ("model", "all", *fields)}, rows)}"""
+        render.write(docs, "blimp", "BLiMP: grammatical pairs", conclusion, body, results)
+    return {"arms": rows}
 
 
-def read_pairs(path: Path) -> list[tuple[str, str, str]]:
-    """Return the good sentence, the bad one and the field of every pair."""
-    try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [(r["sentence_good"], r["sentence_bad"], r["field"]) for r in records]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: expected BLiMP pairs, a JSON object a line, got: {error}") from error
-
-
-def by_field(nats: Nats, corpus: Corpus, pairs: Sequence[tuple[str, str, str]]) -> dict[str, float]:
-    """Return the share of pairs won, in each field and in all."""
-    good, bad = (nats([corpus.tokenizer.encode(pair[i]).ids for pair in pairs]) for i in (0, 1))
-    won = wins(good, bad)
+def by_field(score: Score, corpus: Corpus, pairs: Pairs) -> dict[str, float]:
+    """Return the share of pairs whose good sentence wins, in each field and in all."""
+    nats = np.array([[score(corpus.tokenizer.encode(pair[i]).ids) for pair in pairs] for i in (0, 1)])
+    won = wins(*nats)
     fields = np.array([field for *_, field in pairs])
     return {"all": float(won.mean())} | {str(f): float(won[fields == f].mean()) for f in np.unique(fields)}
 
@@ -95,38 +87,21 @@ def wins(good: NDArray[np.float64], bad: NDArray[np.float64]) -> NDArray[np.floa
     return np.where(np.abs(good - bad) <= TIE, 0.5, (good < bad).astype(np.float64))
 
 
-def _row(make: Callable[[], Nats], corpus: Corpus, pairs: Sequence[tuple[str, str, str]]) -> dict[str, float]:
-    return by_field(make(), corpus, pairs)
+def score(name: str, corpus: Corpus) -> Score:
+    """Return the function of a model that gives the nats of a text."""
+    if name in ("unigram", "bigram"):
+        ngrams = NGrams(np.asarray(corpus.counts), bigram_counts(corpus.tokens, corpus.vocab_size))
+        return lambda ids: ngrams.cross_entropies(np.array([corpus.separator, *ids]))[name == "bigram"] * len(ids)
+    return near_shallow(WarmStartLM(**MODELS[name]).fit(corpus))
 
 
-def _fitted(corpus: Corpus, options: dict[str, Any]) -> Nats:
-    return near_shallow(WarmStartLM(**options).fit(corpus))
-
-
-def _unigram(nats: NDArray[np.float64], texts: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-    return np.array([nats[list(ids)].sum() for ids in texts])
-
-
-def _bigram(ngrams: NGrams, separator: int, texts: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-    return np.array([ngrams.cross_entropies(np.array([separator, *ids]))[1] * len(ids) for ids in texts])
-
-
-def near_shallow(model: WarmStartLM) -> Nats:
-    """Return the function that scores token ids by a fitted model, each text a document of its own."""
+def near_shallow(model: WarmStartLM) -> Score:
+    """Return the function of a fitted model that gives the nats of a text."""
     module, separator = NearShallowLM.from_model(model.model_), model.model_.config.separator
 
-    def nats(texts: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-        out = np.zeros(len(texts))
-        for start in range(0, len(texts), BATCH):
-            rows = texts[start : start + BATCH]
-            length = max(map(len, rows))
-            ids = torch.full((len(rows), length + 1), separator)
-            for i, row in enumerate(rows):
-                ids[i, 1 : len(row) + 1] = torch.tensor(row)
-            with torch.no_grad():
-                scores = module(ids[:, :-1]).log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
-            there = torch.arange(length) < torch.tensor([[len(row)] for row in rows])
-            out[start : start + BATCH] = -(scores.double() * there).sum(dim=1).numpy()
-        return out
+    @torch.no_grad()
+    def score(ids: list[int]) -> float:
+        text = torch.tensor([separator, *ids])
+        return functional.cross_entropy(module(text[None, :-1])[0].double(), text[1:], reduction="sum").item()
 
-    return nats
+    return score

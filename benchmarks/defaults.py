@@ -99,7 +99,7 @@ def _texts(data: Path, treebank: list[probes.Sentence], quick: bool) -> Iterator
     yield "treebank, a sixth", words[::6]
     yield "treebank, a half", words[::2]
     if not quick:
-        classics = vectors._text(data / "classics" / "train.txt.xz")
+        classics = vectors.read_text(data / "classics" / "train.txt.xz")
         yield "classics, a tenth", classics[: len(classics) // 10]
         lines = (data / "wikitext-2" / "train.txt").read_text(encoding="utf-8").split("\n")
         yield "WikiText-2", [line.split() for line in lines if line.strip()]

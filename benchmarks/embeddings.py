@@ -1,16 +1,17 @@
-"""A new tokenizer for a trained model: its rows from the contexts of a corpus, from the old rows, at random.
+"""A new tokenizer for a trained model: new rows of the embedding from contexts, from the old rows, or at random.
 
-A small causal model of the OPT kind is trained on WikiText-2, then gets a tokenizer trained on classic books, and new
-rows for it by each way; special tokens keep theirs. All train on the same books. The rate of every way is chosen by one
-seed on validation text; three other seeds (of the random rows and the order of the batches) are measured on test text.
+A small causal model (OPT) trains on WikiText-2, then gets a tokenizer that was trained on classic books. Every arm
+gives its tokens new rows in another way; special tokens keep theirs. All arms then train on the same books. The
+learning rate of an arm is chosen on validation text with one seed. Three other seeds, of the random rows and of the
+order of the batches, are measured on test text.
 """
 
 import copy
-import functools
 import itertools
 import lzma
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,47 +19,44 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import report
-from benchmarks.report import Book
-from warmstart.adapters import replace_embeddings
+from benchmarks import render, training
+from benchmarks.harness import Results, search
+from warmstart.adapters.embeddings import replace_embeddings
+from warmstart.finetune.phases import Phase
+from warmstart.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-CODE = ("bitcipher", "warmstart/adapters/embeddings.py")
-VOCAB, LENGTH, BATCH = 2048, 64, 8
-WARM_UP = 20  # steps
-TRAINED = 1000  # steps on the old text
-STEPS = (30, 100)  # on the new text
-RATES = (1e-3, 3e-3, 1e-2)
-SEEDS = (1, 2, 3)
+VOCAB, LENGTH, BATCH, WIDTH, LAYERS = 2048, 64, 8, 128, 2
+SETTINGS: dict[str, Any] = {
+    "vocabulary": VOCAB, "length": LENGTH, "batch": BATCH, "width": WIDTH, "layers": LAYERS, "characters": 3_000_000,
+    "first steps": 1000, "first rate": 3e-3, "warm-up steps": 20, "steps": (0, 30, 100), "seeds": (1, 2, 3),
+    "rate": 3e-3, "trials": 7, "factor": 3.0,
+}  # fmt: skip
+QUICK = {"first steps": 20, "steps": (0, 5, 10), "seeds": (1,), "trials": 1, "characters": 100_000}
 SPECIAL = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
-def texts(data: Path) -> dict[str, list[str]]:
-    """Return paragraphs: of WikiText-2, and of classic books to train, validate and test on."""
-    size = 3_000_000
+def texts(data: Path, characters: int) -> dict[str, list[str]]:
+    """Return paragraphs of WikiText-2 ("old") and of classic books to train on ("new"), to validate and to test."""
     with lzma.open(data / "classics" / "train.txt.xz", "rt", encoding="utf-8") as file:
-        books = _paragraphs(itertools.islice(file, 0, None, 12), size)
-    with (data / "wikitext-2" / "train.txt").open(encoding="utf-8") as file:
-        wiki = _paragraphs((line.replace("<unk>", "") for line in file), size)
-    parts = {"old": wiki, "new": books}
-    for name in ("valid", "test"):
-        with (data / "classics" / f"{name}.txt").open(encoding="utf-8") as file:
-            parts[name] = _paragraphs(file, 30_000)
-    return parts
+        paragraphs = {"new": _paragraphs(itertools.islice(file, 0, None, 12), characters)}
+    for name, path in (("old", "wikitext-2/train"), ("valid", "classics/valid"), ("test", "classics/test")):
+        with (data / f"{path}.txt").open(encoding="utf-8") as file:
+            lines = (line.replace("<unk>", "") for line in file)
+            paragraphs[name] = _paragraphs(lines, characters if name == "old" else 30_000)
+    return paragraphs
 
 
-def _paragraphs(lines: Iterable[str], size: int) -> list[str]:
-    """Return lines of more than a few words until they have ``size`` characters."""
-    kept: list[str] = []
+def _paragraphs(lines: Iterable[str], characters: int) -> list[str]:
+    """Return lines of more than 20 characters until they have so many characters together."""
+    paragraphs: list[str] = []
     for line in lines:
-        if size <= 0:
-            break
-        if len(line) > 20:
-            kept.append(line.strip())
-            size -= len(line)
-    return kept
+        if len(line) > 20 and characters > 0:
+            paragraphs.append(line.strip())
+            characters -= len(line)
+    return paragraphs
 
 
 def train_tokenizer(corpus: list[str]) -> "PreTrainedTokenizerBase":
@@ -68,9 +66,9 @@ def train_tokenizer(corpus: list[str]) -> "PreTrainedTokenizerBase":
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    alphabet, special = pre_tokenizers.ByteLevel.alphabet(), list(SPECIAL.values())
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB, special_tokens=list(SPECIAL.values()), initial_alphabet=alphabet, show_progress=False
+        vocab_size=VOCAB, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(corpus, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)  # type: ignore[no-untyped-call]
@@ -82,170 +80,145 @@ def encode(tokenizer: Any, corpus: list[str]) -> Tensor:
 
 
 def new_model() -> "PreTrainedModel":
-    """Return a model of 2 layers and 128 dimensions with default weights."""
+    """Return a model with default weights."""
     from transformers import OPTConfig, OPTForCausalLM
 
-    config = OPTConfig(
-        vocab_size=VOCAB, hidden_size=128, word_embed_proj_dim=128, num_hidden_layers=2, num_attention_heads=4,
-        ffn_dim=512, max_position_embeddings=LENGTH, dropout=0.0, bos_token_id=0, pad_token_id=1, eos_token_id=2,
-    )  # fmt: skip
     torch.manual_seed(0)
+    config = OPTConfig(
+        vocab_size=VOCAB, hidden_size=WIDTH, word_embed_proj_dim=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=4,
+        ffn_dim=4 * WIDTH, max_position_embeddings=LENGTH, dropout=0.0, bos_token_id=0, pad_token_id=1, eos_token_id=2,
+    )  # fmt: skip
     return OPTForCausalLM(config)
 
 
 def train(
-    model: Any, ids: Tensor, steps: int, rate: float, seed: int, measured: Callable[[int], None] = lambda step: None
-) -> None:
-    """Train with AdamW: the rate rises for `WARM_UP` steps and falls linearly to 0."""
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
+    model: Any, ids: Tensor, steps: int, rate: float, seed: int, scored: Tensor | None = None, at: Collection[int] = ()
+) -> list[float]:
+    """Train with AdamW, warm-up and linear decay; return the nats of ``scored`` before the steps ``at``."""
+    optimizer = torch.optim.AdamW([{"params": list(model.parameters()), "rate": rate}], weight_decay=0.01)
     generator = torch.Generator().manual_seed(seed)
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = rate * min(1, (step + 1) / WARM_UP) * (1 - step / steps)
+
+    def loss(step: int) -> Tensor:
         starts = torch.randint(len(ids) - LENGTH, (BATCH,), generator=generator)
         x = ids[starts[:, None] + torch.arange(LENGTH)]
-        optimizer.zero_grad()
-        model(input_ids=x, labels=x).loss.backward()
-        optimizer.step()
-        measured(step + 1)
+        output: Tensor = model(input_ids=x, labels=x).loss
+        return output
+
+    phase = Phase("all", warmup=min(1.0, SETTINGS["warm-up steps"] / steps), decay="linear", floor=0.0)
+    curve = training.train([optimizer], loss, steps, phase, lambda: nats(model, scored), at, clip=None)
+    return list(curve["nats"])
 
 
-def nats(model: Any, ids: Tensor) -> float:
+@torch.no_grad()
+def nats(model: Any, ids: Any) -> float:
     """Return the cross-entropy in nats a token, on windows of `LENGTH`."""
     rows = ids[: len(ids) // LENGTH * LENGTH].view(-1, LENGTH)
-    with torch.no_grad():
-        losses = [model(input_ids=part, labels=part).loss.item() * len(part) for part in torch.split(rows, 64)]
+    losses = [model(input_ids=part, labels=part).loss.item() * len(part) for part in torch.split(rows, 64)]
     return float(sum(losses) / len(rows))
 
 
 def _with_rows(model: Any, rows: Tensor) -> Any:
     """Return a copy with these rows for all tokens but the special ones, whose ids are the same in both tokenizers."""
-    made = copy.deepcopy(model)
+    changed = copy.deepcopy(model)
     with torch.no_grad():
-        made.get_input_embeddings().weight[len(SPECIAL) :] = rows[len(SPECIAL) :]
-    return made
+        changed.get_input_embeddings().weight[len(SPECIAL) :] = rows[len(SPECIAL) :]
+    return changed
 
 
 def mean_resizing(model: Any) -> Any:
     """Return a copy with the rows that `resize_token_embeddings(mean_resizing=True)` gives to new tokens."""
-    grown = copy.deepcopy(model)
-    grown.resize_token_embeddings(2 * VOCAB, mean_resizing=True)
-    return _with_rows(model, grown.get_input_embeddings().weight.detach()[VOCAB:])
+    larger = copy.deepcopy(model)
+    larger.resize_token_embeddings(2 * VOCAB, mean_resizing=True)
+    return _with_rows(model, larger.get_input_embeddings().weight.detach()[VOCAB:])
 
 
 def ways(old: Any, new: Any, corpus: list[str]) -> dict[str, Callable[[Any], Any]]:
-    """Return functions of the trained model by name; some draw random numbers."""
+    """Return functions that give a copy of a trained model new rows, by name; some draw random numbers."""
 
-    def cipher(model: Any, std: float | None = None) -> Any:
-        made = copy.deepcopy(model)
-        replace_embeddings(made, new, corpus, old_tokenizer=old, std=std)
-        return made
+    def cipher(model: Any, std: float) -> Any:
+        changed = copy.deepcopy(model)
+        replace_embeddings(changed, new, corpus, old_tokenizer=old, std=std)
+        return changed
+
+    def deviation(model: Any) -> float:
+        return float(model.get_input_embeddings().weight.detach()[len(SPECIAL) :].std())
 
     return {
-        "random, initializer_range": lambda m: _with_rows(m, torch.randn(VOCAB, 128) * m.config.init_std),
+        "random, initializer_range": lambda m: _with_rows(m, torch.randn(VOCAB, WIDTH) * m.config.init_std),
         "mean resizing": mean_resizing,
-        "contextual cipher vectors": lambda m: cipher(m, m.config.init_std),
-        "the same, spread of the old rows": cipher,
+        "cipher vectors, initializer_range": lambda m: cipher(m, m.config.init_std),
+        "cipher vectors, deviation of the old rows": lambda m: cipher(m, deviation(m)),
     }
 
 
-def measure(
-    way: Callable[[Any], Any], trained: Callable[[], Any], ids: dict[str, Tensor], quick: bool
-) -> dict[str, Any]:
-    """Return the rate chosen for a way, and nats on the test text by step, means over the seeds."""
-    seeds, rates, steps = (SEEDS[:1], RATES[:1], (5, 10)) if quick else (SEEDS, RATES, STEPS)
-    model = trained()
+def measure(way: Callable[[Any], Any], model: Any, ids: dict[str, Tensor], settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the rate of an arm, and its nats on the test text by step: means over the seeds."""
+    at, trials, best = settings["steps"], settings["trials"], {"rate": settings["rate"]}
+    tried: list[tuple[dict[str, float], float]] = []
+    seconds: list[float] = []
 
-    def begin(seed: int) -> tuple[Any, float]:
+    def curve(rate: float, seed: int, scored: str, at: Collection[int]) -> list[float]:
         torch.manual_seed(seed)
-        began = time.perf_counter()
-        return way(model), time.perf_counter() - began
+        began = time.process_time()
+        changed = way(model)
+        seconds.append(time.process_time() - began)
+        return train(changed, ids["new"], settings["steps"][-1], rate, seed, ids[scored], at)
 
-    validation = {}
-    for rate in rates:
-        made, _ = begin(0)
-        train(made, ids["new"], steps[-1], rate, 0)
-        validation[rate] = nats(made, ids["valid"])
-    rate = min(validation, key=lambda r: validation[r])
-    found = []
-    for seed in seeds:
-        made, seconds = begin(seed)
-        at = {0: nats(made, ids["test"])}
-
-        def measured(step: int, made: Any = made, at: dict[int, float] = at) -> None:
-            if step in steps:
-                at[step] = nats(made, ids["test"])
-
-        train(made, ids["new"], steps[-1], rate, seed, measured)
-        found.append(at)
+    if trials > 1:
+        best, tried = search(lambda s: curve(s["rate"], 0, "valid", at[-1:])[0], best, trials, settings["factor"])
+    curves = [curve(best["rate"], seed, "test", at) for seed in settings["seeds"]]
     return {
-        "rate": rate,
-        "nats": {str(step): float(np.mean([at[step] for at in found])) for step in found[0]},
-        "deviation": float(np.std([at[steps[-1]] for at in found], ddof=1)) if len(found) > 1 else None,
-        "seconds": seconds,
-        "validation": {str(r): value for r, value in validation.items()},
+        "rate": best["rate"],
+        "nats": dict(zip(map(str, at), np.mean(curves, axis=0).tolist(), strict=True)),
+        "deviation": float(np.std(curves, axis=0, ddof=1)[-1]) if len(curves) > 1 else None,
+        "seconds": seconds[-1],
+        "validation": {f"{setting['rate']:g}": loss for setting, loss in tried},
     }
 
 
-def run(data: Path, docs: Path, quick: bool = False, progress: Any = None) -> dict[str, Any]:
-    """Compare, and write ``results/embeddings.jsonl`` and a section of ``benchmarks.md``.
-
-    Parameters
-    ----------
-    data : Path
-        Folder with ``classics`` and ``wikitext-2``.
-    docs : Path
-        Folder to write to.
-    quick : bool
-        A few steps; nothing is written.
-    progress : callable of (stage, done, total), optional
-
-    Returns
-    -------
-    dict
-        ``arms``, a list of rows, and what the text and the model are.
-    """
+def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+    """Train the model, give it new rows in every way, train it further."""
     from transformers.utils import logging
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # resizing announces itself each time
-    show = progress or (lambda stage, done, total: None)
-    parts = texts(data)
-    old, new = train_tokenizer(parts["old"]), train_tokenizer(parts["new"])
-    ids = {name: encode(old if name == "old" else new, part) for name, part in parts.items()}
-    steps = 20 if quick else TRAINED
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # every resizing prints a message
+    settings = SETTINGS | (QUICK if quick else {})
+    results = Results(None if quick else docs / "results" / "embeddings.jsonl", __name__, progress=progress)
+    paragraphs = texts(data, settings["characters"])
+    old, new = train_tokenizer(paragraphs["old"]), train_tokenizer(paragraphs["new"])
+    ids = {name: encode(old if name == "old" else new, part) for name, part in paragraphs.items()}
 
-    @functools.cache
+    @cache
     def trained() -> Any:
         model = new_model()
-        train(model, ids["old"], steps, RATES[1], 0, lambda step: show("training", step, steps))
+        train(model, ids["old"], settings["first steps"], settings["first rate"], 0)
         return model
 
-    book = Book(None if quick else docs / "results" / "embeddings.jsonl", report.code_digest(*CODE))
-    rows = []
-    for name, way in ways(old, new, parts["new"]).items():
-        show(name, 0, 0)
-        rows.append({"name": name, **book.do(name, functools.partial(measure, way, trained, ids, quick))})
-    results = {
-        "arms": rows,
+    output: dict[str, Any] = {
+        "arms": [
+            results.row({"rows": name, **settings}, lambda way=way: measure(way, trained(), ids, settings), name=name)  # type: ignore[misc]
+            for name, way in ways(old, new, paragraphs["new"]).items()
+        ],
         "tokens": {name: len(part) for name, part in ids.items()},
         "shared": len(set(old.get_vocab()) & set(new.get_vocab())),
     }
     if not quick:
-        report.write(docs, "embeddings", _section(results))
-    return results
+        render.write(docs, "embeddings", "New tokenizer for a trained model", *_section(output), results)
+    return output
 
 
-def _section(results: dict[str, Any]) -> str:
-    tokens, arms = results["tokens"], results["arms"]
-    steps = sorted(arms[0]["nats"], key=int)
-    table = report.table(
-        ["rows of the new tokens", "rate", *(f"step {step}" for step in steps), "deviation", "made in (s)"],
-        [[a["name"], f"{a['rate']:g}", *(a["nats"][s] for s in steps), a["deviation"], a["seconds"]] for a in arms],
-    )
-    return (
-        f"## New tokenizer: embeddings\n\nA causal model (OPT, 2 layers, d = 128, tied, {VOCAB:,} tokens) after "
-        f"{TRAINED:,} steps of {BATCH * LENGTH:,} tokens of WikiText-2 gets a tokenizer trained on classic books "
-        f"({results['shared']:,} tokens in both) and trains on {tokens['new']:,} tokens of them, {BATCH * LENGTH} a "
-        "step. Nats a token on "
-        f"{tokens['test']:,} tokens of other books; mean of {len(SEEDS)} seeds, deviation at the end. Rates are chosen "
-        f"for each way on a third set of books.\n\n{table}"
-    )
+def _section(output: dict[str, Any]) -> tuple[str, str]:
+    tokens, steps = output["tokens"], list(output["arms"][0]["nats"])
+    columns: dict[str, Any] = {"rows of the new tokens": "name", "rate": lambda row: f"{row['rate']:.3g}"}
+    columns |= {f"step {step}": lambda row, step=step: render.nats(row["nats"][step]) for step in steps}
+    columns |= {"deviation": lambda row: render.nats(row["deviation"]), "computed in (CPU s)": "seconds"}
+    ends = ", ".join(f"{row['nats'][steps[-1]]:.2f} ({row['name']})" for row in output["arms"])
+    conclusion = f"Nats a token {steps[-1]} steps after the change of tokenizer, by the new rows: {ends}."
+    body = f"""A causal model (OPT, {LAYERS} layers, d = {WIDTH}, tied embedding and head, {VOCAB:,} tokens) trains for
+{SETTINGS["first steps"]:,} steps of {BATCH * LENGTH} tokens on WikiText-2. It gets a tokenizer that was trained on
+classic books ({output["shared"]:,} tokens are in both vocabularies), and trains on {tokens["new"]:,} tokens of them,
+{BATCH * LENGTH} a step, in float32. Values are nats a token on {tokens["test"]:,} tokens of other books, means of
+{len(SETTINGS["seeds"])} seeds, and the standard deviation at the end. The rate of every arm is the best of at least
+{SETTINGS["trials"]} trials on a third set of books, and lies inside of what was tried.
+
+{render.rows_table(columns, output["arms"])}"""
+    return conclusion, body

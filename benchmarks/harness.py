@@ -24,7 +24,6 @@ from importlib import import_module
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Self, TypeVar
 
 from bitcipher.files import replacing
@@ -47,6 +46,8 @@ class Results:
         A file of JSON lines, read if it exists; None keeps results in memory only.
     modules : sequence of str
         Modules whose code, with everything of this project that they import, stands for the results.
+    progress : callable of (stage, done, total), optional
+        Told the configuration of every result that is made.
 
     Attributes
     ----------
@@ -54,8 +55,8 @@ class Results:
         The records that this process asked for, in order.
     """
 
-    def __init__(self, path: Path | None, *modules: str) -> None:
-        self.path, self.code, self.lock = path, code_digest(*modules), threading.Lock()
+    def __init__(self, path: Path | None, *modules: str, progress: Progress | None = None) -> None:
+        self.path, self.code, self.lock, self.progress = path, code_digest(*modules), threading.Lock(), progress
         self.used: list[dict[str, Any]] = []
         self.records: dict[str, dict[str, Any]] = {}
         text = path.read_text(encoding="utf-8", errors="replace") if path and path.exists() else ""
@@ -87,6 +88,8 @@ class Results:
             Where it runs; this machine's `machine_name` by default.
         """
         if not self.has(key):
+            if self.progress:
+                self.progress(", ".join(f"{name} {value}" for name, value in list(key.items())[:4]), 0, None)
             result = work()
             record = {"key": dict(key), "result": result, "commit": commit(), "code": self.code}
             record |= {
@@ -99,6 +102,10 @@ class Results:
         if record not in self.used:
             self.used.append(record)
         return record["result"]
+
+    def row(self, key: Mapping[str, Any], work: Callable[[], Any], **labels: Any) -> dict[str, Any]:
+        """Return labels, the result of `do`, which is a dict, and its `mark` as one row of a table."""
+        return {**labels, **self.do(key, work), "mark": self.mark(key)}
 
     def mark(self, *keys: Mapping[str, Any]) -> str:
         """Return ` †` if other code than today's made one of these results, else nothing."""
@@ -271,8 +278,12 @@ def _imported(tree: ast.Module) -> Iterator[str]:
             module = import_module(str(node.module))
             yield module.__name__
             for alias in node.names:
+                place = ROOT.joinpath(*str(node.module).split("."), alias.name)
+                if place.is_dir() or place.with_suffix(".py").exists():
+                    yield f"{node.module}.{alias.name}"
+                    continue
                 value = getattr(module, alias.name, None)
-                home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+                home = getattr(value, "__module__", None)
                 if isinstance(home, str) and home.split(".")[0] in PACKAGES:
                     yield home
 

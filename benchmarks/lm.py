@@ -1,20 +1,21 @@
-"""Language model on the classics (10 M words): every preset, bits, radius and set of contexts, beside n-grams.
+"""Near-shallow language models of the classics: presets, bits, radius and contexts beside n-grams.
 
 Every arm is the command line itself in a process of its own, so seconds and peak memory are what a user gets. Radius
-and contexts are compared on validation text; test text is read for presets, bits, and the memory context, on WikiText-2
-too. Finished arms are kept in ``docs/results/lm.jsonl`` and not run again by the same code.
+and contexts are compared on validation text. Presets, bits and the memory context are measured on test text, the memory
+context on WikiText-2 too.
 """
 
 import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report
-from warmstart import figures
+from benchmarks import render
+from benchmarks.harness import Results
 from warmstart.near_shallow import PRESETS
 from warmstart.progress import Progress
 
@@ -25,62 +26,64 @@ CONTEXTS = (
     "radial,document,memory", "block,document",
 )  # fmt: skip
 SPLITS = {"classics": r"\n\n", "wikitext-2": r"\n(?= = [^=])"}  # a blank line between books, a heading
-READING = ("documents", "tokenizer", "corpus", "counts", "contexts")
-SOLVING = ("accumulators", "_kernels", "solution", "attention", "language_model", "estimators/language_model")
-CODE = ("bitcipher/codes.py", *(f"warmstart/{name}.py" for name in READING + SOLVING))
+CODE = ("benchmarks.lm", "warmstart.estimators.language_model", "warmstart.corpus")
 
-Arm = tuple[str, list[str], str]  # table, arguments of fit, text it is scored on
+Arm = tuple[str, str, str]  # table, options of `warmstart fit`, text that is scored
 
 
 def arms(quick: bool) -> list[Arm]:
-    """Return all arms; the first is the default and is the one that tokenises the corpus."""
+    """Return all arms; the first is the default, and the one that tokenises the corpus."""
     test, valid = "classics/test.txt", "classics/valid.txt"
     if quick:
-        few = ["--vocab-size", "1024"]
-        options = (["--preset", "potato", *few], ["--bits", "128", "--contexts", "radial", *few])
-        return [("presets", option, test) for option in options]
+        return [("presets", "--preset potato", test)]
     names = ["base", *(name for name in PRESETS if name != "base")]
-    presets = [("presets", ["--preset", name], test) for name in names]
-    bits = [("bits", ["--bits", str(b), "--contexts", "radial"], test) for b in BITS]
-    radii = [("radius", ["--radius", str(r), "--contexts", "radial"], valid) for r in RADII]
-    wide = [("bits", ["--bits", "4096", "--radius", "4", "--contexts", "radial"], test)]
-    contexts = [("contexts", ["--contexts", names], valid) for names in CONTEXTS]
-    memory = [("memory", ["--contexts", c], f"{t}/test.txt") for t in SPLITS for c in ("radial", "radial,memory")]
-    return presets + bits + wide + radii + contexts + memory
+    return [
+        *(("presets", f"--preset {name}", test) for name in names),
+        *(("bits", f"--bits {bits} --contexts radial", test) for bits in BITS),
+        ("bits", "--bits 4096 --radius 4 --contexts radial", test),
+        *(("radius", f"--radius {radius} --contexts radial", valid) for radius in RADII),
+        *(("contexts", f"--contexts {contexts}", valid) for contexts in CONTEXTS),
+        *(("memory", f"--contexts {c}", f"{text}/test.txt") for text in SPLITS for c in ("radial", "radial,memory")),
+    ]
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Run all arms, write the tables and the plot; ``quick``: two small models, nothing is written.
+    """Fit and evaluate every arm.
 
     Raises
     ------
     RuntimeError
-        An arm failed; its own message is shown.
+        An arm failed; the error has the message of the command.
     """
-    book = report.Book(None if quick else docs / "results" / "lm.jsonl", report.code_digest(*CODE))
-    todo = arms(quick)
-    rows = []
-    for i, (table, options, text) in enumerate(todo):
-        name = " ".join([*options, text])
-        if progress:
-            progress(f"{table}: {name}", i, len(todo))
-        found = book.do(name, partial(_arm, data, options, text))
-        rows.append({"table": table, "options": " ".join(options), "text": text, **found})
+    results = Results(None if quick else docs / "results" / "lm.jsonl", *CODE, progress=progress)
+    vocabulary = 1024 if quick else 8192
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for table, options, text in arms(quick):
+        key = {"fit": options, "vocabulary": vocabulary, "text": text, "split": SPLITS[text.split("/")[0]]}
+        row = results.row(key, partial(_arm, data, options, vocabulary, text), options=options, text=text)
+        tables.setdefault(table, []).append(row | {name: get(row) for name, get in COLUMNS.items()})
     if not quick:
-        _write(rows, docs)
-    return {"arms": rows}
+        rows = [row for row in tables["bits"] if "--radius" not in row["options"]]
+        lines: dict[str, Any] = {"warm start, radius 2": (BITS, [row["perplexity"] for row in rows])}
+        for name in ("unigram", "bigram"):
+            level = rows[0]["eval"][f"{name}_perplexity"]
+            lines[f"{name}, {level:.0f}"] = (BITS[0], BITS[-1]), (level, level)
+        path = docs / "images" / "lm_bits.png"
+        render.curves(path, {"test books, no gradient step": lines}, "bits", "perplexity", log="xy")
+        render.write(docs, "lm", "Language models of the classics", *_section(tables), results)
+    return {"arms": tables}
 
 
-def _arm(data: Path, options: list[str], text: str) -> dict[str, Any]:
+def _arm(data: Path, options: str, vocabulary: int, text: str) -> dict[str, Any]:
     """Fit and evaluate one arm by the command line."""
     source = (data / text).parent
     split = ("--split-documents", SPLITS[source.name])
+    train = next(source / name for name in ("train.txt.xz", "train.txt") if (source / name).exists())
     with tempfile.TemporaryDirectory(prefix="warmstart-bench-") as folder:
         model = str(Path(folder) / "model")
-        train = next(source / name for name in ("train.txt.xz", "train.txt") if (source / name).exists())
-        fitted = _warmstart("fit", str(train), "-o", model, *split, *options)
-        scored = _warmstart("eval", model, str(data / text), *split)
-    return {"fit": fitted, "eval": scored}
+        fit = _warmstart("fit", str(train), "-o", model, *split, "--vocab-size", str(vocabulary), *options.split())
+        scores = _warmstart("eval", model, str(data / text), *split)
+    return {"fit": {name: value for name, value in fit.items() if name != "model"}, "eval": scores}
 
 
 def _warmstart(*arguments: str) -> dict[str, Any]:
@@ -91,75 +94,52 @@ def _warmstart(*arguments: str) -> dict[str, Any]:
     return dict(json.loads(result.stdout))
 
 
-def _write(rows: list[dict[str, Any]], docs: Path) -> None:
-    """Write the section of docs/benchmarks.md and the plot of perplexity over bits."""
-    by_table: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        by_table.setdefault(row["table"], []).append(row)
-    default = by_table["presets"][0]
-    headers = ["fit options", "weights", "perplexity", "/ unigram", "/ bigram", "bits a byte", "fit (s)", "peak (GiB)"]
-    tables = {name: report.table(headers, [_row(row) for row in part]) for name, part in by_table.items()}
-    memory = report.table(["text", *headers], [[row["text"].split("/")[0], *_row(row)] for row in by_table["memory"]])
-    scored = default["eval"]
-    stages = sorted(default["fit"]["seconds"].items(), key=lambda stage: -stage[1])
-    body = f"""## Language model: classics
+COLUMNS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "options of `fit`": lambda row: f"`{row['options']}`",
+    "weights": lambda row: row["fit"]["parameters"],
+    "perplexity": lambda row: row["eval"]["perplexity"],
+    "/ unigram": lambda row: row["eval"]["perplexity"] / row["eval"]["unigram_perplexity"],
+    "/ bigram": lambda row: row["eval"]["perplexity"] / row["eval"]["bigram_perplexity"],
+    "bits a byte": lambda row: row["eval"]["bits_per_byte"],
+    "fit (s)": lambda row: sum(row["fit"]["seconds"].values()),
+    "GiB": lambda row: row["fit"]["peak_memory_bytes"] / 2**30,
+}
 
-{default["fit"]["tokens"]:,} training tokens (byte-level BPE, V = {default["fit"]["vocab_size"]:,}),
-{scored["tokens"]:,} test tokens. No gradient step. Perplexity on the test books: unigram
-{scored["unigram_perplexity"]:.1f}, absolute-discounting bigram {scored["bigram_perplexity"]:.1f}.
-The first row trains the tokenizer and encodes the text; the others find it in the cache.
-Seconds of the default by stage: {", ".join(f"{name} {seconds:.1f}" for name, seconds in stages)}.
+
+def _section(tables: dict[str, list[dict[str, Any]]]) -> tuple[str, str]:
+    text = {name: render.rows_table(COLUMNS, rows) for name, rows in tables.items()}
+    text["memory"] = render.rows_table({"text": lambda row: row["text"].split("/")[0], **COLUMNS}, tables["memory"])
+    fit, scores = tables["presets"][0]["fit"], tables["presets"][0]["eval"]
+    base, large, widest = (row["perplexity"] for row in (*tables["presets"][:: len(PRESETS) - 1], tables["bits"][-1]))
+    radial, memory = (row["perplexity"] for row in tables["memory"][:2])
+    conclusion = (
+        f"Without a gradient step, perplexity on the test books is {base:.0f} by default and {large:.0f} for `large`; "
+        f"a unigram model has {scores['unigram_perplexity']:.0f}; a discounted bigram model "
+        f"({scores['bigram_perplexity']:.0f}) is better than all of them but the widest ({widest:.0f}); only the "
+        f"context `memory` improves on `radial` by more than 1%, by {1 - memory / radial:.0%}."
+    )
+    stages = sorted(fit["seconds"].items(), key=lambda stage: -stage[1])
+    body = f"""{fit["tokens"]:,} training tokens (byte-level BPE, {fit["vocab_size"]:,} in the vocabulary),
+{scores["tokens"]:,} test tokens. No gradient step. "/ unigram" and "/ bigram" divide the perplexity by that of the
+n-gram model on the same text; the bigram has absolute discounting. "GiB" is the peak memory. The first row trains the
+tokenizer and encodes the text, the other rows find it in the cache. Seconds of the first row by stage:
+{", ".join(f"{name} {seconds:.3g}" for name, seconds in stages)}.
 
 Presets, test books:
 
-{tables["presets"]}
+{text["presets"]}
 Bits, radial context alone, test books:
 
-{tables["bits"]}
+{text["bits"]}
 ![Perplexity over bits](images/lm_bits.png)
 
 Radius, radial context alone, validation books:
 
-{tables["radius"]}
+{text["radius"]}
 Contexts, validation books:
 
-{tables["contexts"]}
-The memory context, a delta rule without a trained weight, reset at document start; test text:
+{text["contexts"]}
+The memory context (a delta rule without trained weights, reset at the start of every document), test text:
 
-{memory}"""
-    _draw(docs / "images" / "lm_bits.png", by_table["bits"])
-    report.write(docs, "lm", body)
-
-
-def _row(row: dict[str, Any]) -> list[Any]:
-    fit, scored = row["fit"], row["eval"]
-    perplexity = scored["perplexity"]
-    return [
-        f"`{row['options']}`",
-        fit["parameters"],
-        perplexity,
-        perplexity / scored["unigram_perplexity"],
-        perplexity / scored["bigram_perplexity"],
-        scored["bits_per_byte"],
-        sum(fit["seconds"].values()),
-        fit["peak_memory_bytes"] / 2**30,
-    ]
-
-
-def _draw(path: Path, rows: list[dict[str, Any]]) -> None:
-    figure, axis = figures.figure(1)
-    narrow = [row for row in rows if "--radius" not in row["options"]]
-    bits = [int(row["options"].split()[1]) for row in narrow]
-    axis[0].plot(
-        bits, [row["eval"]["perplexity"] for row in narrow], "o-", label="warm start, radius 2, no gradient step"
-    )
-    for name, style in (("unigram", ":"), ("bigram", "--")):
-        level = narrow[0]["eval"][f"{name}_perplexity"]
-        axis[0].axhline(level, linestyle=style, color="grey", label=f"{name}, {level:.0f}")
-    axis[0].set(xscale="log", yscale="log", xlabel="bits", ylabel="perplexity on the test books")
-    axis[0].set_xticks(bits, [str(b) for b in bits])
-    axis[0].minorticks_off()
-    axis[0].set_yticks([150, 200, 300, 500, 1000], ["150", "200", "300", "500", "1000"])
-    axis[0].grid(alpha=0.3)
-    axis[0].legend()
-    figures.save_figure(figure, path)
+{text["memory"]}"""
+    return conclusion, body

@@ -1,16 +1,12 @@
-"""Update rules in time and memory: chunks beside the recurrence, and both beside softmax attention, over the length.
+"""Update rules of memories: time and peak memory over the length, in chunks, by recurrence, and of softmax attention.
 
-Every point is a process of its own with one thread, so peak memory is that of the point; points are kept in
-``docs/results/memory.jsonl`` and not measured again by the same code. The recurrence is the bare loop over positions,
-without the checks that `delta_step` makes. It and the chunks are timed in turns, in one process, as the speed of a
-machine changes from minute to minute. A turn is a pass of the recurrence, then ten of the chunks, so that both work
-about as long; and once more with one pass each, where the chunks find what the recurrence has left in caches and heap.
+Every point is measured in a fresh process with one thread. The recurrence is the bare loop over positions, without the
+checks of `delta_step`. Recurrence and chunks are timed in turns in one process, because the speed of a machine changes
+from minute to minute. A turn is one pass of the recurrence, then ten passes of the chunks, so that both work about as
+long. They are compared again with one pass each: the chunks then find caches and heap as the recurrence has left them.
 """
 
-import json
-import os
-import subprocess
-import sys
+import itertools
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,20 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import report
-from warmstart import figures
-from warmstart.memory import delta_rule, softmax_attention, sum_normalise, sum_rule, ttt_rule
+from benchmarks import render
+from benchmarks.harness import Results, Workers
+from warmstart.memory.feature_maps import softmax_attention, sum_normalise
+from warmstart.memory.rules import delta_rule, sum_rule
+from warmstart.memory.ttt import ttt_rule
 from warmstart.progress import Progress, peak_memory
 
 HEADS, DIM = 4, 64
+SHAPE = {"heads": HEADS, "dim": DIM}
 LENGTHS = (1024, 2048, 4096, 8192, 16384)
-SQUARE = 4096  # softmax attention to this length: four times as long takes sixteen times the memory
-AT = 1024  # the recurrence is timed here
-REPEATS, TURNS, PASSES = 3, 40, 10
-CODE = (
-    "import json, sys; from benchmarks import memory as m;"
-    "print(json.dumps(getattr(m, sys.argv[1])(*json.loads(sys.argv[2]))))"
-)
+LONGEST_SOFTMAX = 4096  # four times the length takes sixteen times the memory
+TURNS, PASSES, REPEATS = 40, 10, 3  # turns are of the shortest length
 
 
 def _recurrent_sum(q: Tensor, k: Tensor, v: Tensor, _: Tensor) -> Tensor:
@@ -71,24 +65,24 @@ ARMS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
 
 
 def measure(arm: str, length: int, repeats: int) -> dict[str, float]:
-    """Time an arm forwards, and forwards with backwards; and what the latter adds to peak memory.
+    """Return the CPU seconds of an arm, the least of some passes, and what it adds to peak memory.
 
     Returns
     -------
     dict
-        ``forward`` and ``training``, the fastest of the repeats in CPU seconds; ``bytes``.
+        ``forward``; ``training``, forwards and backwards; ``bytes`` of training.
     """
     tensors = _tensors(length)
-    _pass(arm, [x[:, :, :64] for x in tensors], "training")  # what PyTorch loads
+    _pass(arm, [x[:, :, :64] for x in tensors], "training")  # makes PyTorch load its parts
     before = peak_memory()
     _pass(arm, tensors, "training")
     added = peak_memory() - before
-    parts = ("forward", "training")
-    return {part: min(_seconds(arm, tensors, part) for _ in range(repeats)) for part in parts} | {"bytes": added}
+    kinds = ("forward", "training")
+    return {kind: min(_seconds(arm, tensors, kind) for _ in range(repeats)) for kind in kinds} | {"bytes": added}
 
 
 def compare(rule: str, length: int, turns: int, passes: int) -> dict[str, list[float]]:
-    """Time a pass of the recurrence of a rule and some of its chunks in turns.
+    """Time in turns one pass of the recurrence of a rule and some passes of its chunks.
 
     Returns
     -------
@@ -96,12 +90,12 @@ def compare(rule: str, length: int, turns: int, passes: int) -> dict[str, list[f
         ``recurrence, forward``, ``chunks, forward`` and the same of ``training``: CPU seconds of a pass in each turn.
     """
     tensors = _tensors(length)
-    found: dict[str, list[float]] = {}
-    for part in ("forward", "training"):
+    timed: dict[str, list[float]] = {}
+    for kind in ("forward", "training"):
         for form, times in (("recurrence", 1), ("chunks", passes)) * (turns + 1):
-            seconds = _seconds(f"{rule}, {form}", tensors, part, times)
-            found.setdefault(f"{form}, {part}", []).append(seconds)
-    return {name: seconds[1:] for name, seconds in found.items()}  # the first is to warm up
+            seconds = _seconds(f"{rule}, {form}", tensors, kind, times)
+            timed.setdefault(f"{form}, {kind}", []).append(seconds)
+    return {name: seconds[1:] for name, seconds in timed.items()}  # the first turn warms up
 
 
 def _tensors(length: int) -> list[Tensor]:
@@ -112,133 +106,92 @@ def _tensors(length: int) -> list[Tensor]:
     return [q, k, v, torch.rand(1, HEADS, length, requires_grad=True)]
 
 
-def _pass(arm: str, tensors: list[Tensor], part: str) -> None:
-    with torch.set_grad_enabled(part == "training"):
+def _pass(arm: str, tensors: list[Tensor], kind: str) -> None:
+    with torch.set_grad_enabled(kind == "training"):
         output = ARMS[arm](*tensors)
-    if part == "training":
+    if kind == "training":
         output.sum().backward()  # type: ignore[no-untyped-call]
 
 
-def _seconds(arm: str, tensors: list[Tensor], part: str, passes: int = 1) -> float:
-    """CPU seconds of a pass, the mean of some."""
+def _seconds(arm: str, tensors: list[Tensor], kind: str, passes: int = 1) -> float:
+    """Return the CPU seconds of a pass, the mean of some."""
     began = time.process_time()
     for _ in range(passes):
-        _pass(arm, tensors, part)
+        _pass(arm, tensors, kind)
     return (time.process_time() - began) / passes
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Measure all points; write ``results/memory.jsonl``, ``images/memory.png`` and a section of ``benchmarks.md``.
+    """Measure every arm at every length, and recurrence and chunks in turns; no data set is read."""
+    results = Results(None if quick else docs / "results" / "memory.jsonl", __name__, progress=progress)
 
-    Parameters
-    ----------
-    data : Path
-        Not read: what is in the tensors does not matter.
-    docs : Path
-        Folder to write to.
-    quick : bool
-        One short length, few repetitions; nothing is written.
-    progress : callable of (stage, done, total), optional
+    def do(key: dict[str, Any], function: Callable[..., Any], *arguments: Any) -> Any:
+        if quick:
+            return results.do(key, lambda: function(*arguments))
+        with Workers(results, processes=1) as workers:  # a fresh process: its peak memory is that of the point
+            return workers.do(key, function, *arguments)
 
-    Returns
-    -------
-    dict
-        ``points``: rows of arm, length, ``forward`` and ``training`` in seconds, ``bytes``; ``turns``: for each rule
-        the seconds of the recurrence and of the chunks, turn by turn.
-    """
-    lengths = (64,) if quick else LENGTHS
-    jobs = [
-        (arm, length)
-        for arm in ARMS
-        for length in lengths
-        if length <= {"softmax attention": SQUARE}.get(arm, length) and ("recurrence" not in arm or length <= AT)
-    ]
-    book = report.Book(None if quick else docs / "results" / "memory.jsonl", report.code_digest("warmstart/memory"))
     points = []
-    for i, (arm, length) in enumerate(jobs):
-        name = f"{arm}, length {length}"
-        if progress:
-            progress(name, i, len(jobs))
-        point = book.do(name, partial(_alone, "measure", arm, length, 2 if quick else REPEATS))
-        points.append({"arm": arm, "length": length, **point})
-    at, turns = (64, 2) if quick else (AT, TURNS)
-    compared = {
-        f"{rule}{once}": book.do(
-            f"{rule}{once}, in turns, length {at}", partial(_alone, "compare", rule, at, turns, passes)
-        )
-        for rule in ("sum rule", "delta rule")
-        for once, passes in (("", PASSES), (", one pass", 1))
-    }
+    for arm, length in itertools.product(ARMS, (64,) if quick else LENGTHS):
+        if length <= (LONGEST_SOFTMAX if arm == "softmax attention" else LENGTHS[0] if "recurrence" in arm else length):
+            key = {"arm": arm, "length": length, "repeats": REPEATS, **SHAPE}
+            point = do(key, measure, arm, length, REPEATS)
+            points.append({**key, **point, "mib": point["bytes"] / 2**20, "mark": results.mark(key)})
+    turns = []
+    for rule, passes in itertools.product(("sum rule", "delta rule"), (PASSES, 1)):
+        key = {"turns": rule, "length": LENGTHS[0], "n": TURNS, "passes": passes, **SHAPE}
+        key |= {"length": 64, "n": 2} if quick else {}
+        seconds = do(key, compare, rule, key["length"], key["n"], passes)
+        turns.append({"rule": rule, "passes": passes, "mark": results.mark(key), **seconds})
     if not quick:
-        _draw(docs / "images" / "memory.png", points)
-        report.write(docs, "memory", _section(points, compared))
-    return {"points": points, "turns": compared}
+        panels = {
+            "seconds of training": render.series(points, "arm", "length", "training"),
+            "peak memory (MiB)": render.series(points, "arm", "length", "mib"),
+        }
+        render.curves(docs / "images" / "memory.png", panels, "length (tokens)", "", log="xy")
+        render.write(docs, "memory", "Memories: time and memory over the length", *_section(points, turns), results)
+    return {"points": points, "turns": turns}
 
 
-def _alone(function: str, *arguments: str | int) -> dict[str, Any]:
-    """Measure in a process of its own."""
-    command = [sys.executable, "-c", CODE, function, json.dumps(arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)  # noqa: S603 - ours
-    if result.returncode:
-        raise RuntimeError(f"{function} {arguments} failed: {result.stderr.strip()}")
-    return dict(json.loads(result.stdout))
+def _section(points: list[dict[str, Any]], turns: list[dict[str, Any]]) -> tuple[str, str]:
+    def ratios(row: dict[str, Any], kind: str) -> list[float]:
+        """Return the quartiles of how many times as fast the chunks are."""
+        slow, fast = (np.array(row[f"{form}, {kind}"]) for form in ("recurrence", "chunks"))
+        return [float(ratio) for ratio in np.quantile(slow / fast, (0.25, 0.5, 0.75))]
 
+    def milliseconds(row: dict[str, Any], name: str) -> float:
+        return 1e3 * float(np.median(row[name]))
 
-def _section(points: list[dict[str, Any]], compared: dict[str, dict[str, list[float]]]) -> str:
-    rows = []
-    for rule, seconds in compared.items():
-        row: list[Any] = [rule]
-        for part in ("forward", "training"):
-            slow, fast = (np.array(seconds[f"{form}, {part}"]) for form in ("recurrence", "chunks"))
-            low, middle, high = np.quantile(slow / fast, (0.25, 0.5, 0.75))
-            row += [
-                1e3 * float(np.median(slow)),
-                1e3 * float(np.median(fast)),
-                f"{middle:.1f} ({low:.1f} to {high:.1f})",
-            ]
-        rows.append(row)
-    parts = (("recurrence, " + part + " (ms)", "chunks", "times as fast") for part in ("forward", "training"))
-    headers = ["", *(header for part in parts for header in part)]
-    growth = [
-        [arm, *rows_of[-1][:1], *(_slope(rows_of, i) for i in (1, 2)), 1e3 * rows_of[-1][1], rows_of[-1][2] / 2**20]
-        for arm in ARMS
-        if "recurrence" not in arm
-        for rows_of in [[(p["length"], p["training"], p["bytes"]) for p in points if p["arm"] == arm]]
-    ]
-    return (
-        "## Memories: time and memory over the length\n\n"
-        f"Batch 1, {HEADS} heads, d = d_phi = {DIM}, float32, one thread; "
-        f"CPU time. Training is a pass forwards and backwards. Length {AT:,}, medians of {TURNS} turns, a pass of the "
-        f"recurrence, then {PASSES} of the chunks or one; times as fast: the median of the turns, and the middle half "
-        "of them:\n\n"
-        f"{report.table(headers, rows)}\nGrowth over the longest three lengths: the exponent p of time or memory as "
-        f"length to the power p, each time the fastest of {REPEATS}.\n\n"
-        + report.table(
-            ["", "longest", "exponent, time", "exponent, memory", "training at the longest (ms)", "peak (MiB)"], growth
-        )
-        + "\n![Time and memory over the length](images/memory.png)"
+    timed: dict[str, Any] = {"rule": "rule", "passes of the chunks": "passes"}
+    for kind in ("forward", "training"):
+        timed |= {f"{x}, {kind} (ms)": partial(milliseconds, name=f"{x}, {kind}") for x in ("recurrence", "chunks")}
+        timed[f"times as fast, {kind}"] = lambda row, k=kind: "{1:.1f} ({0:.1f} to {2:.1f})".format(*ratios(row, k))
+    growth = []
+    for arm in (arm for arm in ARMS if "recurrence" not in arm):
+        at = [point for point in points if point["arm"] == arm]
+        growth.append(at[-1] | {"time": slope(at, "training"), "memory": slope(at, "bytes")})
+    columns = {"arm": "arm", "longest": "length", "exponent, time": "time", "exponent, memory": "memory"}
+    columns |= {"training at the longest (s)": "training", "peak (MiB)": "mib"}
+    fast = [ratios(row, kind)[1] for row in turns for kind in ("forward", "training")]
+    powers = [f"{row['time']:.2f} and {row['memory']:.2f}" for row in growth]
+    conclusion = (
+        f"Chunks are {min(fast):.0f} to {max(fast):.0f} times as fast as the recurrence; their time and memory grow "
+        f"with the length to the power {powers[1]} (sum rule), those of softmax attention to the power {powers[0]}."
     )
+    body = f"""Batch 1, {HEADS} heads, keys and values of dimension {DIM}, float32, CPU time of one thread. Training is
+a pass forwards and backwards. Length {LENGTHS[0]:,}, medians of {TURNS} turns of one pass of the recurrence and
+{PASSES} passes, or one, of the chunks. "Times as fast" is the median of the turns, with their middle half:
+
+{render.rows_table(timed, turns)}
+Growth over the longest three lengths: the exponent p, where time or memory grows as the length to the power p. Each
+time is the least of {REPEATS}.
+
+{render.rows_table(columns, growth)}
+![Time and memory over the length](images/memory.png)"""
+    return conclusion, body
 
 
-def _slope(rows: list[tuple[int, float, float]], i: int) -> float:
-    """Return the slope of the logarithm of column i over that of the length, in the last three rows."""
-    tail = np.log(np.array(rows[-3:], dtype=float))
-    return float(np.polyfit(tail[:, 0], tail[:, i], 1)[0])
-
-
-def _draw(path: Path, points: list[dict[str, Any]]) -> None:
-    figure, axes = figures.figure(2)
-    for arm in ARMS:
-        rows = [row for row in points if row["arm"] == arm]
-        lengths = [row["length"] for row in rows]
-        style = "o--" if "recurrence" in arm else "o-"
-        axes[0].plot(lengths, [row["training"] for row in rows], style, markersize=3, label=arm)
-        axes[1].plot(lengths, [row["bytes"] / 2**20 for row in rows], style, markersize=3, label=arm)
-    for axis, name in zip(axes, ("seconds, forwards and backwards", "peak memory added (MiB)"), strict=True):
-        axis.set(xscale="log", yscale="log", xlabel="length (tokens)", ylabel=name)
-        axis.set_xticks(LENGTHS[::2], [str(length) for length in LENGTHS[::2]])
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=7)
-    figures.save_figure(figure, path)
+def slope(points: list[dict[str, Any]], measured: str) -> float:
+    """Return the slope of the logarithm of a measure over the logarithm of the length, at the last three points."""
+    lengths, values = (np.log([float(point[name]) for point in points[-3:]]) for name in ("length", measured))
+    return float(np.polyfit(lengths, values, 1)[0])

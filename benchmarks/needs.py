@@ -1,4 +1,4 @@
-"""The benches by name and what each needs: data sets, packages of the extras; what is absent is named at once."""
+"""The benches by name, and what each needs: files of the data sets and packages. What is absent is named at once."""
 
 import json
 import lzma
@@ -8,12 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.report import ROOT
+from benchmarks.harness import ROOT
 from warmstart.errors import InputError
 
 
 class Needs(NamedTuple):
-    """What a bench cannot begin without: files of the data folder, packages, and plots unless it is quick."""
+    """What a bench cannot do without: files of the data folder, packages, and matplotlib unless the run is quick."""
 
     files: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ EXTRAS = {"transformers": "hf", "gensim": "bench", "matplotlib": "plot"}
 
 
 class AbsentError(InputError):
-    """What a bench or one of its arms needs is not here: a package, a program, data."""
+    """A package, a program or a file that a bench or one of its arms needs is absent."""
 
 
 def data_folder() -> Path:
@@ -73,10 +73,10 @@ def check(name: str, quick: bool) -> None:
 
 
 def cut(name: str, folder: Path) -> Path:
-    """Write the beginnings of a bench's files to a folder, for a quick run of the real thing, and return the folder.
+    """Write the beginnings of a bench's files to a folder, for a quick run, and return the folder.
 
-    Texts have 400,000 characters to train on and 60,000 to score, tagged ones 300 sentences; of BLiMP it is every 10th
-    pair, of CLINC150 every 20th example; images and word pairs are linked, whole.
+    Texts have 400,000 characters to train on and 60,000 to score, tagged texts 100 sentences. BLiMP has every 10th
+    pair, CLINC150 every 20th example. Images and word pairs are links to the whole files.
     """
     for file in BENCHES[name].files:
         source, target = data_folder().resolve() / file, folder / file
@@ -87,7 +87,7 @@ def cut(name: str, folder: Path) -> Path:
             with reader(source, "rt", encoding="utf-8") as text, writer(target, "wt", encoding="utf-8") as short:
                 short.write(text.read(400_000 if train else 60_000))
         elif file.endswith((".conllu", ".conll")):
-            target.write_text("\n\n".join(source.read_text(encoding="utf-8").split("\n\n")[:300]) + "\n\n", "utf-8")
+            target.write_text("\n\n".join(source.read_text(encoding="utf-8").split("\n\n")[:100]) + "\n\n", "utf-8")
         elif file.endswith(".json"):
             examples = json.loads(source.read_text(encoding="utf-8"))
             target.write_text(json.dumps({split: rows[::20] for split, rows in examples.items()}), "utf-8")
@@ -99,7 +99,7 @@ def cut(name: str, folder: Path) -> Path:
 
 
 def able(quick: bool) -> list[str]:
-    """Return the benches that have what they need; name the others on stderr, a line for each reason."""
+    """Return the benches that have what they need; name the others on stderr, one line for each reason."""
     reasons: dict[str, str] = {}
     for name in BENCHES:
         try:

@@ -1,7 +1,7 @@
-"""Probes of frozen word vectors: part of speech, named entities, word similarity. The same features for all vectors.
+"""Probes of frozen word vectors: part of speech, named entities, word similarity.
 
-A word that has no vector is looked up in lower case, then stands as zeros. A token's features are its vector and those
-of its two neighbours in the sentence, standardised on the training split.
+A word without a vector is looked up in lower case; if it has none there either, its vector is zero. The features of a
+token are its vector and those of its two neighbours in the sentence, standardised on the training split.
 """
 
 import warnings
@@ -19,7 +19,8 @@ from warmstart.errors import InputError
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # C of the logistic regression; chosen on the dev split
 STEPS = 60  # of L-BFGS
-SAMPLE = 2000  # sentences on which C is chosen
+SAMPLE = 2000  # training sentences of the models that choose C
+SPLITS = ("train", "dev", "test")
 PAIRS = {"SimLex": "SIMLEX-999", "WS-353": "WS-353-ALL", "MEN": "MEN-TR-3k", "RW": "RW-STANFORD"}
 
 Sentence = list[tuple[str, str]]  # word, tag
@@ -43,53 +44,51 @@ class WordVectors:
         rows = [-1]
         for sentence in sentences:
             rows += [*(self.row(word) for word, _ in sentence), -1]
-        middle = np.array([bool(token) for s in sentences for token in [*s, ()]], bool)  # not what stands between
-        at = 1 + np.flatnonzero(middle)
-        taken = np.array(rows)[np.stack([at, at - 1, at + 1], axis=1)]
-        features: NDArray[np.float32] = table[taken].reshape(len(at), -1)
+        is_token = np.array([bool(token) for s in sentences for token in [*s, ()]], bool)  # else a border
+        at = 1 + np.flatnonzero(is_token)
+        windows = np.array(rows)[np.stack([at, at - 1, at + 1], axis=1)]
+        features: NDArray[np.float32] = table[windows].reshape(len(at), -1)
         return features
 
 
 def part_of_speech(vectors: WordVectors, folder: Path) -> float:
-    """Return the share of the words of UD English EWT, test, whose tag (UPOS, 17) is found."""
+    """Return the accuracy of predicted tags (UPOS, 17) on UD English EWT, test."""
     splits = [read_conllu(folder / f"en_ewt-ud-{split}.conllu") for split in SPLITS]
     return _probe(vectors, splits, accuracy)
 
 
 def named_entities(vectors: WordVectors, folder: Path) -> float:
-    """Return the F1 of whole entities, boundaries and type, of WNUT17, test."""
+    """Return the F1 of whole entities (borders and type) on WNUT17, test."""
     splits = [read_columns(folder / f"{split}.conll") for split in SPLITS]
     return _probe(vectors, splits, entity_f1)
-
-
-SPLITS = ("train", "dev", "test")
 
 
 def similarity(vectors: WordVectors, folder: Path) -> dict[str, tuple[float, float]]:
     """Return Spearman's correlation of cosines with human judgements, and the share of pairs that have vectors."""
     norms = np.linalg.norm(vectors.vectors, axis=1, keepdims=True)
     units = vectors.vectors / np.maximum(norms, np.finfo(np.float32).tiny)
-    found = {}
+    correlations = {}
     for name, file in PAIRS.items():
-        pairs = [line.split() for line in _lines(folder / f"EN-{file}.txt")]
-        known = [(vectors.row(a), vectors.row(b), float(s)) for a, b, s in pairs]
-        kept = [pair for pair in known if min(pair[:2]) >= 0]
-        left, right, scores = (np.array(column) for column in zip(*kept, strict=True)) if kept else ([], [], [])
-        cosines = (units[left] * units[right]).sum(axis=1) if len(kept) > 2 else np.zeros(0)
-        rho = float(spearmanr(cosines, scores).statistic) if len(kept) > 2 else 0.0
-        found[name] = (rho, len(kept) / len(pairs))
-    return found
+        lines = [line.split() for line in _lines(folder / f"EN-{file}.txt")]
+        pairs = [(vectors.row(a), vectors.row(b), float(score)) for a, b, score in lines]
+        covered = [pair for pair in pairs if min(pair[:2]) >= 0]
+        rho = 0.0
+        if len(covered) > 2:
+            left, right, scores = (np.array(column) for column in zip(*covered, strict=True))
+            rho = float(spearmanr((units[left] * units[right]).sum(axis=1), scores).statistic)
+        correlations[name] = (rho, len(covered) / len(pairs))
+    return correlations
 
 
 def _probe(vectors: WordVectors, splits: Sequence[Sequence[Sentence]], score: Score) -> float:
     """Choose C on the dev split, train on all of the training split, score the test split."""
     train, dev, test = splits
-    known = vectors.features(train)
-    mean, deviation = known.mean(axis=0), known.std(axis=0) + np.finfo(np.float32).tiny
+    features = vectors.features(train)
+    mean, deviation = features.mean(axis=0), features.std(axis=0) + np.finfo(np.float32).tiny
     scaled = [_clean((vectors.features(split) - mean) / deviation) for split in (dev, test)]
-    inputs = _clean((known - mean) / deviation)
+    inputs = _clean((features - mean) / deviation)
     tags = [tag for sentence in train for _, tag in sentence]
-    few = sum(len(sentence) for sentence in train[:SAMPLE])
+    sample = sum(len(sentence) for sentence in train[:SAMPLE])
 
     def fitted(strength: float, n: int) -> LogisticRegression:
         with warnings.catch_warnings():
@@ -99,12 +98,12 @@ def _probe(vectors: WordVectors, splits: Sequence[Sequence[Sentence]], score: Sc
     def scored(model: LogisticRegression, X: NDArray[np.float32], split: Sequence[Sentence]) -> float:
         return score([[tag for _, tag in s] for s in split], list(_cut(model.predict(X).tolist(), split)))
 
-    best = max(STRENGTHS, key=lambda strength: scored(fitted(strength, few), scaled[0], dev))
+    best = max(STRENGTHS, key=lambda strength: scored(fitted(strength, sample), scaled[0], dev))
     return scored(fitted(best, len(tags)), scaled[1], test)
 
 
 def _clean(x: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Features that never vary, divided by almost nothing, are zero."""
+    """Return the features with zeros for those that never vary, which were divided by almost nothing."""
     return np.where(np.abs(x) < 1e6, x, 0).astype(np.float32)
 
 
@@ -115,7 +114,7 @@ def _cut(tags: list[str], sentences: Sequence[Sentence]) -> Iterator[list[str]]:
         start += len(sentence)
 
 
-def accuracy(true: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> float:
+def accuracy(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:
     """Return the share of equal tags.
 
     Examples
@@ -123,11 +122,11 @@ def accuracy(true: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> f
     >>> accuracy([["NOUN", "VERB"], ["X"]], [["NOUN", "NOUN"], ["X"]])
     0.6666666666666666
     """
-    equal = [a == b for s, t in zip(true, found, strict=True) for a, b in zip(s, t, strict=True)]
+    equal = [a == b for s, t in zip(true, predicted, strict=True) for a, b in zip(s, t, strict=True)]
     return sum(equal) / len(equal)
 
 
-def entity_f1(true: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> float:
+def entity_f1(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:
     """Return the harmonic mean of precision and recall of whole entities.
 
     Examples
@@ -135,13 +134,13 @@ def entity_f1(true: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> 
     >>> entity_f1([["B-person", "I-person", "O", "B-group"]], [["B-person", "I-person", "O", "O"]])
     0.6666666666666666
     """
-    both = sum(len(entities(s) & entities(t)) for s, t in zip(true, found, strict=True))
-    total = sum(len(entities(s)) for s in [*true, *found])
+    both = sum(len(entities(s) & entities(t)) for s, t in zip(true, predicted, strict=True))
+    total = sum(len(entities(s)) for s in [*true, *predicted])
     return 2 * both / total if total else 0.0
 
 
 def entities(tags: Sequence[str]) -> set[tuple[int, int, str]]:
-    """Return (start, end, type) of the entities of one sentence; an I- without its B- begins one, as in conlleval.
+    """Return (start, end, type) of the entities of one sentence; as in conlleval, an I- without a B- begins one.
 
     Examples
     --------
@@ -159,19 +158,19 @@ def entities(tags: Sequence[str]) -> set[tuple[int, int, str]]:
 
 
 def read_conllu(path: Path) -> list[Sentence]:
-    """Read words and UPOS tags of syntactic words; lines of contractions and empty nodes are left out."""
+    """Read words and UPOS tags of syntactic words, without lines of contractions and empty nodes."""
     rows = ([] if line.startswith("#") else line.split("\t") for line in _lines(path, blank=True))
     return _sentences((row[1], row[3]) if row[0].isdigit() else None if row != [""] else () for row in rows if row)
 
 
 def read_columns(path: Path) -> list[Sentence]:
-    """Read words and BIO tags, two columns, blank lines between sentences."""
+    """Read words and BIO tags: two columns, blank lines between sentences."""
     rows = (line.strip().split("\t") for line in _lines(path, blank=True))
     return _sentences((row[0], row[1]) if len(row) > 1 else () for row in rows)
 
 
 def _sentences(rows: Iterator[tuple[str, str] | tuple[()] | None]) -> list[Sentence]:
-    """Cut rows at empty ones; None is left out."""
+    """Return the rows between empty ones as sentences, without rows that are None."""
     sentences: list[Sentence] = [[]]
     for row in rows:
         if row:

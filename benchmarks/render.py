@@ -2,7 +2,10 @@
 
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,8 @@ from benchmarks.harness import Results
 from bitcipher.files import replacing
 from warmstart import figures
 from warmstart.errors import InputError
+
+NUMBER = re.compile(r"-?[\d,]+(\.\d+)?( ± [\d.]+)?")
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -23,11 +28,44 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     | a | 0.512 |
     | b | - |
     """
-    numeric = [any(isinstance(row[i], int | float) for row in rows) for i in range(len(headers))]
     lines = [[cell(value) for value in row] for row in rows]
+    numeric = [any(NUMBER.fullmatch(line[i]) for line in lines) for i in range(len(headers))]
     body = "".join(f"| {' | '.join(line)} |\n" for line in [list(headers), *lines])
     head, rest = body.split("\n", 1)
     return f"{head}\n|{'|'.join('---:' if n else '---' for n in numeric)}|\n{rest}"
+
+
+def rows_table(columns: Mapping[str, str | Callable[[Any], Any]], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return a Markdown table of rows; the first column gets the mark of a row (see `Results.mark`).
+
+    Parameters
+    ----------
+    columns : mapping of header to name or function of a row
+    rows : sequence of mappings
+
+    Examples
+    --------
+    >>> rows = [{"name": "a", "loss": 0.5, "mark": " †"}]
+    >>> print(rows_table({"model": "name", "loss (nats)": "loss", "perplexity": lambda row: 2.0}, rows), end="")
+    | model | loss (nats) | perplexity |
+    |---|---:|---:|
+    | a † | 0.500 | 2.00 |
+    """
+    getters = [column if callable(column) else itemgetter(column) for column in columns.values()]
+    cells = [[getter(row) for getter in getters] for row in rows]
+    return table(
+        list(columns), [[f"{first}{row['mark']}", *rest] for row, (first, *rest) in zip(rows, cells, strict=True)]
+    )
+
+
+def series(rows: Sequence[Mapping[str, Any]], label: str, x: str, y: str) -> dict[str, tuple[list[Any], list[Any]]]:
+    """Return the lines of a panel of `curves`: for every label the values of ``x`` and ``y`` of its rows."""
+    lines: dict[str, tuple[list[Any], list[Any]]] = {}
+    for row in rows:
+        abscissa, ordinate = lines.setdefault(str(row[label]), ([], []))
+        abscissa.append(row[x])
+        ordinate.append(row[y])
+    return lines
 
 
 def cell(value: Any) -> str:
@@ -50,12 +88,12 @@ def digits(value: float, significant: int = 3) -> str:
 
     Examples
     --------
-    >>> digits(4.8771), digits(4.8771, 4), digits(0.00051), digits(-213.9), digits(1e-7)
-    ('4.88', '4.877', '0.000510', '-214', '1e-07')
+    >>> digits(4.8771), digits(4.8771, 4), digits(0.00051), digits(-213.9), digits(0.09999), digits(1e-7)
+    ('4.88', '4.877', '0.000510', '-214', '0.100', '1e-07')
     """
     if not value:
         return "0"
-    places = significant - 1 - int(f"{value:e}".split("e")[1])
+    places = significant - 1 - int(f"{value:.{significant - 1}e}".split("e")[1])
     if places > 7:
         return f"{value:.{significant - 1}g}"
     return f"{value:,.{max(0, places)}f}"
@@ -86,7 +124,7 @@ def spread(values: Sequence[float]) -> str:
 
 def curves(
     path: Path, panels: Mapping[str, Mapping[str, tuple[Any, Any]]], x: str, y: str, top: float | None = None,
-    styles: Mapping[str, Mapping[str, Any]] | None = None,
+    styles: Mapping[str, Mapping[str, Any]] | None = None, log: str = "",
 ) -> None:  # fmt: skip
     """Draw panels of curves as one PNG.
 
@@ -99,12 +137,20 @@ def curves(
     top : float, optional
         Upper end of the vertical axis.
     styles : mapping of label to keywords of matplotlib's ``plot``, optional
+    log : str
+        Axes with a logarithmic scale: "x", "y" or "xy".
     """
     figure, axes = figures.figure(len(panels))
+    from matplotlib.ticker import LogFormatter
+
     for axis, (title, lines) in zip(axes, panels.items(), strict=True):
         for label, (abscissa, ordinate) in lines.items():
             axis.plot(abscissa, ordinate, label=label, **(styles or {}).get(label, {}))
         axis.set(title=title, xlabel=x, ylim=(None, top))
+        for name in log:
+            axis.set(**{f"{name}scale": "log"})
+            getattr(axis, f"{name}axis").set_major_formatter(LogFormatter())  # 200 in place of 2 times 10 to the 2
+            getattr(axis, f"{name}axis").set_minor_formatter(LogFormatter())
         axis.grid(alpha=0.3)
         axis.legend(fontsize="x-small")
     axes[0].set_ylabel(y)
@@ -136,12 +182,20 @@ def write(docs: Path, name: str, title: str, conclusion: str, body: str, results
         path.read_text(encoding="utf-8") if path.exists() else "# Benchmarks\n\n<!-- contents -->\n<!-- /contents -->\n"
     )
     stamp = results.stamp(f"python -m benchmarks {name}")
-    text = _replaced(text, name, f"## {title}\n\n**{conclusion}**\n\n{body.strip()}\n\n{stamp}", path)
+    text = _replaced(text, name, f"## {title}\n\n**{conclusion}**\n\n{_filled(body.strip())}\n\n{stamp}", path)
     titles = re.findall(r"^## (.*)\n\n\*\*(.*)\*\*$", text, re.M)
     lines = [f"- [{each}](#{_anchor(each)}): {sentence}" for each, sentence in titles]
     text = _replaced(text, "contents", "\n".join(lines), path)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _filled(body: str) -> str:
+    """Return a body whose paragraphs of prose have lines of equal length."""
+    paragraphs = body.split("\n\n")
+    prose = (not paragraph.lstrip().startswith(("|", "- ", "#", "!")) for paragraph in paragraphs)
+    fill = partial(textwrap.fill, width=120, break_long_words=False, break_on_hyphens=False)
+    return "\n\n".join(fill(text) if is_prose else text for text, is_prose in zip(paragraphs, prose, strict=True))
 
 
 def _anchor(title: str) -> str:

@@ -1,13 +1,11 @@
-"""Counting speed: radial contexts through `accumulators.update_pairs` beside scipy's sparse product; the bit cipher.
+"""Counting speed: the package's kernel beside scipy's sparse product; seconds and memory of the bit cipher.
 
-Both count the same chunks of the same text on one core, in turn, and no time is reported unless the counts are equal.
+The kernel and scipy count the same pairs of the same text on one core, in turn. A speed is reported only if both give
+equal counts.
 """
 
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,16 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from benchmarks import report
+from benchmarks import render
+from benchmarks.harness import Results, Workers
 from bitcipher import codes
 from warmstart import accumulators, contexts
 from warmstart.corpus import Corpus
-from warmstart.near_shallow import cipher_vectors
-from warmstart.progress import Progress
+from warmstart.near_shallow.model import cipher_vectors
+from warmstart.progress import Progress, peak_memory
 
 SPLIT = r"\n\n"  # a blank line between books
-CODE = ("bitcipher/codes.py", *(f"warmstart/{name}.py" for name in ("accumulators", "_kernels", "contexts")))
-BITS, LAGS, TOKENS, REPETITIONS = 256, 4, 4_000_000, 7
+LAGS = 4  # a target is counted with each of the 4 tokens before it
+COUNTING = {"tokens": 4_000_000, "repetitions": 7, "bits": 256, "lags": LAGS, "vocabulary": 8192}
+CIPHER = {"vocabulary": 1_000_000, "bits": 1024}
 
 Chunks = list[tuple[NDArray[np.int64], NDArray[np.int64]]]  # inputs (lags, n) and targets (n,)
 
@@ -41,9 +41,10 @@ def count(chunks: Chunks, vectors: sparse.csr_array) -> list[NDArray[np.int64]]:
 
 
 def count_scipy(chunks: Chunks, vectors: sparse.csr_array) -> list[sparse.csr_array]:
-    """Count every lag as one-hot targets, transposed, times vectors, (V, b) each: the fastest form that was found.
+    """Count every lag as one-hot targets, transposed, times vectors, (V, b) each.
 
-    Transposing once a chunk and adding sparse matrices is several times as fast as adding to a dense one.
+    This is the fastest form in scipy that we know: to transpose once a chunk and to add sparse matrices is several
+    times as fast as to add to a dense one.
     """
     weights = np.diff(vectors.indptr)
     units = np.repeat(accumulators.code_unit(weights) // weights, weights)
@@ -57,100 +58,67 @@ def count_scipy(chunks: Chunks, vectors: sparse.csr_array) -> list[sparse.csr_ar
     return F
 
 
-def pairs(data: Path, n: int, repetitions: int, progress: Progress | None) -> dict[str, Any]:
-    """Count ``n`` tokens at every lag, both ways in turn.
+def counting(data: Path, settings: dict[str, int]) -> dict[str, Any]:
+    """Count tokens at every lag both ways, in turn.
 
     Raises
     ------
     RuntimeError
         The counts differ.
     """
-    corpus = Corpus.build(data / "classics" / "train.txt.xz", split_documents=SPLIT, progress=progress)
-    vectors = cipher_vectors(corpus.vocab_size, BITS)
+    n = settings["tokens"]
+    corpus = Corpus.build(data / "classics" / "train.txt.xz", vocab_size=settings["vocabulary"], split_documents=SPLIT)
+    vectors = cipher_vectors(corpus.vocab_size, settings["bits"])
     read = contexts.read_all(corpus.tokens[: n + 1], corpus.documents, LAGS)
     chunks = [(chunk.radial(LAGS, corpus.separator), chunk.targets) for chunk in read]
-    ours, theirs = count(chunks, vectors), count_scipy(chunks, vectors)  # also compiles
-    if not all(np.array_equal(a.T, b.toarray()) for a, b in zip(ours, theirs, strict=True)):
-        raise RuntimeError("the kernel and scipy disagree on the counts; no speed is reported")
-    del ours, theirs
-    ways: dict[str, Callable[[Chunks, sparse.csr_array], object]] = {"warmstart": count, "scipy": count_scipy}
-    rates: dict[str, list[float]] = {name: [] for name in ways}
-    for i in range(repetitions):
-        for name, way in ways.items():
-            start = time.process_time()  # of one thread: other work on the machine does not enter
-            way(chunks, vectors)
-            rates[name].append(LAGS * n / (time.process_time() - start) / 1e6)
-        if progress:
-            progress("counting", i + 1, repetitions)
-    return {
-        "vocab_size": corpus.vocab_size,
-        "pairs": LAGS * n,
-        "million_pairs_per_second": rates,
-        "ratio": median(a / b for a, b in zip(rates["warmstart"], rates["scipy"], strict=True)),
-    }
+    for ours, theirs in zip(count(chunks, vectors), count_scipy(chunks, vectors), strict=True):  # also compiles
+        if not np.array_equal(ours.T, theirs.toarray()):
+            raise RuntimeError("the kernel and scipy disagree on the counts; no speed is reported")
+    speeds: dict[str, list[float]] = {"warmstart": [], "scipy": []}
+    for _ in range(settings["repetitions"]):
+        for name, function in (("warmstart", count), ("scipy", count_scipy)):
+            start = time.process_time()  # CPU time: other work on the machine does not count
+            function(chunks, vectors)
+            speeds[name].append(LAGS * n / (time.process_time() - start) / 1e6)
+    ratio = median(a / b for a, b in zip(speeds["warmstart"], speeds["scipy"], strict=True))
+    sizes = {"vocab_size": corpus.vocab_size, "pairs": LAGS * n}
+    return {**sizes, "million_pairs_per_second": speeds, "ratio": ratio}
 
 
 def cipher(vocab_size: int, bits: int) -> dict[str, float]:
-    """Assign codes in a process of its own; return seconds and MiB at the peak above what the process had before."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(_cipher, vocab_size, bits).result()
-
-
-def _cipher(vocab_size: int, bits: int) -> dict[str, float]:
-    codes.assign_codes(1000, bits)  # compile
-    before, start = _peak(), time.process_time()
+    """Assign codes; return CPU seconds, and the MiB that this adds to the peak memory of a fresh process."""
+    codes.assign_codes(1000, bits)  # compiles
+    before, start = peak_memory(), time.process_time()
     codes.assign_codes(vocab_size, bits)
-    return {"seconds": time.process_time() - start, "mib": _peak() - before}
-
-
-def _peak() -> float:
-    """Peak resident memory of this process in MiB (Linux; getrusage would count the parent's)."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) / 1024
+    return {"seconds": time.process_time() - start, "mib": (peak_memory() - before) / 2**20}
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Measure, and write ``results/throughput.jsonl`` and a section of ``benchmarks.md``.
-
-    Parameters
-    ----------
-    data : Path
-        Folder with ``classics``.
-    docs : Path
-        Folder to write to.
-    quick : bool
-        A hundredth of the tokens, three repetitions, a small cipher; nothing is written.
-    progress : callable of (stage, done, total), optional
-
-    Returns
-    -------
-    dict
-        ``counting``: million pairs a second by way and repetition, and the median ratio; ``cipher``: seconds and MiB.
-    """
-    book = report.Book(None if quick else docs / "results" / "throughput.jsonl", report.code_digest(*CODE))
-    size = (50_000, 1024) if quick else (1_000_000, 1024)
-    less = (TOKENS // 100, 3) if quick else (TOKENS, REPETITIONS)
-    results = {
-        "counting": book.do("counting", partial(pairs, data, *less, progress)),
-        "cipher": {"vocab_size": size[0], "bits": size[1], **book.do("cipher", partial(cipher, *size))},
-    }
+    """Count both ways; assign the codes of a large vocabulary."""
+    results = Results(None if quick else docs / "results" / "throughput.jsonl", __name__, progress=progress)
+    pairs = COUNTING | ({"tokens": 40_000, "repetitions": 3} if quick else {})
+    sizes = CIPHER | ({"vocabulary": 50_000} if quick else {})
+    keys = {"counting": "radial contexts", **pairs}, {"cipher": "codes", **sizes}
+    output: dict[str, Any] = {"counting": results.do(keys[0], partial(counting, data, pairs))}
+    with Workers(results, processes=1) as workers:
+        output["cipher"] = sizes | workers.do(keys[1], cipher, *sizes.values())
     if not quick:
-        report.write(docs, "throughput", _section(results))
-    return results
+        marks = [results.mark(key) for key in keys]
+        render.write(docs, "throughput", "Counting speed", *_section(output, marks), results)
+    return output
 
 
-def _section(results: dict[str, Any]) -> str:
-    counting, made = results["counting"], results["cipher"]
-    rows = [
-        [name, median(rates), min(rates), max(rates)] for name, rates in counting["million_pairs_per_second"].items()
-    ]
-    table = report.table(["way", "M pairs/s (median)", "lowest", "highest"], rows)
-    return (
-        f"## Throughput: counting\n\n{counting['pairs']:,} pairs of a target and a token 1 to {LAGS} before it "
-        f"(classics, V = {counting['vocab_size']:,}, b = {BITS}, chunks of {contexts.TARGETS_PER_CHUNK:,} targets), "
-        "in CPU seconds of one core, repetitions in turn, after both had given equal counts. scipy: one-hot targets, "
-        f"transposed, times sparse cipher vectors, in its fastest form that was found.\n\n{table}\n"
-        f"Median ratio: **{counting['ratio']:.2f}**.\n\n"
-        f"Bit cipher of {made['vocab_size']:,} tokens and {made['bits']:,} bits: {made['seconds']:.1f} CPU seconds, "
-        f"{made['mib']:.0f} MiB at the peak, the codes included."
-    )
+def _section(output: dict[str, Any], marks: list[str]) -> tuple[str, str]:
+    pairs, codes_of = output["counting"], output["cipher"]
+    speeds = pairs["million_pairs_per_second"].items()
+    rows = [[name + marks[0], median(values), min(values), max(values)] for name, values in speeds]
+    conclusion = f"The kernel counts {pairs['ratio']:.2f} times as many pairs a second as scipy's sparse product."
+    body = f"""{pairs["pairs"]:,} pairs of a target and a token 1 to {LAGS} before it, in the classics:
+{pairs["vocab_size"]:,} tokens in the vocabulary, {COUNTING["bits"]} bits, chunks of {contexts.TARGETS_PER_CHUNK:,} targets. CPU
+seconds of one core, repetitions in turn, after both programs gave equal counts. scipy: one-hot targets, transposed,
+times sparse cipher vectors. The ratio above is the median over the repetitions.
+
+{render.table(["program", "million pairs a second (median)", "lowest", "highest"], rows)}
+The bit cipher of {codes_of["vocabulary"]:,} tokens and {codes_of["bits"]:,} bits takes {codes_of["seconds"]:.2f} CPU
+seconds and adds {codes_of["mib"]:.0f} MiB to the peak memory, the codes included.{marks[1]}"""
+    return conclusion, body

@@ -18,6 +18,7 @@ def train(
     validate: Callable[[], float],
     at: Collection[int],
     clip: float | None = 1.0,
+    stop: Callable[[list[float]], bool] = lambda losses: False,
 ) -> dict[str, Any]:
     """Train for some steps and return the curve of the validation loss.
 
@@ -35,6 +36,8 @@ def train(
         Steps before which to validate; ``steps`` is the end.
     clip : float, optional
         Largest norm of the gradient of all dense parameters together.
+    stop : callable of the validation losses so far
+        Ends the run after a validation when it returns True.
 
     Returns
     -------
@@ -50,7 +53,7 @@ def train(
         if step in at:
             for name, value in (("steps", step), ("nats", validate()), ("seconds", seconds)):
                 curve[name].append(value)
-        if step == steps:
+        if step == steps or (step in at and stop(curve["nats"])):
             return curve
         began = clock()
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):

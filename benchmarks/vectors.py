@@ -1,78 +1,132 @@
-"""Word vectors: cipher vectors beside word2vec, fastText, PPMI-SVD and GloVe on the same tokens, cores and dimension.
+"""Word vectors: cipher vectors beside word2vec, fastText and PPMI-SVD on the same tokens.
 
-Seconds are from lists of tokens to vectors. Every arm has the words that occur five times or more. Finished arms are
-kept in ``docs/results/vectors.jsonl``, the peers' in ``vectors_peers.jsonl``, and not run again by the same code.
+All arms have the same dimension, the same cores and the words that occur five times or more. Seconds are from lists of
+tokens to vectors.
 """
 
-import functools
 import importlib.metadata
+import itertools
 import lzma
 import os
 import re
-import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import cache, partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from benchmarks import probes, report
+from benchmarks import probes, render
+from benchmarks.harness import Results
 from benchmarks.needs import AbsentError, need
 from benchmarks.probes import WordVectors
-from benchmarks.report import Book
 from bitcipher import CooccurrenceEmbedding
-from warmstart import figures
-from warmstart.baselines import ppmi_svd
+from warmstart import baselines
 from warmstart.progress import Progress
 
 WORDS = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]")  # cased words with their apostrophes; other signs one by one
-SIZE, MIN_COUNT, WINDOW, EPOCHS = 200, 5, 5, 5
+SIZE, MIN_COUNT, WINDOW = 200, 5, 5
 SHARES = (1.0, 0.1)  # of the paragraphs, from the beginning
 
+COMPRESSED = {"method": "cipher", "radii": (1, WINDOW), "sides": "separate", "transform": "log_ratio"}
+GENSIM = {"window": WINDOW, "epochs": 5, "seed": 1}
+ARMS: dict[str, dict[str, Any]] = {
+    "cipher 512, compressed": {**COMPRESSED, "bits": 512},
+    "word2vec CBOW": {**GENSIM, "method": "Word2Vec", "sg": 0},
+    "cipher 256, compressed": {**COMPRESSED, "bits": 256},
+    "cipher 100, left and right": {"method": "cipher", "radii": (1,), "sides": "separate", "transform": "sqrt"},
+    "cipher 2048, both sides, radius 5": {**COMPRESSED, "bits": 2048, "radii": (WINDOW,), "sides": "both"},
+    "PPMI-SVD": {"method": "PPMI-SVD", "window": WINDOW},
+    "word2vec skip-gram": {**GENSIM, "method": "Word2Vec", "sg": 1},
+    "fastText skip-gram": {**GENSIM, "method": "FastText", "sg": 1},
+}
+QUICK = ("cipher 512, compressed", "word2vec CBOW", "PPMI-SVD")
+
 Sentences = list[list[str]]
-Train = Callable[[Sentences, int], WordVectors]
+
+
+def cipher(sentences: Sentences, size: int, **settings: Any) -> WordVectors:
+    """Return cipher vectors; without ``bits`` they are not compressed, and each side has half of the dimension."""
+    width: dict[str, Any] = {"components": size} if "bits" in settings else {"bits": size // 2, "components": None}
+    model = CooccurrenceEmbedding(min_count=MIN_COUNT, **width, **settings)
+    vectors = model.fit(sentences, workers=os.cpu_count() or 1).vectors_
+    return WordVectors(model.vocabulary_, vectors)
+
+
+def gensim(name: str, sentences: Sentences, size: int, **settings: Any) -> WordVectors:
+    """Return the vectors of a model of gensim."""
+    need("gensim")
+    from gensim import models
+
+    model = getattr(models, name)
+    vectors = model(sentences, vector_size=size, min_count=MIN_COUNT, workers=os.cpu_count() or 1, **settings).wv
+    return WordVectors(vectors.key_to_index, vectors.vectors)
+
+
+def ppmi_svd(sentences: Sentences, size: int, window: int) -> WordVectors:
+    """Return the truncated SVD of the positive pointwise mutual information of pairs within a window."""
+    counts = Counter(token for sentence in sentences for token in sentence)
+    rows = {token: i for i, (token, count) in enumerate(counts.most_common()) if count >= MIN_COUNT}
+    pairs = sparse.csr_array((len(rows), len(rows)), dtype=np.float32)
+    for start in range(0, len(sentences), 20_000):
+        part = sentences[start : start + 20_000]
+        ids = np.array([i for s in part for i in [*(rows.get(token, -1) for token in s), *[-1] * window]], np.int32)
+        for distance in range(1, window + 1):
+            known = (ids[:-distance] >= 0) & (ids[distance:] >= 0)
+            left, right = ids[:-distance][known], ids[distance:][known]
+            pairs += sparse.coo_array((np.ones(left.size, np.float32), (left, right)), shape=pairs.shape).tocsr()
+    return WordVectors(rows, baselines.ppmi_svd(pairs, size))
+
+
+METHODS: dict[str, Callable[..., WordVectors]] = {
+    "cipher": cipher,
+    "Word2Vec": partial(gensim, "Word2Vec"),
+    "FastText": partial(gensim, "FastText"),
+    "PPMI-SVD": ppmi_svd,
+}
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Train, probe and write; ``quick``: three arms at d = 50, nothing is written.
-
-    A peer that is not installed is named with what it needs, and left out.
-    """
-    size = 50 if quick else SIZE
-    kept = docs / "results"
-    own = Book(None if quick else kept / "vectors.jsonl", report.code_digest("bitcipher"))
-    peers = Book(None if quick else kept / "vectors_peers.jsonl", f"gensim {_version()}")
-    tried = ["cipher 512, compressed", "word2vec CBOW", "PPMI-SVD"] if quick else list(ARMS)
-    jobs = [(name, share) for name in tried for share in ((1.0,) if quick else SHARES)]
-    results: dict[str, Any] = {"arms": [], "left_out": {}}
-    for i, (name, share) in enumerate(jobs):
-        if progress:
-            progress(f"{name}, {share:.0%} of the text", i, len(jobs))
-        book = own if name.startswith("cipher") else peers
+    """Train and probe every arm; an arm whose package is not installed is named and left out."""
+    results = Results(None if quick else docs / "results" / "vectors.jsonl", __name__, progress=progress)
+    text = cache(partial(read_text, data / "classics" / "train.txt.xz"))
+    size = 20 if quick else SIZE
+    output: dict[str, Any] = {"arms": [], "left_out": {}}
+    for name, share in itertools.product(QUICK if quick else ARMS, (1.0,) if quick else SHARES):
+        settings = ARMS[name]
+        key = {**settings, "dimension": size, "min_count": MIN_COUNT, "share": share, "text": "classics"}
+        if settings["method"] in ("Word2Vec", "FastText"):
+            key["gensim"] = _version()
         try:
-            job = functools.partial(_arm, ARMS[name], data, share, size)
-            found = book.do(f"{name}, {share:.0%}, d = {size}", job)
-            results["arms"].append({"name": name, "share": share, **found})
+            row = results.row(key, partial(arm, data, settings, text, share, size), vectors=name, share=share)
+            output["arms"].append(row)
         except AbsentError as error:
-            if name not in results["left_out"]:
-                sys.stderr.write(f"left out: {name}: {error}\n")
-            results["left_out"][name] = str(error)
-        if not quick:
-            _write(results, docs)
-    return results
+            output["left_out"][name] = str(error)
+    for name, reason in output["left_out"].items():
+        sys.stderr.write(f"left out: {name}: {reason}\n")
+    if not quick:
+        panels = {
+            "part of speech, accuracy": render.series(output["arms"], "vectors", "cpu_seconds", "pos"),
+            "named entities, F1": render.series(output["arms"], "vectors", "cpu_seconds", "ner"),
+        }
+        styles = {name: {"marker": "o" if name.startswith("cipher") else "s", "linestyle": ":"} for name in ARMS}
+        x = "CPU seconds (left end of a line: a tenth of the text)"
+        render.curves(docs / "images" / "vectors.png", panels, x, "score of the probe", styles=styles, log="x")
+        render.write(docs, "vectors", "Word vectors", *_section(output), results)
+    return output
 
 
-def _arm(train: Train, data: Path, share: float, size: int) -> dict[str, Any]:
-    """Train and probe one arm."""
-    sentences = _text(data / "classics" / "train.txt.xz")
-    sentences = sentences[: int(share * len(sentences))]
+def arm(data: Path, settings: dict[str, Any], text: Any, share: float, size: int) -> dict[str, Any]:
+    """Train one arm on a share of the paragraphs, and probe its vectors."""
+    sentences = text()[: int(share * len(text()))]
+    options = {name: value for name, value in settings.items() if name != "method"}
     wall, cpu = time.perf_counter(), time.process_time()
-    vectors = train(sentences, size)
+    vectors = METHODS[settings["method"]](sentences, size, **options)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return {
         "tokens": sum(map(len, sentences)),
@@ -86,94 +140,10 @@ def _arm(train: Train, data: Path, share: float, size: int) -> dict[str, Any]:
     }
 
 
-@functools.lru_cache(1)
-def _text(path: Path) -> Sentences:
+def read_text(path: Path) -> Sentences:
     """Return the paragraphs of a file as lists of tokens."""
-    return [
-        tokens for line in lzma.decompress(path.read_bytes()).decode().split("\n") if (tokens := WORDS.findall(line))
-    ]
-
-
-def _cipher(sentences: Sentences, size: int, **settings: Any) -> WordVectors:
-    model = CooccurrenceEmbedding(min_count=MIN_COUNT, **settings)
-    vectors = model.fit(sentences, workers=os.cpu_count() or 1).vectors_
-    return WordVectors(model.vocabulary_, vectors)
-
-
-def _plain(sentences: Sentences, size: int) -> WordVectors:
-    """Left and right neighbour, square roots: half the dimension each."""
-    return _cipher(sentences, size, bits=size // 2, radii=(1,), sides="separate", transform="sqrt", components=None)
-
-
-def _compressed(bits: int, radii: tuple[int, ...] = (1, WINDOW), sides: str = "separate") -> Train:
-    """Log ratios, compressed; by default left and right, radius 1 and 5."""
-
-    def train(sentences: Sentences, size: int) -> WordVectors:
-        return _cipher(sentences, size, bits=bits, radii=radii, sides=sides, transform="log_ratio", components=size)
-
-    return train
-
-
-def _gensim(name: str, sg: int) -> Train:
-    def train(sentences: Sentences, size: int) -> WordVectors:
-        need("gensim")
-        from gensim import models
-
-        settings = {"vector_size": size, "window": WINDOW, "min_count": MIN_COUNT, "epochs": EPOCHS, "seed": 1}
-        made = getattr(models, name)(sentences, sg=sg, workers=os.cpu_count() or 1, **settings).wv
-        return WordVectors(made.key_to_index, made.vectors)
-
-    return train
-
-
-def _ppmi_svd(sentences: Sentences, size: int) -> WordVectors:
-    """Count the pairs within the window, for `warmstart.baselines.ppmi_svd`."""
-    counts = Counter(token for sentence in sentences for token in sentence)
-    rows = {token: i for i, (token, count) in enumerate(counts.most_common()) if count >= MIN_COUNT}
-    pairs = sparse.csr_array((len(rows), len(rows)), dtype=np.float32)
-    for start in range(0, len(sentences), 20_000):
-        part = sentences[start : start + 20_000]
-        ids = np.array([i for s in part for i in [*(rows.get(token, -1) for token in s), *[-1] * WINDOW]], np.int32)
-        for distance in range(1, WINDOW + 1):
-            known = (ids[:-distance] >= 0) & (ids[distance:] >= 0)
-            left, right = ids[:-distance][known], ids[distance:][known]
-            pairs += sparse.coo_array((np.ones(left.size, np.float32), (left, right)), shape=pairs.shape).tocsr()
-    return WordVectors(rows, ppmi_svd(pairs, size))
-
-
-def _glove(sentences: Sentences, size: int) -> WordVectors:
-    """Run the binaries of stanfordnlp/GloVe in the folder WARMSTART_GLOVE."""
-    if not (folder := os.environ.get("WARMSTART_GLOVE")):
-        raise AbsentError("expected the binaries of GloVe, found none; set WARMSTART_GLOVE to their folder")
-    threads = ["-threads", str(os.cpu_count()), "-seed", "1"]
-    with tempfile.TemporaryDirectory() as work:
-        text = "\n".join(map(" ".join, sentences)).encode()
-        vocabulary = _binary(work, folder, "vocab_count", ["-min-count", str(MIN_COUNT)], text)
-        (Path(work) / "vocab.txt").write_bytes(vocabulary)
-        counted = _binary(work, folder, "cooccur", ["-window-size", "10", "-vocab-file", "vocab.txt"], text)
-        (Path(work) / "shuffled.bin").write_bytes(_binary(work, folder, "shuffle", ["-seed", "1"], counted))
-        options = ["-input-file", "shuffled.bin", "-vocab-file", "vocab.txt", "-save-file", "vectors", "-iter", "15"]
-        _binary(work, folder, "glove", [*options, "-vector-size", str(size), *threads])
-        lines = [line.split(" ") for line in (Path(work) / "vectors.txt").read_text().splitlines()]
-    return WordVectors({line[0]: i for i, line in enumerate(lines)}, np.array([line[1:] for line in lines], np.float32))
-
-
-def _binary(work: str, folder: str, name: str, options: list[str], text: bytes = b"") -> bytes:
-    command = [str(Path(folder).resolve() / name), "-verbose", "0", *options]
-    return subprocess.run(command, input=text, cwd=work, capture_output=True, check=True).stdout  # noqa: S603 - given
-
-
-ARMS: dict[str, Train] = {
-    "cipher 512, compressed": _compressed(512),
-    "word2vec CBOW": _gensim("Word2Vec", 0),
-    "cipher 256, compressed": _compressed(256),
-    "cipher 100, left and right": _plain,
-    "cipher 2048, both sides, radius 5": _compressed(2048, (WINDOW,), "both"),
-    "PPMI-SVD": _ppmi_svd,
-    "word2vec skip-gram": _gensim("Word2Vec", 1),
-    "fastText skip-gram": _gensim("FastText", 1),
-    "GloVe": _glove,
-}
+    lines = lzma.decompress(path.read_bytes()).decode().split("\n")
+    return [tokens for line in lines if (tokens := WORDS.findall(line))]
 
 
 def _version() -> str:
@@ -183,26 +153,33 @@ def _version() -> str:
         return "absent"
 
 
-def _write(results: dict[str, Any], docs: Path) -> None:
-    """Write the section of docs/benchmarks.md and the plot."""
-    arms = results["arms"]
-    headers = ["vectors", "d", "part of speech", "entities, F1", *probes.PAIRS, "s", "CPU s"]
-    tables = {share: report.table(headers, _rows(arm for arm in arms if arm["share"] == share)) for share in SHARES}
-    whole, part = (next((arm for arm in arms if arm["share"] == share), None) for share in SHARES)
+def _section(output: dict[str, Any]) -> tuple[str, str]:
+    columns: dict[str, Any] = {"vectors": "vectors", "part of speech": "pos", "entities, F1": "ner"}
+    columns |= {pairs: lambda row, pairs=pairs: row["similarity"][pairs][0] for pairs in probes.PAIRS}
+    columns |= {"seconds": "seconds", "CPU seconds": "cpu_seconds"}
+    arms = {share: [row for row in output["arms"] if row["share"] == share] for share in SHARES}
+    tables = {share: render.rows_table(columns, rows) for share, rows in arms.items()}
     covered = "; ".join(
-        f"{share:.0%} of the text: " + ", ".join(f"{name} {arm['similarity'][name][1]:.0%}" for name in probes.PAIRS)
-        for share, arm in ((1.0, whole), (0.1, part))
-        if arm
+        f"{share:.0%} of the text: " + ", ".join(f"{p} {rows[0]['similarity'][p][1]:.0%}" for p in probes.PAIRS)
+        for share, rows in arms.items()
     )
-    left_out = "".join(f"\n{name} is left out: {reason}.\n" for name, reason in results["left_out"].items())
-    body = f"""## Word vectors
-
-Classics, cased words and signs, {whole["tokens"] if whole else 0:,} tokens; words that occur {MIN_COUNT} times or more.
-Peers (gensim {_version()}): window {WINDOW}, {EPOCHS} epochs; {os.cpu_count()} threads for all arms.
-Seconds from lists of tokens to vectors;
-CPU seconds are of all threads together. Part of speech: accuracy on UD English EWT test (17 tags); entities: F1 of
-WNUT17 test; both by logistic regression on the frozen vectors of a token and its two neighbours. Word similarity:
-Spearman's correlation with cosines. Pairs covered, {covered}.
+    best = {"cipher vectors": "none", "peers": "none"}
+    for kind in best:
+        if rows := [row for row in arms[1.0] if row["vectors"].startswith("cipher") == (kind == "cipher vectors")]:
+            tagger, similar = max(rows, key=itemgetter("pos")), max(rows, key=columns["MEN"])
+            scores = f"{tagger['pos']:.3f} after {tagger['cpu_seconds']:.0f} CPU seconds ({tagger['vectors']})"
+            best[kind] = f"{scores} and {columns['MEN'](similar):.2f} ({similar['vectors']})"
+    conclusion = (
+        "Best accuracy in the part-of-speech probe, and best correlation with word similarity (MEN): "
+        f"{'; '.join(f'{kind} {scores}' for kind, scores in best.items())}."
+    )
+    left_out = "".join(f"\n{name} is left out: {reason}.\n" for name, reason in output["left_out"].items())
+    body = f"""Classics, cased words and signs, {arms[1.0][0]["tokens"]:,} tokens; words that occur {MIN_COUNT} times or
+more; {SIZE} dimensions. word2vec and fastText are those of gensim {_version()}: window {WINDOW}, {GENSIM["epochs"]}
+epochs. All arms have a thread for each core. Seconds are from lists of tokens to vectors; CPU seconds are those of all
+threads together. Part of speech: accuracy on UD English EWT, test (17 tags). Entities: F1 on WNUT17, test. Both are
+found by logistic regression on the frozen vectors of a token and its two neighbours. Word similarity (SimLex to RW):
+Spearman's correlation with cosines. Pairs that have vectors: {covered}.
 
 All of the text:
 
@@ -210,30 +187,5 @@ All of the text:
 A tenth of the text:
 
 {tables[0.1]}{left_out}
-![Part of speech over seconds](images/vectors.png)"""
-    _draw(docs / "images" / "vectors.png", arms)
-    report.write(docs, "vectors", body)
-
-
-def _rows(arms: Iterable[dict[str, Any]]) -> list[list[Any]]:
-    return [
-        [arm["name"], arm["dimension"], arm["pos"], arm["ner"]]
-        + [arm["similarity"][name][0] for name in probes.PAIRS]
-        + [arm["seconds"], arm["cpu_seconds"]]
-        for arm in arms
-    ]
-
-
-def _draw(path: Path, arms: list[dict[str, Any]]) -> None:
-    figure, axes = figures.figure(2)
-    for axis, measure, label in zip(
-        axes, ("pos", "ner"), ("part of speech, accuracy", "named entities, F1"), strict=True
-    ):
-        for arm in arms:
-            style = "o" if arm["name"].startswith("cipher") else "s"
-            faint = 1.0 if arm["share"] == 1 else 0.4
-            axis.plot(arm["cpu_seconds"], arm[measure], style, alpha=faint, color="C0" if style == "o" else "C1")
-            axis.annotate(arm["name"], (arm["cpu_seconds"], arm[measure]), fontsize=6, alpha=faint)
-        axis.set(xscale="log", xlabel="CPU seconds to train (faint: a tenth of the text)", ylabel=label)
-        axis.grid(alpha=0.3)
-    figures.save_figure(figure, path)
+![Probes over seconds](images/vectors.png)"""
+    return conclusion, body

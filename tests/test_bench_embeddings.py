@@ -35,13 +35,14 @@ def data(tmp_path, monkeypatch):
 
 
 def test_text_is_cut_to_its_size(data):
-    parts = embeddings.texts(data)
+    parts = embeddings.texts(data, 3_000_000)
     assert [len(parts[name]) for name in ("old", "new", "valid", "test")] == [200, 100, 40, 40]
     assert "<unk>" not in "".join(parts["old"])
+    assert len(embeddings.texts(data, 150)["old"]) == 2  # lines of about 90 characters
 
 
 def test_every_way_leaves_the_rest_of_the_model(data):
-    parts = embeddings.texts(data)
+    parts = embeddings.texts(data, 3_000_000)
     old, new = embeddings.train_tokenizer(parts["old"]), embeddings.train_tokenizer(parts["new"])
     model = embeddings.new_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -66,8 +67,8 @@ def test_a_model_of_zeros_has_the_nats_of_a_uniform_one(data):
 
 
 def test_quick_run(data, tmp_path):
-    result = embeddings.run(data, tmp_path / "docs", quick=True)
-    assert [list(arm["nats"]) for arm in result["arms"]] == [["0", "5", "10"]] * 4
-    assert all(arm["nats"]["10"] < arm["nats"]["0"] for arm in result["arms"])
+    output = embeddings.run(data, tmp_path / "docs", quick=True)
+    assert [list(arm["nats"]) for arm in output["arms"]] == [["0", "5", "10"]] * 4
+    assert all(arm["nats"]["10"] < arm["nats"]["0"] for arm in output["arms"])
     assert not (tmp_path / "docs").exists()
-    assert "| contextual cipher vectors |" in embeddings._section(result)
+    assert "| cipher vectors, initializer_range |" in embeddings._section(output)[1]

@@ -14,24 +14,19 @@ def test_the_recurrence_that_is_timed_is_the_rule(rule):
 
 
 def test_a_point_has_times_and_memory():
-    point = memory._alone("measure", "delta rule, chunks", 65, 2)
+    point = memory.measure("delta rule, chunks", 65, 2)
     assert point["forward"] > 0
     assert point["training"] > 0
     assert 0 <= point["bytes"] < 2**30
 
 
 def test_turns_time_both_forms():
-    found = memory.compare("sum rule", 65, 3, 2)
-    assert set(found) == {f"{form}, {part}" for form in ("recurrence", "chunks") for part in ("forward", "training")}
-    assert all(len(seconds) == 3 and min(seconds) > 0 for seconds in found.values())
-
-
-def test_a_failing_point_is_an_error():
-    with pytest.raises(RuntimeError, match=r"measure .*nothing.* failed: (?s:.*)KeyError"):
-        memory._alone("measure", "nothing", 5, 1)
+    seconds = memory.compare("sum rule", 65, 3, 2)
+    assert set(seconds) == {f"{form}, {kind}" for form in ("recurrence", "chunks") for kind in ("forward", "training")}
+    assert all(len(turns) == 3 and min(turns) > 0 for turns in seconds.values())
 
 
 def test_exponents_by_hand():
-    rows = [(1, 9.0, 1), (2, 8.0, 3), (4, 32.0, 6), (8, 128.0, 12)]
-    assert memory._slope(rows, 1) == pytest.approx(2)
-    assert memory._slope(rows, 2) == pytest.approx(1)
+    points = [{"length": n, "training": s, "bytes": b} for n, s, b in ((1, 9, 1), (2, 8, 3), (4, 32, 6), (8, 128, 12))]
+    assert memory.slope(points, "training") == pytest.approx(2)
+    assert memory.slope(points, "bytes") == pytest.approx(1)

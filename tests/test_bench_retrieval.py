@@ -39,7 +39,7 @@ def test_the_read_is_that_of_the_update_rules(rule):
     q, k = q[:, :5], k - 0.3 * (rule == "softmax")
     beta = torch.rand(3, 70, 1, dtype=torch.float64)
     v = torch.eye(70, dtype=torch.float64).expand(3, 1, 70, 70)  # a value for each write: the read is its weight
-    found = retrieval.write_weights(q, k, beta, rule)
+    weights = retrieval.write_weights(q, k, beta, rule)
     for i in range(5):
         asked = q[:, None, i : i + 1].expand(3, 1, 70, 8)
         if rule == "sum":
@@ -48,11 +48,12 @@ def test_the_read_is_that_of_the_update_rules(rule):
             expected = delta_rule(sum_normalise(asked), sum_normalise(k)[:, None], v, beta[:, None, :, 0])[0]
         else:
             expected = softmax_attention(asked, k[:, None], v)
-        torch.testing.assert_close(found[:, i], expected[:, 0, -1], rtol=0, atol=1e-10)
+        torch.testing.assert_close(weights[:, i], expected[:, 0, -1], rtol=0, atol=1e-10)
 
 
 def test_the_delta_rule_learns_to_forget_and_the_sum_does_not():
-    delta, total = (retrieval.train(2, "DPFP-1", rule, 10, 200) for rule in ("delta", "sum"))
+    settings = retrieval.SETTINGS | {"steps": 200}
+    delta, total = (retrieval.train(2, "DPFP-1", rule, 10, 0, settings) for rule in ("delta", "sum"))
     assert delta["steps"] == total["steps"] == 200
     assert delta["at 2 S"] < 0.08 < 0.16 < total["at 2 S"] < 0.5
     assert delta["loss"] < 0.06 < total["loss"]
@@ -65,3 +66,11 @@ def test_fixed_keys_are_exact_up_to_the_features_and_not_beyond(name, d_phi):
     assert within["best memory"] < 1e-12
     assert beyond["best memory"] == pytest.approx(0.25)  # (1 - d_phi / S) / 2
     assert within["delta, 30 passes"] < within["sum"]
+
+
+def test_training_ends_when_its_keys_are_solved_or_without_progress():
+    solved = retrieval.train(1, "softmax", "softmax", 20, 0, retrieval.SETTINGS | {"steps": 3000})
+    assert solved["loss"] <= retrieval.SOLVED
+    assert solved["steps"] < 3000
+    still = retrieval.SETTINGS | {"steps": 3000, "rate": 1e-12, "evaluations without progress": 1}
+    assert retrieval.train(1, "ELU+1", "sum", 20, 0, still)["steps"] < 3000

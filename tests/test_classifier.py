@@ -1,9 +1,5 @@
-"""`ExplicitClassifier` against hand-worked numbers, naive Bayes and one long stream; then its bench."""
-
-import gzip
-import json
 import pickle
-import struct
+import subprocess
 import sys
 import tracemalloc
 
@@ -17,8 +13,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.naive_bayes import MultinomialNB
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from benchmarks import classifier, needs, networks, report, texts
-from warmstart import figures, solution
+from warmstart import solution
 from warmstart.accumulators import empty, update
 from warmstart.errors import InputError
 from warmstart.estimators import ExplicitClassifier
@@ -292,150 +287,6 @@ def test_torch_layer_gives_the_same_probabilities(temperature):
     assert layer.weight.grad.abs().sum() > 0
 
 
-# The bench and its report.
-
-
-def idx(array):
-    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
-
-
-def small_mnist(folder):
-    """Write the four files with 8x8 digits pasted into 28x28."""
-    images, labels = load_digits(return_X_y=True)
-    wide = np.zeros((images.shape[0], 28, 28))
-    wide[:, :24, :24] = np.kron(images.reshape(-1, 8, 8), np.ones((3, 3))) * 15
-    folder.mkdir()
-    for name, part in (("train", slice(0, 1500)), ("t10k", slice(1500, None))):
-        (folder / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(wide[part])))
-        (folder / f"{name}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels[part])))
-
-
-def test_idx_files_are_read(tmp_path):
-    array = np.arange(24).reshape(2, 3, 4)
-    path = tmp_path / "a.gz"
-    path.write_bytes(gzip.compress(idx(array)))
-    assert np.array_equal(classifier.read_idx(path, 3), array)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"plain",
-        gzip.compress(b"\0\0"),
-        gzip.compress(idx(np.zeros((2, 2)))),
-        gzip.compress(idx(np.zeros((2, 2, 2)))[:-1]),
-    ],
-)
-def test_idx_files_that_are_not_are_refused(tmp_path, content):
-    path = tmp_path / "a.gz"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match="expected"):
-        classifier.read_idx(path, 3)
-    with pytest.raises(InputError, match="expected"):
-        classifier.read_idx(tmp_path / "missing", 3)
-
-
-def small_texts(folder):
-    """Write two intents and two tags in the formats of CLINC150 and CoNLL-U."""
-    rows = [["call my mother", "call"], ["what is the time", "time"]] * 30
-    (folder / "clinc150").mkdir()
-    (folder / "clinc150" / "data_full.json").write_text(json.dumps({"train": rows, "test": rows[:10]}))
-    lines = ["1\tthe\tthe\tDET", "1-2\tdogs\t_\t_", "2\tdog\tdog\tNOUN", "", "1\tbarks\tbark\tVERB", "", ""]
-    (folder / "ud-english-ewt").mkdir()
-    for split in ("train", "test"):
-        (folder / "ud-english-ewt" / f"en_ewt-ud-{split}.conllu").write_text("\n".join(lines * 20))
-
-
-def test_texts_are_read_as_words_and_windows(tmp_path):
-    small_texts(tmp_path)
-    (X, y), (X_test, _) = texts.intents(tmp_path)
-    assert (X.shape, X_test.shape) == ((60, 7), (10, 7))
-    assert X[0].sum() == 3
-    assert set(y) == {"call", "time"}
-    (X, y), _ = texts.tags(tmp_path)
-    assert y[:3].tolist() == ["DET", "NOUN", "VERB"]
-    assert (X.sum(axis=1) == 5).all()  # a word, two neighbours, an ending, a capital or none
-    (tmp_path / "clinc150" / "data_full.json").write_text("{}")
-    with pytest.raises(InputError, match="expected lists of"):
-        texts.intents(tmp_path)
-
-
-def test_bench_writes_numbers_table_and_picture(tmp_path, monkeypatch):
-    monkeypatch.setattr(networks, "STEPS", (20,))
-    monkeypatch.setattr(networks, "SHAPES", ((784, 10), (784, 64, 10)))
-    small_mnist(tmp_path / "mnist")
-    small_texts(tmp_path)
-    docs = tmp_path / "docs"
-    seen = []
-    result = classifier.run(tmp_path, docs, progress=lambda name, done, total: seen.append((done, total)))
-    lines = (docs / "results" / "classifier.jsonl").read_text().splitlines()
-    kept = {record["name"]: record["result"] for record in map(json.loads, lines)}
-    assert len(kept) == len(lines) == 7 + 1 + 2 * 4 + 5
-    assert [{"name": row["name"], **kept[f"MNIST, {row['name']}"]} for row in result["arms"]] == result["arms"]
-    monkeypatch.setattr(
-        classifier, "fit_and_measure", lambda *_: pytest.fail("again")
-    )  # all is kept, nothing is measured again
-    assert classifier.run(tmp_path, docs) == result
-    assert (docs / "images" / "mnist_k.png").read_bytes().startswith(b"\x89PNG")
-    text = (docs / "benchmarks.md").read_text()
-    assert "images/mnist_k.png" in text
-    assert "python -m benchmarks classifier" in text
-    assert [report for report in seen if report[0] == report[1]] == [(7, 7), (25, 25), (5, 5)]
-    arms = {row["name"]: row for row in result["arms"]}
-    assert arms["explicit solution"]["accuracy"] > 0.8
-    assert arms["explicit solution"]["cross_entropy"] < arms["explicit solution, temperature 1"]["cross_entropy"]
-    assert {row["accuracy"] for row in result["texts"]} == {1.0}
-    nets = {(row["shape"], row["start"], row["steps"]): row for row in result["networks"]}
-    assert nets["784-64-10", "warm_start", 0]["accuracy"] > nets["784-10", "warm_start", 0]["accuracy"] > 0.8
-    assert nets["784-10", "default", 0]["accuracy"] < 0.4
-
-
-@pytest.mark.data
-@pytest.mark.slow
-def test_mnist_reaches_the_published_accuracy():
-    try:
-        data = classifier.mnist(needs.data_folder())
-    except InputError as error:
-        pytest.skip(f"no MNIST: {error}")
-    X, y, X_test, y_test = data
-    model = ExplicitClassifier().fit(X, y)
-    assert model.score(X_test, y_test) >= 0.83
-    assert -model.predict_log_proba(X_test)[np.arange(y_test.size), y_test].mean() <= 0.60
-
-
-def test_sections_are_replaced_where_they_stand(tmp_path):
-    report.write_section(tmp_path, "one", "first")
-    report.write_section(tmp_path, "two", "second")
-    report.write_section(tmp_path, "one", r"\1 new")
-    text = (tmp_path / "benchmarks.md").read_text()
-    assert text.index(r"\1 new") < text.index("second")
-    assert "first" not in text
-    assert text.count("<!-- one -->") == text.count("<!-- /one -->") == 1
-    report.write_section(tmp_path, "one", r"\1 new")
-    assert (tmp_path / "benchmarks.md").read_text() == text
-
-
-def test_tables_align_numbers_right():
-    assert report.table(["name", "x"], [["a", 0.5], ["b", None], ["c|d", 1200]]) == (
-        "| name | x |\n|---|---:|\n| a | 0.500 |\n| b | - |\n| c\\|d | 1,200 |\n"
-    )
-
-
-def test_stamp_names_machine_and_versions():
-    stamp = report.stamp("python -m benchmarks x")
-    for part in ("`python -m benchmarks x`", "cores", f"numpy {np.__version__}", "Python", "torch"):
-        assert part in stamp
-
-
-def test_missing_matplotlib_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(InputError, match=r"warmstart\[plot\]"):
-        figures.figure(1)
-
-
-def test_a_section_that_does_not_end_is_an_error_and_stays(tmp_path):
-    (tmp_path / "benchmarks.md").write_text("<!-- one -->\nmine\n")
-    with pytest.raises(InputError, match="expected <!-- /one -->"):
-        report.write_section(tmp_path, "one", "new")
-    assert "mine" in (tmp_path / "benchmarks.md").read_text()
+def test_the_estimator_is_imported_without_torch():
+    code = "import sys, warmstart.estimators; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
