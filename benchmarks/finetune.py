@@ -37,8 +37,10 @@ from warmstart.solution import class_prior
 SPLITS = {"wikitext-2": ("train.txt", r"\n(?= = [^=])"), "classics": ("train.txt.xz", r"\n\n")}  # file, border
 PRESETS = ("micro", "small")
 VOCAB_SIZE, CONTEXTS = 4096, ("radial", "block", "document")
-TOKENS, SEARCH_TOKENS, EVERY, SCORED = 5_000_000, 1_000_000, 250_000, 30_000
-TRIALS, START_RATE, FACTORS = 24, 0.03, (0.5, 1.0, 2.0)
+TOKENS, EVERY, SCORED = 5_000_000, 250_000, 30_000
+SHORT = {300_000: 30, 1_000_000: 24}  # lengths of the shorter runs, in tokens, and trials of the search for their rates
+SEARCH_TOKENS = max(SHORT)
+START_RATE, FACTORS = 0.03, (0.5, 1.0, 2.0)
 GROUPS = ("embedding", "middle", "output")
 ARMS = ("warm", "cold", "cold + log-unigram")
 SEEDS = (0, 1, 2)
@@ -161,13 +163,15 @@ class Case:
         """Find the rates of an arm, then run it for every seed; the warm start does not depend on one."""
         names = ("frozen", "thaw") if arm == "warm" else ("thaw",)
 
-        def short(rates: Rates) -> float:
-            return float(self.run(arm, 0, names, rates, SEARCH_TOKENS)["nats"][-1])
+        def end(tokens: int, rates: Rates) -> float:
+            return float(self.run(arm, 0, names, rates, tokens)["nats"][-1])
 
         best: Rates = dict.fromkeys(GROUPS, START_RATE)
-        tried: list[Any] = [None]
+        short: dict[int, float] = {}
         if self.less == 1:
-            best, tried = search(short, best, TRIALS)
+            for tokens, trials in SHORT.items():
+                best, tried = search(partial(end, tokens), dict.fromkeys(GROUPS, START_RATE), trials)
+                short[tokens] = min(loss for _, loss in tried)
             best = self.scaled(arm, names, best)
         seeds = harness.cut(SEEDS, self.less > 1)
         jobs = [partial(self.run, arm, seed, names, best, TOKENS, test=True) for seed in seeds]
@@ -175,7 +179,7 @@ class Case:
         runs = self.workers.together(jobs)
         mark = self.workers.results.mark(*(self.key(arm, seed, names, best, TOKENS) for seed in seeds))
         third = runs[len(seeds) :]
-        return {"rates": best, "tried": len(tried), "runs": runs[: len(seeds)], "third": third, "mark": mark}
+        return {"rates": best, "short": short, "runs": runs[: len(seeds)], "third": third, "mark": mark}
 
     def scaled(self, arm: str, names: Sequence[str], rates: Rates) -> Rates:
         """Return the rates times the factor that is best for a whole run; more factors are tried beyond a border."""
@@ -304,10 +308,21 @@ def rows_of_ends(name: str, case: dict[str, Any]) -> list[list[Any]]:
             render.spread(ends(result)),
             math.exp(statistics.mean(run["test_nats"] for run in result["runs"])),
             " / ".join(f"{result['rates'][group]:.3g}" for group in GROUPS),
-            result["tried"],
         ]
         for arm, result in case.items()
     ]
+
+
+def rows_of_short_runs(found: dict[str, Any]) -> list[list[Any]]:
+    """Return a row for every text and preset: the losses of the best short runs, and the lead over the better cold."""
+    rows = []
+    for name, case in found.items():
+        row: list[Any] = [name]
+        for tokens in SHORT:
+            losses = [case[arm]["short"][tokens] for arm in ARMS]
+            row += [*map(render.nats, losses), render.nats(min(losses[1:]) - losses[0])]
+        rows.append(row)
+    return rows
 
 
 def row_of_leads(name: str, case: dict[str, Any]) -> list[Any]:
@@ -338,8 +353,10 @@ def row_of_leads(name: str, case: dict[str, Any]) -> list[Any]:
 def write(found: dict[str, Any], ablations: dict[str, dict[str, float]], speeds: list[dict[str, Any]], mark: str,
           docs: Path, results: Results) -> None:  # fmt: skip
     """Write the section of docs/benchmarks.md and its picture."""
-    headers = ["text, preset, start", "start", "end", "test perplexity", "rates", "trials"]
+    headers = ["text, preset, start", "start", "end", "test perplexity", "rates"]
     table = render.table(headers, [row for name, case in found.items() for row in rows_of_ends(name, case)])
+    headers = ["text, preset", *(f"{n / 1e6:g} M, {what}" for n in SHORT for what in (*ARMS, "lead"))]
+    short = render.table(headers, rows_of_short_runs(found))
     headers = ["text, preset", "better cold arm", *(f"lead at {at / 1e6:.0f} M" for at in LEADS), "lead at the end"]
     headers += ["least lead", f"lead of a warm run of {TOKENS / 3e6:.2f} M", "cold reaches warm's start after"]
     headers += ["share of tokens to cold's end", "curves cross at"]
@@ -357,21 +374,31 @@ def write(found: dict[str, Any], ablations: dict[str, dict[str, float]], speeds:
     top = max(case["warm"]["runs"][0]["nats"][0] for case in found.values()) + 1.0
     render.curves(docs / "images" / "finetune.png", panels, "million tokens", "nats a token, validation", top)
     shares = ", ".join(f"{name} {case['warm']['runs'][0]['padded_share']:.1%}" for name, case in found.items())
-    gaps = {name: gap(case) for name, case in found.items()}
-    conclusion = "At equal tokens and with rates of its own for every arm, the warm start ends " + ", ".join(
-        f"{abs(value):.3f} nats {'below' if value > 0 else 'above'} the better cold start ({name})"
-        for name, value in gaps.items()
+    gaps = [gap(case) for case in found.values()]
+    spans = []
+    for i, tokens in enumerate(SHORT):
+        leads_there = [float(row[4 * (i + 1)]) for row in rows_of_short_runs(found)]
+        spans.append(f"{min(leads_there):.2f} to {max(leads_there):.2f} nats after {tokens / 1e6:g} M tokens")
+    conclusion = (
+        "With rates of its own for every arm and length, the warm start leads the better cold start by "
+        f"{' and '.join(spans)}; after {TOKENS / 1e6:g} M tokens the cold start is ahead by {-max(gaps):.2f} to "
+        f"{-min(gaps):.2f} nats"
     )
     body = f"""{TOKENS:,} tokens in steps of 2,048, V = {VOCAB_SIZE:,}, contexts {", ".join(CONTEXTS)}, AdamW, matrix
 products in {harness.precision()}. *Warm*: solved from counts, a short phase with the embedding frozen, then all groups.
 *Cold*: the initialisation of `NearShallowLM`, all groups from the start; *+ log-unigram* adds the log-unigram
-distribution to the logits. Every arm has a rate for each of the groups {", ".join(GROUPS)}. It finds them by {TRIALS}
-trials of {SEARCH_TOKENS:,} tokens: a coordinate search that starts at {START_RATE:g} for every group and every arm,
-with more trials only where a chosen rate would else be the largest or smallest that was tried. Then it chooses a
-common factor of its rates by whole runs, among {", ".join(f"{factor:g}" for factor in FACTORS)} and more beyond a
-border. Losses are nats a token on about {SCORED:,} tokens of validation text; the end is mean and deviation of
-{len(SEEDS)} seeds (of the random weights and of the order of the batches). The
-perplexity is that of the whole test text, read once.
+distribution to the logits. Every arm has a rate for each of the groups {", ".join(GROUPS)}.
+
+Losses are nats a token on about {SCORED:,} tokens of validation text. Short runs: every arm finds its rates by
+{" and ".join(f"{trials} trials of {tokens:,} tokens" for tokens, trials in SHORT.items())}, each annealed to its own
+end. The search goes coordinate by coordinate from {START_RATE:g} for every group and every arm; there are more trials
+only where a chosen rate would else be the largest or smallest that was tried. The losses of the best runs (first seed)
+and the lead over the better cold arm:
+
+{short}
+Long runs: the rates of the runs of {SEARCH_TOKENS:,} tokens, times a common factor that is chosen by whole runs among
+{", ".join(f"{factor:g}" for factor in FACTORS)} and more beyond a border. The end is mean and deviation of {len(SEEDS)}
+seeds (of the random weights and of the order of the batches). The perplexity is that of the whole test text, read once.
 
 {table}
 The lead over the better cold arm, in nats; negative where the warm start is behind. "Least lead" is the smallest one of

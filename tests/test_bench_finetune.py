@@ -9,7 +9,7 @@ from warmstart.near_shallow import Config, NearShallowModel
 
 def arm(*runs, third=()):
     whole = [{"tokens": [0, 1_000_000, 5_000_000], "nats": list(r), "test_nats": np.log(50.0)} for r in runs]
-    return {"runs": whole, "third": third, "rates": dict.fromkeys(bench.GROUPS, 0.03), "tried": 24, "mark": ""}
+    return {"runs": whole, "third": third, "rates": dict.fromkeys(bench.GROUPS, 0.03), "mark": ""}
 
 
 CASE = {

@@ -365,7 +365,7 @@ def test_texts_that_do_not_suit_are_refused(corpus, valid, tmp_path):
 def test_named_phases():
     schedule = named_schedule(["frozen"], 1000)
     assert Clock(schedule, total=1000, epoch=1).end == 1000  # the last phase lasts to the end
-    assert named_schedule(["all"], 1000, rate=2.0).phases[0].rates["embedding"] == pytest.approx(0.24)
+    assert named_schedule(["all"], 1000, rate=2.0).phases[0].rates["embedding"] == pytest.approx(0.02)
     with pytest.raises(InputError, match="expected some of warm, frozen, thaw, all, got hot"):
         named_schedule(["hot"], 1000)
     with pytest.raises(InputError, match="a phase that trains something"):

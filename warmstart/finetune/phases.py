@@ -21,12 +21,12 @@ EMBEDDING_RATE = 0.15 * RATE  # smaller, because a vector affects all outputs at
 MIDDLE_RATE = 10 * RATE  # larger, because the softmaxes of the contexts give small features
 FROZEN_RATE = 0.1  # of both: what was solved is near the best for these vectors
 FROZEN = 0.02  # of the run
-COLD_RATES = {"embedding": 0.12, "middle": 0.006, "output": 0.004}  # best for random weights, chosen in the same way
+COLD_RATES = {"embedding": 0.01, "middle": 0.03, "output": 0.025}  # best for random weights, chosen in the same way
 DECODER_GROUPS = {  # embedding and head by their names in GPT-2, Llama, GPT-NeoX and their relatives; the rest
     "tables": ("*wte.*", "*wpe.*", "*embed_tokens.*", "*embed_in.*", "lm_head.*", "embed_out.*"),
     "blocks": ("*",),
 }
-DECODER_RATE = 7e-3
+DECODER_RATE = 5e-3
 DECAYS = ("cosine", "linear", "constant")
 
 
