@@ -115,8 +115,8 @@ def _section(output: dict[str, Any], marks: list[str]) -> tuple[str, str]:
     conclusion = f"The kernel counts {pairs['ratio']:.2f} times as many pairs a second as scipy's sparse product."
     body = f"""{pairs["pairs"]:,} pairs of a target and a token 1 to {LAGS} before it, in the classics:
 {pairs["vocab_size"]:,} tokens in the vocabulary, {COUNTING["bits"]} bits, chunks of {contexts.TARGETS_PER_CHUNK:,}
-targets. CPU seconds of one core, repetitions in turn, after both programs gave equal counts. scipy: one-hot targets, transposed,
-times sparse cipher vectors. The ratio above is the median over the repetitions.
+targets. CPU seconds of one core, repetitions in turn, after both programs gave equal counts. scipy: one-hot targets,
+transposed, times sparse cipher vectors. The ratio above is the median over the repetitions.
 
 {render.table(["program", "million pairs a second (median)", "lowest", "highest"], rows)}
 The bit cipher of {codes_of["vocabulary"]:,} tokens and {codes_of["bits"]:,} bits takes {codes_of["seconds"]:.2f} CPU
