@@ -107,7 +107,7 @@ class CooccurrenceEmbedding(BaseEstimator):  # type: ignore[misc]
 
     The defaults were chosen by a probe for parts of speech, on texts of 30,000 to 12 million tokens: no setting in the
     table of ``python -m benchmarks defaults`` is better by more than 0.005. Counting 12 million tokens with 109,000
-    types takes 3 GB; ``min_count=5`` takes a third. For the similarity of words choose ``bits=2048, radii=(5,),
+    types takes 3 GB; ``min_count=5`` about a third. For the similarity of words choose ``bits=2048, radii=(5,),
     sides="both"``. The sums of the paper are ``bits=100, sides="both", transform=None, components=None``.
 
     References
