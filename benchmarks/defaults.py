@@ -159,10 +159,7 @@ def _document_tasks(data: Path) -> dict[str, tuple[Documents, Documents]]:
         "CLINC150, 150 intents": (intents["train"], intents["test"]),
         "a tenth of CLINC150": (intents["train"][::10], intents["test"]),
         "UD EWT, 5 genres": (_genres(data, "train"), _genres(data, "test")),
-        "lamp, 3 commands": (
-            [row[:2] for row in lamp if row[2] == "train"],
-            [row[:2] for row in lamp if row[2] == "test"],
-        ),
+        "lamp, 3 commands": (lamp["train"], lamp["test"]),
     }
 
 
@@ -177,7 +174,7 @@ def _classify(vectorizer: Any, train: Documents, test: Documents) -> dict[str, A
     """Return the accuracy of a logistic regression on the features."""
     (texts, labels), (test_texts, test_labels) = zip(*train, strict=True), zip(*test, strict=True)
     features = vectorizer.fit_transform(texts)
-    model = LogisticRegression(max_iter=300).fit(features, labels)
+    model = LogisticRegression(max_iter=1000).fit(features, labels)
     accuracy = float(model.score(vectorizer.transform(test_texts), test_labels))
     return {"dimension": features.shape[1], "accuracy": accuracy}
 
@@ -196,6 +193,8 @@ def _section(rows: list[dict[str, Any]], documents: list[dict[str, Any]]) -> str
         body = [[name, size, *line] for name, size, line in zip(names, sizes, cells, strict=True)]
         return report.table(["setting", "d", *(f"{name}: {texts[name]:,} tokens" for name in columns)], body)
 
+    measured = [row for row in rows if "pos" in row]
+    gap = max(row["pos"] - found["defaults", row["text"]]["pos"] for row in measured)
     tasks = list(dict.fromkeys(row["task"] for row in documents))
     accuracies = {(row["name"], row["task"]): row["accuracy"] for row in documents}
     document_table = report.table(
@@ -204,7 +203,8 @@ def _section(rows: list[dict[str, Any]], documents: list[dict[str, Any]]) -> str
     return f"""## Word vectors: the choice of the defaults
 
 Each row changes one default of `CooccurrenceEmbedding`. Part of speech: accuracy on UD English EWT test, by a
-ridge classifier on the vectors of a token and its two neighbours, trained on every {EVERY}th sentence:
+ridge classifier on the vectors of a token and its two neighbours, trained on every {EVERY}th sentence. No row is better
+than the defaults by more than {gap:.3f} on any text:
 
 {table(lambda row: float(row["pos"]), 0)}
 Word similarity, MEN: Spearman's correlation with cosines, over the pairs that have vectors:

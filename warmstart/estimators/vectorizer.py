@@ -42,8 +42,8 @@ class BitCipherVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     Notes
     -----
     Tokens that were not in the documents of `fit` are left out of the mean. A document without known tokens is a row
-    of zeros. Where every class has many examples, counts of words are the better features: see the table of
-    ``python -m benchmarks defaults``.
+    of zeros. For a linear model counts of words are often the better features: on CLINC150 the accuracy is 0.90 with
+    either, on a tenth of it 0.77 with ``CountVectorizer`` and 0.74 with these 300 dense features.
 
     Examples
     --------
