@@ -145,12 +145,14 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     output["text"] = results.do({"text": "classics", **settings}, lambda: sizes(text()))
     if not quick:
         best = {measured: min(decays, key=lambda row: float(row[measured])) for measured in MEASURES.values()}
-        ends, lines = (0, len(learnt) - 1), dict[str, Any]()
-        for title, measured in MEASURES.items():
-            lines[title] = range(len(learnt)), [row[measured] for row in learnt]
-            lines[f"{title}, best {best[measured]['name']}"] = ends, [best[measured][measured]] * 2
-        path = docs / "images" / "attention.png"
-        render.curves(path, {"validation books": lines}, "round of hidden targets (0: uniform)", "perplexity", log="y")
+        lines, styles = dict[str, Any](), dict[str, dict[str, Any]]()
+        for i, (title, measured) in enumerate(MEASURES.items()):
+            level, other = best[measured][measured], f"{title}, best {best[measured]['name']}"
+            lines |= {title: (range(len(learnt)), [row[measured] for row in learnt])}
+            lines |= {other: ((0, len(learnt) - 1), (level, level))}
+            styles |= {title: {"color": f"C{i}", "marker": "o"}, other: {"color": f"C{i}", "linestyle": "--"}}
+        panels, x = {"validation books": lines}, "round of hidden targets (0: uniform)"
+        render.curves(docs / "images" / "attention.png", panels, x, "perplexity", styles=styles, log="y")
         render.write(docs, "attention", "Attention from hidden targets", *_section(output, best), results)
     return output
 

@@ -138,8 +138,12 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     by_k = results.do({"data": "MNIST", "curve over k": settings}, partial(curve, settings["points"], images))
     output = {"arms": rows, "curve": by_k, "networks": networks.compare(images, results, quick)}
     if not quick:
-        panels = {name: render.series(by_k, "temperature", "k", name) for name in ("accuracy", "cross_entropy")}
-        render.curves(docs / "images" / "mnist_k.png", panels, "k", "on the test images, by temperature", log="x")
+        named = [{**row, "label": f"temperature {row['temperature']}"} for row in by_k]
+        panels = {
+            "accuracy": render.series(named, "label", "k", "accuracy"),
+            "cross-entropy (nats)": render.series(named, "label", "k", "cross_entropy"),
+        }
+        render.curves(docs / "images" / "mnist_k.png", panels, "k", "on the test images", log="x")
         render.write(docs, "classifier", "Classifiers and plain networks", *_section(output), results)
     return output
 
@@ -159,7 +163,7 @@ def _section(output: dict[str, Any]) -> tuple[str, str]:
 
 {tables[0]}
 The counts are made once; each k below is only solved again. k is the number of features per prediction; the default is
-the mean L1 norm of an image.
+the mean L1 norm of an image. "Temperature fit" is the default, too.
 
 ![Accuracy and cross-entropy over k](images/mnist_k.png)
 

@@ -69,7 +69,8 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
             level = rows[0]["eval"][f"{name}_perplexity"]
             lines[f"{name}, {level:.0f}"] = (BITS[0], BITS[-1]), (level, level)
         path = docs / "images" / "lm_bits.png"
-        render.curves(path, {"test books, no gradient step": lines}, "bits", "perplexity", log="xy")
+        panels, styles = {"test books, no gradient step": lines}, {"warm start, radius 2": {"marker": "o"}}
+        render.curves(path, panels, "bits", "perplexity", styles=styles, log="xy")
         render.write(docs, "lm", "Language models of the classics", *_section(tables), results)
     return {"arms": tables}
 

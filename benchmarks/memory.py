@@ -148,7 +148,8 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
             "seconds of training": render.series(points, "arm", "length", "training"),
             "peak memory (MiB)": render.series(points, "arm", "length", "mib"),
         }
-        render.curves(docs / "images" / "memory.png", panels, "length (tokens)", "", log="xy")
+        styles = {arm: {"marker": "o", "markersize": 4} for arm in ARMS}
+        render.curves(docs / "images" / "memory.png", panels, "length (tokens)", "", styles=styles, log="xy")
         render.write(docs, "memory", "Memories: time and memory over the length", *_section(points, turns), results)
     return {"points": points, "turns": turns}
 

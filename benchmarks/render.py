@@ -146,7 +146,9 @@ def curves(
     for axis, (title, lines) in zip(axes, panels.items(), strict=True):
         for label, (abscissa, ordinate) in lines.items():
             axis.plot(abscissa, ordinate, label=label, **(styles or {}).get(label, {}))
-        axis.set(title=title, xlabel=x, ylim=(None, top))
+        axis.set(title=title, xlabel=x)
+        if top is not None:
+            axis.set_ylim(top=top)
         for name in log:
             axis.set(**{f"{name}scale": "log"})
             getattr(axis, f"{name}axis").set_major_formatter(LogFormatter())  # 200 in place of 2 times 10 to the 2
