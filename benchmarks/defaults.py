@@ -214,8 +214,8 @@ def _section(rows: list[dict[str, Any]], documents: list[dict[str, Any]]) -> tup
         "No other value of a single setting is better than the default by more than 0.005 in the part-of-speech probe "
         "on any text; word2vec is better at word similarity on large texts, word counts at classifying documents."
     )
-    body = f"""Each row changes one default of `CooccurrenceEmbedding`. Part of speech: accuracy on UD English EWT test, by
-a ridge classifier on the vectors of a token and its two neighbours, trained on every {EVERY}th sentence:
+    body = f"""Each row changes one default of `CooccurrenceEmbedding`. Part of speech: accuracy on UD English EWT test,
+by a ridge classifier on the vectors of a token and its two neighbours, trained on every {EVERY}th sentence:
 
 {table(lambda row: float(row["pos"]), 0)}
 Word similarity, MEN: Spearman's correlation with cosines, over the pairs that have vectors:

@@ -87,7 +87,7 @@ def cut(name: str, folder: Path) -> Path:
             with reader(source, "rt", encoding="utf-8") as text, writer(target, "wt", encoding="utf-8") as short:
                 short.write(text.read(400_000 if train else 60_000))
         elif file.endswith((".conllu", ".conll")):
-            target.write_text("\n\n".join(source.read_text(encoding="utf-8").split("\n\n")[:100]) + "\n\n", "utf-8")
+            target.write_text("\n\n".join(source.read_text(encoding="utf-8").split("\n\n")[:300]) + "\n\n", "utf-8")
         elif file.endswith(".json"):
             examples = json.loads(source.read_text(encoding="utf-8"))
             target.write_text(json.dumps({split: rows[::20] for split, rows in examples.items()}), "utf-8")
