@@ -20,6 +20,7 @@ from warmstart.errors import InputError
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # C of the logistic regression; chosen on the dev split
 STEPS = 60  # of L-BFGS
 SAMPLE = 2000  # training sentences of the models that choose C
+SETTINGS = {"strengths": STRENGTHS, "steps": STEPS, "sample": SAMPLE}
 SPLITS = ("train", "dev", "test")
 PAIRS = {"SimLex": "SIMLEX-999", "WS-353": "WS-353-ALL", "MEN": "MEN-TR-3k", "RW": "RW-STANFORD"}
 

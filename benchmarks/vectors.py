@@ -100,6 +100,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     for name, share in itertools.product(QUICK if quick else ARMS, (1.0,) if quick else SHARES):
         settings = ARMS[name]
         key = {**settings, "dimension": size, "min_count": MIN_COUNT, "share": share, "text": "classics"}
+        key |= probes.SETTINGS
         if settings["method"] in ("Word2Vec", "FastText"):
             key["gensim"] = _version()
         try:
@@ -178,7 +179,9 @@ def _section(output: dict[str, Any]) -> tuple[str, str]:
 more; {SIZE} dimensions. word2vec and fastText are those of gensim {_version()}: window {WINDOW}, {GENSIM["epochs"]}
 epochs. All arms have a thread for each core. Seconds are from lists of tokens to vectors; CPU seconds are those of all
 threads together. Part of speech: accuracy on UD English EWT, test (17 tags). Entities: F1 on WNUT17, test. Both are
-found by logistic regression on the frozen vectors of a token and its two neighbours. Word similarity (SimLex to RW):
+found by logistic regression on the frozen vectors of a token and its two neighbours; its C is the best of
+{", ".join(map(str, probes.STRENGTHS))} on the dev split (for entities, 1 at the border in all arms that we looked at).
+Word similarity (SimLex to RW):
 Spearman's correlation with cosines. Pairs that have vectors: {covered}.
 
 All of the text:

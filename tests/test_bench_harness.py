@@ -157,3 +157,9 @@ def test_tables_align_numbers_right():
         "| name | x | nats |\n|---|---:|---:|\n"
         "| a | 0.500 | 1.250 ± 0.100 |\n| b | - | - |\n| c\\|d | 1,200 | 2.000 |\n"
     )
+
+
+def test_missing_matplotlib_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(InputError, match=r"warmstart\[plot\]"):
+        render.curves(tmp_path / "a.png", {"title": {}}, "x", "y")
