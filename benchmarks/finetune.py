@@ -217,12 +217,12 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
 def encode(text: Path, folder: Path, vocab_size: int) -> None:
     """Tokenise the three parts of a text; the folder gets links to the cached corpora."""
     train, border = SPLITS[text.name]
-    corpus = Corpus.build(text / train, vocab_size=vocab_size, split_documents=border)
-    folder.mkdir()
-    (folder / "train").symlink_to(corpus.folder.resolve())
+    corpora = {"train": Corpus.build(text / train, vocab_size=vocab_size, split_documents=border)}
     for part in ("valid", "test"):
-        encoded = Corpus.encode(text / f"{part}.txt", corpus.tokenizer, split_documents=border)
-        (folder / part).symlink_to(encoded.folder.resolve())
+        corpora[part] = Corpus.encode(text / f"{part}.txt", corpora["train"].tokenizer, split_documents=border)
+    folder.mkdir()
+    for part, corpus in corpora.items():
+        (folder / part).symlink_to(corpus.folder.resolve())
 
 
 def speed(books: Path) -> list[dict[str, Any]]:
@@ -328,9 +328,8 @@ def row_of_leads(name: str, case: dict[str, Any]) -> list[Any]:
 def write(tuned: dict[str, Any], ablations: dict[str, dict[str, float]], speeds: list[dict[str, Any]], mark: str,
           docs: Path, results: Results) -> None:  # fmt: skip
     """Write the section of docs/benchmarks.md and its picture."""
-    arms = {f"{name}, {arm}": result for name, case in tuned.items() for arm, result in case.items()}
-    headers = ["text, preset, start", "start", "end", "test perplexity", "rates"]
-    table = render.table(headers, [row_of_ends(*each) for each in arms.items()])
+    ends_rows = [row_of_ends(f"{name}, {arm}", case[arm]) for name, case in tuned.items() for arm in case]
+    table = render.table(["text, preset, start", "start", "end", "test perplexity", "rates"], ends_rows)
     shorts = {name: [short_losses(case, tokens) for tokens in SHORT] for name, case in tuned.items()}
     headers = ["text, preset", *(f"{n / 1e6:g} M, {what}" for n in SHORT for what in (*ARMS, "lead"))]
     short = render.table(headers, [[name, *map(render.nats, chain(*rows))] for name, rows in shorts.items()])
@@ -347,17 +346,17 @@ def write(tuned: dict[str, Any], ablations: dict[str, dict[str, float]], speeds:
         [label + mark, *(times[s, arm] for s in BLOCKS), times[512, arm] / times[256, arm],
          times[512, "windows"] / times[512, arm]] for arm, label in labels.items()
     ]  # fmt: skip
-    panels: dict[str, Any] = {}
-    for name, case in tuned.items():
-        lines = {arm: mean_curve(result) for arm, result in case.items()}
-        panels[name] = {arm: (tokens / 1e6, nats) for arm, (tokens, nats) in lines.items()}
+    panels: dict[str, Any] = {name: {} for name in tuned}
+    for name, arm in ((name, arm) for name, case in tuned.items() for arm in case):
+        tokens, nats = mean_curve(tuned[name][arm])
+        panels[name][arm] = (tokens / 1e6, nats)
     top = max(case["warm"]["runs"][0]["nats"][0] for case in tuned.values()) + 1.0
     render.curves(docs / "images" / "finetune.png", panels, "million tokens", "nats a token, validation", top)
     shares = ", ".join(f"{name} {case['warm']['runs'][0]['padded_share']:.1%}" for name, case in tuned.items())
     spans = []
-    for tokens, *rows in zip(SHORT, *shorts.values(), strict=True):
+    for length, *rows in zip(SHORT, *shorts.values(), strict=True):
         least, most = min(row[-1] for row in rows), max(row[-1] for row in rows)
-        spans.append(f"{least:.2f} to {most:.2f} nats after {tokens / 1e6:g} M tokens")
+        spans.append(f"{least:.2f} to {most:.2f} nats after {length / 1e6:g} M tokens")
     gaps = [gap(case) for case in tuned.values()]
     conclusion = (
         "With rates of its own for every arm and length, the warm start leads the better cold start by "
