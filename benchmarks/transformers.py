@@ -1,7 +1,7 @@
 """Warm starts of GPT-2 and Llama beside the starts that others use: the same tokens, steps, optimizer and shape.
 
-Every start may choose between two recipes of training, and finds its own rate for each, by the validation text with the
-first seed and with the same number of trials. Then it is run for every seed.
+Every start may choose between three recipes of training. It finds its own rate for each by the validation text, with
+the first seed and the same minimum number of trials. Then it is run for every seed.
 """
 
 import statistics
