@@ -1,8 +1,7 @@
-"""What every bench shares: where results are kept, which code made them, on what machine and how many run at a time.
+"""What every bench shares: kept results, a digest of the code that made them, processes, a search for settings.
 
-A result is kept under its whole configuration, as one JSON line of ``docs/results/NAME.jsonl``, with the commit, a
-digest of the code that the bench can reach, and the machine. Changed code does not throw results away: their rows are
-marked in the tables (`Results.mark`). Delete a line to measure it again.
+A result is one JSON line of ``docs/results/NAME.jsonl`` under its whole configuration, with commit, digest and machine.
+Results of older code stay; their rows are marked in the tables. Delete a line to measure it again.
 """
 
 import ast
@@ -13,6 +12,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import threading
@@ -38,29 +38,24 @@ T = TypeVar("T")
 
 
 class Results:
-    """Results of one bench, each kept on disk as soon as it is there.
+    """Results of one bench, each written to disk as soon as it is made.
 
     Parameters
     ----------
     path : Path or None
         A file of JSON lines, read if it exists; None keeps results in memory only.
     modules : sequence of str
-        Modules whose code, with everything of this project that they import, stands for the results.
+        Modules that make the results, for `code_digest`.
     progress : callable of (stage, done, total), optional
         Told the configuration of every result that is made.
-
-    Attributes
-    ----------
-    used : list of dict
-        The records that this process asked for, in order.
     """
 
     def __init__(self, path: Path | None, *modules: str, progress: Progress | None = None) -> None:
         self.path, self.code, self.lock, self.progress = path, code_digest(*modules), threading.Lock(), progress
-        self.used: list[dict[str, Any]] = []
+        self.used: list[dict[str, Any]] = []  # the records that this process asked for, in order
         self.records: dict[str, dict[str, Any]] = {}
         text = path.read_text(encoding="utf-8", errors="replace") if path and path.exists() else ""
-        self.whole = not text or text.endswith("\n")
+        self.whole = not text or text.endswith("\n")  # else the file is written anew with the next result
         for number, line in enumerate(text.splitlines(), start=1):
             try:
                 record = json.loads(line)
@@ -75,27 +70,16 @@ class Results:
         """Return whether a result of this configuration is kept."""
         return _canonical(key) in self.records
 
-    def do(self, key: Mapping[str, Any], work: Callable[[], Any], machine: str | None = None) -> Any:
-        """Return the kept result of a configuration, or make it; a result is what JSON makes of it.
+    def do(self, key: Mapping[str, Any], work: Callable[[], Any]) -> Any:
+        """Return the kept result of a configuration, or make it by ``work()``; a result is what JSON makes of it.
 
-        Parameters
-        ----------
-        key : mapping
-            Everything that decides the result: arm, seed, sizes, rates, precision.
-        work : callable
-            Makes the result.
-        machine : str, optional
-            Where it runs; this machine's `machine_name` by default.
+        The key holds everything that decides the result: arm, seed, sizes, rates, precision.
         """
         if not self.has(key):
             if self.progress:
                 self.progress(", ".join(f"{name} {value}" for name, value in list(key.items())[:4]), 0, None)
-            result = work()
-            record = {"key": dict(key), "result": result, "commit": commit(), "code": self.code}
-            record |= {
-                "machine": machine or machine_name(),
-                "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            }
+            record = {"key": dict(key), "result": work(), "commit": commit(), "code": self.code}
+            record |= {"machine": machine_name(), "date": datetime.datetime.now(datetime.UTC).date().isoformat()}
             with self.lock:
                 self._append(record)
         record = self.records[_canonical(key)]
@@ -127,14 +111,13 @@ class Results:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.whole:
-            self.whole = False  # until the line is written
+        appends, self.whole = self.whole, False  # until the line is written
+        if appends:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(line)
         else:
             with replacing(self.path) as temporary:
-                lines = (json.dumps(each) + "\n" for each in self.records.values())
-                temporary.write_text("".join(lines), encoding="utf-8")
+                temporary.write_text("".join(json.dumps(each) + "\n" for each in self.records.values()), "utf-8")
         self.whole = True
 
 
@@ -189,20 +172,8 @@ def search(
 
     Each setting in turn is divided or multiplied by ``factor`` while the score falls. When no step helps, the factor
     becomes its square root. The search ends after ``trials`` scores, or later, when both neighbours of the best point
-    have been tried for every setting: so no chosen value lies at the border of what was tried.
-
-    Parameters
-    ----------
-    score : callable of a dict of settings
-        The validation loss; a loss that is not finite counts as infinite.
-    start : mapping of str to float
-    trials : int
-    factor : float
-
-    Returns
-    -------
-    best : dict of str to float
-    tried : list of (settings, score)
+    have been tried for every setting: so no chosen value lies at the border of what was tried. A score is a validation
+    loss; one that is not finite counts as infinite. The best settings are returned, then all settings with their score.
 
     Examples
     --------
@@ -213,16 +184,15 @@ def search(
     tried: dict[str, tuple[dict[str, float], float]] = {}
 
     def at(point: Mapping[str, float]) -> float:
-        name = _canonical({setting: float(f"{value:.4g}") for setting, value in point.items()})
+        rounded = {setting: float(f"{value:.4g}") for setting, value in point.items()}
+        name = _canonical(rounded)
         if name not in tried:
-            rounded = {setting: float(f"{value:.4g}") for setting, value in point.items()}
             value = score(rounded)
             tried[name] = (rounded, value if math.isfinite(value) else math.inf)
         return tried[name][1]
 
-    best = dict(start)
+    best, coarse = dict(start), True
     at(best)
-    coarse = True
     while coarse or len(tried) < trials:
         moved = False
         for setting, step in ((s, f) for s in start for f in (1 / factor, factor)):
@@ -230,21 +200,22 @@ def search(
                 best, moved = next_, True
         if not moved:
             coarse, factor = False, math.sqrt(factor)
-    final = min(tried.values(), key=lambda pair: pair[1])
-    return final[0], list(tried.values())
+    return min(tried.values(), key=lambda pair: pair[1])[0], list(tried.values())
 
 
 @cache
 def code_digest(*modules: str) -> str:
-    """Return a digest of modules and of all that they import from this project, without comments and docstrings.
+    """Return a digest of modules and of all that they import from this project, also inside functions.
 
-    Imports inside functions count too.
+    Comments, docstrings and white space do not count.
     """
     pending, sources = list(modules), {}
     while pending:
         name = pending.pop()
         if name not in sources and name not in NEUTRAL:
-            sources[name] = _source(name)
+            path = ROOT.joinpath(*name.split("."))
+            path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+            sources[name] = path.read_text(encoding="utf-8")
             pending += _imported(ast.parse(sources[name]))
     code = "\n".join(f"{name} {_essence(sources[name])}" for name in sorted(sources))
     return hashlib.sha256(code.encode()).hexdigest()[:16]
@@ -258,15 +229,9 @@ def _essence(source: str) -> str:
             lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]]
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
-            lines[node.body[0].lineno - 1 : node.body[0].end_lineno] = [""] * (
-                (node.body[0].end_lineno or 0) - node.body[0].lineno + 1
-            )
+            for line in range(node.body[0].lineno - 1, node.body[0].end_lineno or 0):
+                lines[line] = ""
     return "".join("".join(lines).split())
-
-
-def _source(module: str) -> str:
-    path = ROOT.joinpath(*module.split("."))
-    return (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
 
 
 def _imported(tree: ast.Module) -> Iterator[str]:
@@ -279,28 +244,24 @@ def _imported(tree: ast.Module) -> Iterator[str]:
             yield module.__name__
             for alias in node.names:
                 place = ROOT.joinpath(*str(node.module).split("."), alias.name)
+                home = getattr(getattr(module, alias.name, None), "__module__", None)
                 if place.is_dir() or place.with_suffix(".py").exists():
                     yield f"{node.module}.{alias.name}"
-                    continue
-                value = getattr(module, alias.name, None)
-                home = getattr(value, "__module__", None)
-                if isinstance(home, str) and home.split(".")[0] in PACKAGES:
+                elif isinstance(home, str) and home.split(".")[0] in PACKAGES:
                     yield home
 
 
 @cache
 def commit() -> str:
     """Return the short commit of the checkout, with a plus where files differ from it; empty without git."""
-    head = _git("rev-parse", "--short", "HEAD")
-    return head + "+" * bool(head and _git("status", "--porcelain", *PACKAGES))
-
-
-def _git(*arguments: str) -> str:
     try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603, S607 - fixed words
+        head, changes = (
+            subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603, S607 - fixed words
+            for command in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", *PACKAGES))
+        )
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return done.stdout.strip()
+    return head + "+" * bool(changes)
 
 
 @cache
@@ -309,15 +270,13 @@ def machine_name() -> str:
     import torch
 
     facts = Path("/proc/cpuinfo")
-    lines = facts.read_text().splitlines() if facts.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    names = re.findall(r"^model name\s*: *(.*?)\s*$", facts.read_text() if facts.exists() else "", re.M)
     processor = names[0] if names else platform.processor() or platform.machine()
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     versions = f"Python {platform.python_version()}, numpy {version('numpy')}, torch {version('torch')}"
     return f"{processor}, {os.cpu_count()} cores{gpu}, {versions}"
 
 
-@cache
 def device() -> str:
     """Return where benches train: ``cuda`` if there is a GPU, else ``cpu``."""
     import torch

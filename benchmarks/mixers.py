@@ -6,24 +6,19 @@ the windows that are read.
 """
 
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from benchmarks import harness, render
+from benchmarks.decoders import Recipe, Start, mean_curve, prepare, train_start
 from benchmarks.harness import Results, Workers
-from benchmarks.training import train
-from benchmarks.transformers import Recipe, Start, Text, mean_curve
 from warmstart.adapters import load_into, replace_attention
-from warmstart.corpus import Corpus
-from warmstart.counts import NGrams, PairStatistics, count_pairs
-from warmstart.finetune import Phase
+from warmstart.counts import NGrams, PairStatistics
 from warmstart.finetune.compare import reached
 from warmstart.memory import FastWeightAttention, TTTLinear, elu_plus_one
 from warmstart.progress import Progress
@@ -45,64 +40,28 @@ STARTS = ("cold", "warm")
 
 def build(mixer: str, start: str, seed: int, pairs: PairStatistics) -> Start:
     """Return the model of an arm; its random weights are drawn with the seed."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(seed)
-    shape: dict[str, Any] = {"n_embd": SHAPE["width"], "n_layer": SHAPE["layers"], "n_head": SHAPE["heads"]}
-    shape |= {"n_positions": SHAPE["context"], "vocab_size": pairs.vocab_size, "tie_word_embeddings": False}
-    shape |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-    shape |= dict.fromkeys(("bos_token_id", "eos_token_id"))
-    shape["activation_function"] = "gelu_pytorch_tanh"  # GPT-2's own, in one kernel
-    model = GPT2LMHeadModel(GPT2Config(**shape))
+    arm = Start.random("gpt2", seed, pairs.vocab_size, SHAPE, tie_word_embeddings=False)
     if (make := MIXERS[mixer]) is not None:
-        replace_attention(model, make)
+        replace_attention(arm.model, make)
     if start == "warm":
-        load_into(model, pairs, scale=SCALE)
-    return Start(model)
-
-
-def run_one(folder: str, mixer: str, start: str, seed: int, rate: float, tokens: int) -> dict[str, Any]:
-    """Build and train one arm, in a process of its own; only long runs read the test text."""
-    began = time.process_time()
-    arm = build(mixer, start, seed, PairStatistics.load(Path(folder, "pairs.safetensors")))
-    made = time.process_time() - began
-    arm.to(harness.device())
-    text, length, windows = Text(folder, harness.device()), SHAPE["context"], SHAPE["windows"]
-    batch, steps = text.sampler(seed, windows, length), max(1, tokens // STEP)
-    at = {*range(0, steps, max(1, min(steps, TOKENS // STEP // 20))), steps}
-    curve = train(
-        arm.optimizers(rate, Recipe(WARMUP_STEPS / steps, 0.95, 1.0)),
-        lambda step: arm.losses(batch(step)).mean(),
-        steps,
-        Phase("all", {"all": rate}, warmup=min(1.0, WARMUP_STEPS / steps), floor=0.0),
-        lambda: text.score(arm, text.valid, SHAPE["scored"], length, windows),
-        at,
-    )
-    if tokens == TOKENS:
-        test = np.load(Path(folder, "test.npy"), mmap_mode="r")
-        curve["test"] = text.score(arm, test, test.size, length, windows)
-    return {**curve, "made": made, "parameters": arm.n_parameters}
-
-
-def key_of(mixer: str, start: str, seed: int, rate: float, tokens: int) -> dict[str, Any]:
-    """Return the whole configuration of a run."""
-    trained: dict[str, Any] = {
-        "tokens": tokens,
-        "warmup_steps": WARMUP_STEPS,
-        "beta2": 0.95,
-        "clip": 1.0,
-        "scale": SCALE,
-    }
-    trained |= {"precision": harness.precision()}
-    return {"mixer": mixer, "start": start, "seed": seed, "rate": rate, **SHAPE, **trained, "text": "wikitext-2"}
+        load_into(arm.model, pairs, scale=SCALE)
+    return arm
 
 
 def tune(folder: str, workers: Workers, quick: bool, mixer: str, start: str) -> dict[str, Any]:
-    """Find the rate of an arm, then train it for every seed."""
+    """Find the rate of an arm, then train it for every seed; only these runs read the test text."""
+
+    def key_of(seed: int, rate: float, tokens: int) -> dict[str, Any]:
+        key = {"mixer": mixer, "start": start, "seed": seed, "rate": rate, **SHAPE, "tokens": tokens}
+        key |= {"warmup_steps": WARMUP_STEPS, "beta2": 0.95, "clip": 1.0, "scale": SCALE}
+        return key | {"precision": harness.precision(), "text": "wikitext-2"}
 
     def result(seed: int, rate: float, tokens: int) -> Any:
-        key = key_of(mixer, start, seed, rate, tokens)
-        return workers.do(key, run_one, folder, mixer, start, seed, rate, tokens)
+        steps = tokens // STEP
+        recipe = Recipe(min(1.0, WARMUP_STEPS / steps), beta2=0.95, blocks=1.0)
+        at = {*range(0, steps, max(1, min(steps, TOKENS // STEP // 20))), steps}
+        arguments = (folder, partial(build, mixer, start, seed), seed, rate, recipe, SHAPE, steps, at, tokens == TOKENS)
+        return workers.do(key_of(seed, rate, tokens), train_start, *arguments)
 
     if quick:
         return {"rate": START_RATE, "runs": [result(0, START_RATE, 2 * STEP)], "mark": ""}
@@ -110,7 +69,7 @@ def tune(folder: str, workers: Workers, quick: bool, mixer: str, start: str) -> 
         lambda at: float(result(0, at["rate"], SEARCH_TOKENS)["nats"][-1]), {"rate": START_RATE}, trials=3
     )
     runs = workers.together([partial(result, seed, best["rate"], TOKENS) for seed in SEEDS])
-    mark = workers.results.mark(*(key_of(mixer, start, seed, best["rate"], TOKENS) for seed in SEEDS))
+    mark = workers.results.mark(*(key_of(seed, best["rate"], TOKENS) for seed in SEEDS))
     return {"rate": best["rate"], "runs": runs, "mark": mark}
 
 
@@ -118,58 +77,48 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     """Run every arm, write a table and a plot; ``quick``: two arms for two steps, nothing is written."""
     results = Results(None if quick else docs / "results" / "mixers.jsonl", __name__)
     wiki, size = data / "wikitext-2", 1024 if quick else SHAPE["vocab_size"]
-    text = Corpus.build(wiki / "train.txt", vocab_size=size, split_documents=r"\n\n")
-    parts = {
-        name: Corpus.encode(wiki / f"{name}.txt", text.tokenizer, split_documents=r"\n\n").tokens
-        for name in ("valid", "test")
-    }
-    pairs = count_pairs(text.tokens, text.vocab_size)
-    unigram, bigram = NGrams(pairs.pairs.sum(axis=0), pairs.pairs).cross_entropies(parts["test"])
-    arms = (
-        [("delta rule", "warm"), ("softmax attention", "cold")] if quick else [(m, s) for m in MIXERS for s in STARTS]
-    )
+    arms = [(mixer, start) for mixer in MIXERS for start in STARTS]
+    if quick:
+        arms = [("delta rule", "warm"), ("softmax attention", "cold")]
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder, Workers(results, progress) as workers:
-        pairs.save(Path(folder, "pairs.safetensors"))
-        for name, ids in ({"train": text.tokens} | parts).items():
-            np.save(Path(folder, f"{name}.npy"), ids[: 20_000 if quick else None])
-        tuned = workers.together([partial(tune, folder, workers, quick, *arm) for arm in arms])
-    found = dict(zip(arms, tuned, strict=True))
+        pairs = prepare(folder, wiki / "train.txt", [wiki / "valid.txt", wiki / "test.txt"], size)
+        test = np.load(Path(folder, "test.npy"))
+        unigram, bigram = NGrams(pairs.pairs.sum(axis=0), pairs.pairs).cross_entropies(test)
+        runs = workers.together([partial(tune, folder, workers, quick, *arm) for arm in arms])
+    tuned = dict(zip(arms, runs, strict=True))
     if not quick:
-        write(found, float(unigram), float(bigram), docs, results)
-    return {"unigram": unigram, "bigram": bigram, "arms": {", ".join(arm): value for arm, value in found.items()}}
+        write(tuned, float(unigram), float(bigram), docs, results)
+    return {"unigram": unigram, "bigram": bigram, "arms": {", ".join(arm): value for arm, value in tuned.items()}}
 
 
-def gains(found: dict[tuple[str, str], Any]) -> list[list[Any]]:
+def gains(tuned: dict[tuple[str, str], Any]) -> list[list[Any]]:
     """Return for each mixer what the warm start gains on the test text, and the share of tokens to the cold end."""
     rows = []
     for mixer in MIXERS:
-        cold, warm = (found[mixer, start] for start in STARTS)
+        cold, warm = (tuned[mixer, start] for start in STARTS)
         gained = [a["test"] - b["test"] for a, b in zip(cold["runs"], warm["runs"], strict=True)]
         steps, losses = mean_curve(warm)
-        at = reached((steps, losses), mean_curve(cold)[1][-1])
-        rows.append([mixer + cold["mark"], render.spread(gained), None if at is None else at / steps[-1]])
+        step = reached((steps, losses), mean_curve(cold)[1][-1])
+        rows.append([mixer + cold["mark"], render.spread(gained), None if step is None else step / steps[-1]])
     return rows
 
 
-def write(
-    found: dict[tuple[str, str], Any], unigram: float, bigram: float, docs: Path, results: Results
-) -> None:  # fmt: skip
+def write(tuned: dict[tuple[str, str], Any], unigram: float, bigram: float, docs: Path, results: Results) -> None:
     """Write the section of docs/benchmarks.md and its picture."""
     headers = ["attention, start", "parameters", "rate", *(f"{n / 1e6:g} M" for n in SHOWN), "test", "CPU seconds"]
-    rows = []
-    for (mixer, start), arm in found.items():
-        steps, mean = mean_curve(arm)
-        losses = [render.nats(float(np.interp(at, steps * STEP, mean))) for at in SHOWN]
-        test = render.spread([run["test"] for run in arm["runs"]])
-        seconds = float(np.mean([run["seconds"][-1] + run["made"] for run in arm["runs"]]))
-        name = f"{mixer}, {start}{arm['mark']}"
-        rows.append([name, arm["runs"][0]["parameters"], f"{arm['rate']:g}", *losses, test, seconds])
-    lines = {f"{mixer}, {start}": mean_curve(arm) for (mixer, start), arm in found.items()}
-    panels = {"WikiText-2": {name: (steps * STEP / 1e6, losses) for name, (steps, losses) in lines.items()}}
-    colours = {mixer: f"C{i}" for i, mixer in enumerate(MIXERS)}
-    styles = {f"{m}, {s}": {"color": colours[m], "linestyle": "--" if s == "cold" else "-"} for m, s in found}
+    rows, lines, styles = [], {}, {}
+    for (mixer, start), arm in tuned.items():
+        name, runs = f"{mixer}, {start}", arm["runs"]
+        steps, losses = mean_curve(arm)
+        lines[name] = (steps * STEP / 1e6, losses)
+        styles[name] = {"color": f"C{list(MIXERS).index(mixer)}", "linestyle": "--" if start == "cold" else "-"}
+        shown = [render.nats(float(loss)) for loss in np.interp(SHOWN, steps * STEP, losses)]
+        seconds = float(np.mean([run["seconds"][-1] + run["made"] for run in runs]))
+        test = render.spread([run["test"] for run in runs])
+        rows.append([name + arm["mark"], runs[0]["parameters"], f"{arm['rate']:g}", *shown, test, seconds])
+    panels = {"WikiText-2": lines}
     render.curves(docs / "images" / "mixers.png", panels, "million tokens", "nats a token, validation", 6.0, styles)
-    table = gains(found)
+    table = gains(tuned)
     gained = [float(str(row[1]).split()[0]) for row in table]
     conclusion = (
         f"After {TOKENS / 1e6:g} M tokens a warm start is {min(gained):.2f} to {max(gained):.2f} nats ahead on the "

@@ -1,42 +1,38 @@
 """Warm starts of GPT-2 and Llama beside the starts that others use: the same tokens, steps, optimizer and shape.
 
-Every start may choose between two recipes of training, and finds its own rate for each, by the validation text with the
-first seed and with the same number of trials. Then it is run for every seed.
+Every start may choose between three recipes of training. It finds its own rate for each by the validation text, with
+the first seed and the same minimum number of trials. Then it is run for every seed.
 """
 
 import statistics
 import tempfile
-import time
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from benchmarks import harness, render
+from benchmarks.decoders import Recipe, Start, mean_curve, prepare, train_start
 from benchmarks.harness import Results, Workers, search
-from benchmarks.training import train
 from warmstart import accumulators, baselines, solution
 from warmstart.adapters import load_into
 from warmstart.adapters.decoders import SCALE
-from warmstart.corpus import Corpus
-from warmstart.counts import PairStatistics, count_pairs
-from warmstart.finetune import Phase, decoder_schedule
+from warmstart.counts import PairStatistics
+from warmstart.finetune import decoder_schedule
 from warmstart.finetune.compare import crossing, reached
 from warmstart.finetune.phases import DECODER_RATE
-from warmstart.layers.softmax import fused_cross_entropy
 from warmstart.near_shallow import cipher_vectors
 from warmstart.progress import Progress
 
 SHAPE = {"vocab_size": 8192, "width": 128, "layers": 3, "heads": 4, "context": 64, "windows": 48, "scored": 480}
 STEPS, LONG_STEPS = 600, 2400
 CHECKED = (*range(0, 100, 10), *range(100, STEPS + 1, 50))  # steps of the validations
+SHOWN = (0, 50, 100, 200)  # steps with a column in the tables, before the end
 SEEDS = (0, 1, 2)
 START_RATE, TRIALS, HIGH_RATE = 5e-3, 4, 7e-3
 ARCHITECTURES = {"gpt2": "GPT-2", "llama": "Llama"}
@@ -45,16 +41,6 @@ KNOWING = ("PPMI-SVD embedding + bias", "cipher + explicit solution + bias")
 TABLE = "count-bigram table"
 OURS = ("spectral", "spectral + heads")
 ARMS = (*BLIND, *KNOWING, TABLE, *OURS)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a model is trained: share of the run for the warm-up, second moment of Adam, rate of blocks over tables."""
-
-    warmup: float
-    beta2: float
-    blocks: float
-    scale: float = SCALE  # of the embedding of our starts
 
 
 KEPT = decoder_schedule().phases[0]
@@ -72,94 +58,29 @@ WITHOUT = {  # what the keeping recipe consists of: parts left out, with the rat
 }
 
 
-@dataclass
-class Start:
-    """A model and what a baseline adds to its logits: a bias (V,), or a row for the token before (V, V)."""
-
-    model: Any
-    bias: nn.Parameter | None = None
-    table: nn.Embedding | None = None
-
-    def losses(self, ids: Tensor) -> Tensor:
-        """Return ``-log P`` of every token of windows (rows, length + 1) but the first."""
-        inputs, targets = ids[:, :-1], ids[:, 1:].flatten()
-        low = harness.precision() == "bfloat16"
-        with torch.autocast(ids.device.type, torch.bfloat16, enabled=low):
-            x = self.model.base_model(inputs).last_hidden_state.flatten(0, 1)
-            weight = self.model.lm_head.weight.T
-            if self.table is not None:
-                z = (x @ weight).float() + self.table(inputs).flatten(0, 1)
-                return functional.cross_entropy(z, targets, reduction="none")
-            if self.bias is not None:
-                x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
-                weight = torch.cat([weight, self.bias[None]])
-            return fused_cross_entropy(x, weight, targets)
-
-    def to(self, device: str) -> None:
-        """Move everything that is trained."""
-        self.model.to(device)
-        if self.table is not None:
-            self.table.to(device)
-        if self.bias is not None:
-            self.bias = nn.Parameter(self.bias.detach().to(device))
-
-    def optimizers(self, rate: float, recipe: Recipe) -> list[torch.optim.Optimizer]:
-        """Return AdamW for all dense parameters, and Adam on the rows that a step touches for a table."""
-        by_group = decoder_schedule().parameters(self.model)
-        groups = [
-            {"params": by_group["tables"] + ([self.bias] if self.bias is not None else []), "rate": rate},
-            {"params": by_group["blocks"], "rate": rate * recipe.blocks},
-        ]
-        betas = (0.9, recipe.beta2)
-        optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, rate, betas, weight_decay=0.0, fused=True)]
-        if self.table is not None:
-            rows = [{"params": list(self.table.parameters()), "rate": rate}]
-            optimizers.append(torch.optim.SparseAdam(rows, rate, betas))
-        return optimizers
-
-    @property
-    def n_parameters(self) -> int:
-        """Number of trained weights."""
-        extra = [self.bias] if self.bias is not None else []
-        extra += list(self.table.parameters()) if self.table is not None else []
-        return sum(p.numel() for p in (*self.model.parameters(), *extra))
-
-
 def build(arch: str, arm: str, seed: int, pairs: PairStatistics, scale: float = SCALE) -> Start:
     """Return the start of an arm; its random weights are drawn with the seed."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    width, layers, heads, context = (SHAPE[name] for name in ("width", "layers", "heads", "context"))
-    if arch == "gpt2":
-        shape: dict[str, Any] = {"n_embd": width, "n_layer": layers, "n_head": heads, "n_positions": context}
-        shape |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-        shape["activation_function"] = "gelu_pytorch_tanh"  # GPT-2's own, in one kernel
-    else:
-        shape = {"hidden_size": width, "intermediate_size": 344, "num_hidden_layers": layers}
-        shape |= {"num_attention_heads": heads, "num_key_value_heads": 2, "max_position_embeddings": context}
-    shape |= {"vocab_size": pairs.vocab_size, "tie_word_embeddings": arm == BLIND[0]}
-    shape["attn_implementation"] = "eager"  # at windows this short the fused kernel is slower on a CPU
-    torch.manual_seed(seed)
-    config = AutoConfig.for_model(arch, **shape, **dict.fromkeys(("bos_token_id", "eos_token_id")))
-    model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    start = Start(model)
+    # at windows this short the fused kernel of attention is slower on a CPU
+    start = Start.random(
+        arch, seed, pairs.vocab_size, SHAPE, tie_word_embeddings=arm == BLIND[0], attn_implementation="eager"
+    )
     if arm.endswith("bias"):
         start.bias = nn.Parameter(torch.from_numpy(baselines.log_unigram(pairs.pairs.sum(axis=0))))
     with torch.no_grad():
         if arm.startswith("mimetic"):
-            _mimetic(model, arch, seed)
+            _mimetic(start.model, arch, seed)
         elif arm.startswith("PPMI"):
-            weight = model.get_input_embeddings().weight
-            rows = baselines.ppmi_svd(pairs.pairs, width)
+            weight = start.model.get_input_embeddings().weight
+            rows = baselines.ppmi_svd(pairs.pairs, SHAPE["width"])
             weight.copy_(torch.from_numpy(rows * (float(weight.std()) / rows.std())))  # norm-matched
         elif arm.startswith("cipher"):
-            _cipher(model, pairs, centred=arch == "gpt2")
+            _cipher(start.model, pairs, centred=arch == "gpt2")
         elif arm == TABLE:
             table = torch.from_numpy(baselines.count_bigram(pairs.pairs))
             start.table = nn.Embedding(len(table), len(table), sparse=True, _weight=table)
-            model.lm_head.weight.zero_()  # so that the table alone predicts at first
+            start.model.lm_head.weight.zero_()  # so that the table alone predicts at first
     if arm in OURS:
-        load_into(model, pairs, scale=scale, heads=0 if arm == "spectral" else None)
+        load_into(start.model, pairs, scale=scale, heads=0 if arm == "spectral" else None)
     return start
 
 
@@ -201,52 +122,6 @@ def _cipher(model: Any, pairs: PairStatistics, centred: bool) -> None:
     model.lm_head.weight.copy_(torch.from_numpy(best[1] * U.T))
 
 
-class Text:
-    """Token ids of a training and a validation text in a folder, and windows of them."""
-
-    def __init__(self, folder: str, device: str) -> None:
-        self.train, self.valid = (np.load(Path(folder, f"{n}.npy"), mmap_mode="r") for n in ("train", "valid"))
-        self.device = device
-
-    def windows(self, ids: NDArray[Any], starts: NDArray[Any], length: int) -> Tensor:
-        """Return windows (n, length + 1) of ids."""
-        rows = np.stack([ids[s : s + length + 1] for s in starts.tolist()]).astype(np.int64)
-        return torch.from_numpy(rows).to(self.device)
-
-    def sampler(self, seed: int, n: int, length: int) -> Any:
-        """Return a function of the step that gives ``n`` random windows, the same for a seed."""
-        random = np.random.default_rng(seed)
-        return lambda step: self.windows(self.train, random.integers(0, self.train.size - length - 1, n), length)
-
-    @torch.no_grad()
-    def score(self, start: Start, ids: NDArray[Any], count: int, length: int, rows: int) -> float:
-        """Return the mean loss on so many windows spread over a text, or as many as it has."""
-        starts = np.linspace(0, ids.size - length - 1, min(count, ids.size // (length + 1))).astype(int)
-        parts = (self.windows(ids, starts[i : i + rows], length) for i in range(0, starts.size, rows))
-        return float(torch.cat([start.losses(part).float().cpu() for part in parts]).mean())
-
-
-def run_one(
-    folder: str, arch: str, arm: str, seed: int, rate: float, recipe: Recipe, steps: int, at: Collection[int]
-) -> dict[str, Any]:
-    """Build and train one start, in a process of its own."""
-    began = time.process_time()
-    start = build(arch, arm, seed, PairStatistics.load(Path(folder, "pairs.safetensors")), recipe.scale)
-    made = time.process_time() - began
-    start.to(harness.device())
-    text, length = Text(folder, harness.device()), SHAPE["context"]
-    batch = text.sampler(seed, SHAPE["windows"], length)
-    curve = train(
-        start.optimizers(rate, recipe),
-        lambda step: start.losses(batch(step)).mean(),
-        steps,
-        Phase("all", {"all": rate}, warmup=recipe.warmup, floor=0.0),
-        lambda: text.score(start, text.valid, SHAPE["scored"], length, SHAPE["windows"]),
-        at,
-    )
-    return {**curve, "made": made, "parameters": start.n_parameters}
-
-
 class Bench:
     """The runs of this bench: their keys, and the search for a recipe and a rate."""
 
@@ -254,175 +129,149 @@ class Bench:
         self.folder, self.workers, self.quick = folder, workers, quick
         self.steps, self.checked = (4, (0, 4)) if quick else (STEPS, CHECKED)
 
-    def key(self, arch: str, arm: str, seed: int, rate: float, recipe: Recipe, steps: int) -> dict[str, Any]:
+    def key(self, arch: str, arm: str, recipe: Recipe, rate: float, seed: int, steps: int) -> dict[str, Any]:
         """Return the whole configuration of a run."""
-        scale = {"scale": recipe.scale} if arm in OURS else {}
-        trained: dict[str, Any] = {
-            "steps": steps,
-            "rate": rate,
-            "warmup": recipe.warmup,
-            "beta2": recipe.beta2,
-            "clip": 1.0,
-        }
-        trained |= {"blocks": recipe.blocks, "precision": harness.precision()}
-        return {"arch": arch, "arm": arm, "seed": seed, **trained, **scale, **SHAPE, "text": "classics"}
+        key = {"arch": arch, "arm": arm, "seed": seed, "steps": steps, "rate": rate, "warmup": recipe.warmup}
+        key |= {"beta2": recipe.beta2, "clip": 1.0, "blocks": recipe.blocks, "precision": harness.precision()}
+        return key | SHAPE | {"text": "classics"} | ({"scale": recipe.scale} if arm in OURS else {})
 
-    def run(self, arch: str, arm: str, seed: int, rate: float, recipe: Recipe, steps: int | None = None) -> Any:
+    def run(self, arch: str, arm: str, recipe: Recipe, rate: float, seed: int = 0, steps: int | None = None) -> Any:
         """Return the curve of a run, kept or made; a longer run is validated a dozen times."""
+        at: Sequence[int] = self.checked if steps is None else range(0, steps + 1, steps // 12)
         steps = steps or self.steps
-        at = self.checked if steps == self.steps else range(0, steps + 1, steps // 12)
-        key = self.key(arch, arm, seed, rate, recipe, steps)
-        return self.workers.do(key, run_one, self.folder, arch, arm, seed, rate, recipe, steps, at)
+        start = partial(build, arch, arm, seed, scale=recipe.scale)
+        key = self.key(arch, arm, recipe, rate, seed, steps)
+        return self.workers.do(key, train_start, self.folder, start, seed, rate, recipe, SHAPE, steps, at)
 
     def tune(self, arch: str, arm: str) -> dict[str, Any]:
         """Find recipe and rate of a start, then run every seed."""
-        tried: dict[tuple[str, float], float] = {}
-        for name, recipe in list(RECIPES.items())[: 1 if self.quick else None]:
 
-            def end(at: dict[str, float], recipe: Recipe = recipe) -> float:
-                return float(self.run(arch, arm, 0, at["rate"], recipe)["nats"][-1])
+        def end(recipe: Recipe, at: dict[str, float]) -> float:
+            return float(self.run(arch, arm, recipe, at["rate"])["nats"][-1])
 
-            if self.quick:
-                tried[name, START_RATE] = end({"rate": START_RATE})
-                continue
-            for point, value in search(end, {"rate": START_RATE}, TRIALS)[1]:
-                tried[name, point["rate"]] = value
-        recipe_name, rate = min(tried, key=lambda choice: tried[choice])
+        name, rate = "usual", START_RATE
+        if not self.quick:
+            tried = {
+                (name, at["rate"]): loss
+                for name, recipe in RECIPES.items()
+                for at, loss in search(partial(end, recipe), {"rate": START_RATE}, TRIALS)[1]
+            }
+            name, rate = min(tried, key=lambda choice: tried[choice])
         seeds = harness.cut(SEEDS, self.quick)
-        jobs = [partial(self.run, arch, arm, seed, rate, RECIPES[recipe_name]) for seed in seeds]
-        keys = [self.key(arch, arm, seed, rate, RECIPES[recipe_name], self.steps) for seed in seeds]
-        runs = self.workers.together(jobs)
-        mark = self.workers.results.mark(*keys)
-        return {"recipe": recipe_name, "rate": rate, "tried": len(tried), "runs": runs, "mark": mark}
+        runs = self.workers.together([partial(self.run, arch, arm, RECIPES[name], rate, seed) for seed in seeds])
+        keys = [self.key(arch, arm, RECIPES[name], rate, seed, self.steps) for seed in seeds]
+        return {"recipe": name, "rate": rate, "runs": runs, "mark": self.workers.results.mark(*keys)}
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
     """Run every start, write tables and plots; ``quick``: two starts of each architecture, four steps."""
     results = Results(None if quick else docs / "results" / "transformers.jsonl", __name__)
     books, size = data / "classics", 1024 if quick else SHAPE["vocab_size"]
-    text = Corpus.build(books / "train.txt.xz", vocab_size=size, split_documents=r"\n\n")
-    valid = Corpus.encode(books / "valid.txt", text.tokenizer, split_documents=r"\n\n")
     arms = ("log-unigram bias", OURS[1]) if quick else ARMS
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder, Workers(results, progress) as workers:
-        count_pairs(text.tokens, text.vocab_size).save(Path(folder, "pairs.safetensors"))
-        np.save(Path(folder, "train.npy"), text.tokens)
-        np.save(Path(folder, "valid.npy"), valid.tokens)
+        prepare(folder, books / "train.txt.xz", [books / "valid.txt"], size)
         bench = Bench(folder, workers, quick)
         pairs = [(arch, arm) for arch in ARCHITECTURES for arm in arms]
         tuned = dict(zip(pairs, workers.together([partial(bench.tune, *pair) for pair in pairs]), strict=True))
-        found: dict[str, Any] = {"starts": {arch: {arm: tuned[arch, arm] for arm in arms} for arch in ARCHITECTURES}}
+        starts = {arch: {arm: tuned[arch, arm] for arm in arms} for arch in ARCHITECTURES}
         if not quick:
-            found["parts"] = parts_left_out(bench, found["starts"])
-            found["long"] = longer(bench, found["starts"]["gpt2"])
-            write(found, docs, results)
-    return found
+            write(starts, parts_left_out(bench, starts), longer(bench, starts["gpt2"]), docs, results)
+    return {"starts": starts}
 
 
-def parts_left_out(bench: Bench, starts: dict[str, Any]) -> dict[str, Any]:
+def parts_left_out(bench: Bench, starts: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
     """Run our better start of each architecture with one part of the keeping recipe left out, every seed."""
-    jobs, names = [], []
-    for arch, arms in starts.items():
-        ours = min(OURS, key=lambda arm: final(arms[arm]))
-        for name, (recipe, rate) in WITHOUT.items():
-            jobs += [partial(bench.run, arch, ours, seed, rate, recipe) for seed in SEEDS]
-            names += [(arch, name)] * len(SEEDS)
-    runs = bench.workers.together(jobs)
-    return {
-        arch: {name: [r for r, own in zip(runs, names, strict=True) if own == (arch, name)] for name in WITHOUT}
-        for arch in starts
-    }
+    ours = {arch: best(OURS, arms) for arch, arms in starts.items()}
+    names = [(arch, name) for arch in starts for name in WITHOUT]
+    jobs = [partial(bench.run, arch, ours[arch], *WITHOUT[name], seed) for arch, name in names for seed in SEEDS]
+    runs, n = bench.workers.together(jobs), len(SEEDS)
+    return {name: {"runs": runs[n * i : n * (i + 1)]} for i, name in enumerate(names)}
 
 
 def longer(bench: Bench, arms: dict[str, Any]) -> dict[str, Any]:
-    """Run the best start that knows unigrams at most, and ours, for four times the steps; a rate is best of two."""
-    blind = min(BLIND, key=lambda arm: final(arms[arm]))
-    chosen: dict[str, Any] = {}
-    names = (blind, *OURS)
+    """Run the best start that knows unigrams at most, and ours, for four times the steps; a rate is best of three."""
+    names = (best(BLIND, arms), *OURS)
     jobs = [
-        partial(bench.run, "gpt2", arm, 0, arms[arm]["rate"] * share, RECIPES[arms[arm]["recipe"]], LONG_STEPS)
+        partial(bench.run, "gpt2", arm, RECIPES[arms[arm]["recipe"]], arms[arm]["rate"] * share, steps=LONG_STEPS)
         for arm in names
         for share in (1.0, 0.5, 0.25)
     ]
     runs = bench.workers.together(jobs)
-    for i, arm in enumerate(names):
-        chosen[arm] = min(runs[3 * i : 3 * i + 3], key=lambda run: run["nats"][-1])
-    return chosen
+    return {arm: min(runs[3 * i : 3 * i + 3], key=lambda run: run["nats"][-1]) for i, arm in enumerate(names)}
 
 
-def final(arm: dict[str, Any]) -> float:
-    """Return the mean loss at the end over the seeds."""
-    return float(statistics.mean(run["nats"][-1] for run in arm["runs"]))
+def ends(arm: dict[str, Any]) -> list[float]:
+    """Return the last validation loss of every seed."""
+    return [run["nats"][-1] for run in arm["runs"]]
 
 
-def mean_curve(arm: dict[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return steps, and losses as the mean of the seeds."""
-    return np.array(arm["runs"][0]["steps"], float), np.mean([run["nats"] for run in arm["runs"]], axis=0)
+def best(names: Sequence[str], arms: dict[str, Any]) -> str:
+    """Return the arm with the lowest mean loss at the end."""
+    return min(names, key=lambda name: statistics.mean(ends(arms[name])))
 
 
-def rise(run: dict[str, Any]) -> float:
-    """Return how far a validation loss is above the one of step 0 at most."""
-    return float(max(run["nats"]) - run["nats"][0])
+def highest_rise(arm: dict[str, Any]) -> float:
+    """Return how far the validation loss of any seed is above its value at step 0 at most."""
+    return float(max(max(run["nats"]) - run["nats"][0] for run in arm["runs"]))
 
 
 def marks(arms: dict[str, Any]) -> dict[str, Any]:
     """Return what the best of our starts gains over the best that ignores the text, and over the best of the others."""
-    ours, blind, knowing = (min(names, key=lambda arm: final(arms[arm])) for names in (OURS, BLIND, KNOWING))
-    warm = arms[ours]
-    step, crossed = reached(mean_curve(warm), final(arms[blind])), crossing(mean_curve(warm), mean_curve(arms[blind]))
+    ours, blind, knowing = (best(names, arms) for names in (OURS, BLIND, KNOWING))
+    end, blind_end, knowing_end = (statistics.mean(ends(arms[name])) for name in (ours, blind, knowing))
+    curve = mean_curve(arms[ours])
+    step, crossed = reached(curve, blind_end), crossing(curve, mean_curve(arms[blind]))
     return {
         "our best": ours,
         "best start that knows unigrams at most": blind,
-        "lead over it at the end": render.nats(final(arms[blind]) - final(warm)),
+        "lead over it at the end": render.nats(blind_end - end),
         "share of the steps after which ours is at its end": None if step is None else step / STEPS,
         "step at which the curves cross": "none" if crossed is None else f"{crossed:.0f}",
         "best other start that knows pairs": knowing,
-        "lead over that at the end": render.nats(final(arms[knowing]) - final(warm)),
-        "CPU seconds to solve the start": statistics.mean(run["made"] for run in warm["runs"]),
+        "lead over that at the end": render.nats(knowing_end - end),
+        "CPU seconds to solve the start": statistics.mean(run["made"] for run in arms[ours]["runs"]),
     }
 
 
-def write(found: dict[str, Any], docs: Path, results: Results) -> None:
+def start_row(name: str, arm: dict[str, Any]) -> list[Any]:
+    """Return the row of a start: size, recipe and rate, losses over the steps, highest rise."""
+    run, losses = arm["runs"][0], np.interp(SHOWN, *mean_curve(arm))
+    choice = [name + arm["mark"], run["parameters"], arm["recipe"], f"{arm['rate']:g}"]
+    return [*choice, *map(render.nats, losses), render.spread(ends(arm)), render.nats(highest_rise(arm))]
+
+
+def write(
+    starts: dict[str, Any], parts: dict[tuple[str, str], Any], long: dict[str, Any], docs: Path, results: Results
+) -> None:  # fmt: skip
     """Write the section of docs/benchmarks.md and its picture."""
-    shown = (0, 50, 100, 200, STEPS)
-    headers = ["start", "parameters", "recipe", "rate", *(f"step {n}" for n in shown), "highest rise"]
-    tables = ""
-    for arch, arms in found["starts"].items():
-        rows = []
-        for name, arm in arms.items():
-            steps, mean = mean_curve(arm)
-            losses = [render.nats(float(np.interp(n, steps, mean))) for n in shown[:-1]]
-            end = render.spread([run["nats"][-1] for run in arm["runs"]])
-            highest = render.nats(max(map(rise, arm["runs"])))
-            parameters = arm["runs"][0]["parameters"]
-            rows.append([name + arm["mark"], parameters, arm["recipe"], f"{arm['rate']:g}", *losses, end, highest])
-        tables += f"{ARCHITECTURES[arch]}:\n\n{render.table(headers, rows)}\n"
-    columns = [marks(arms) for arms in found["starts"].values()]
+    headers = ["start", "parameters", "recipe", "rate", *(f"step {n}" for n in (*SHOWN, STEPS)), "highest rise"]
+    tables = "".join(
+        f"{title}:\n\n{render.table(headers, [start_row(*each) for each in starts[arch].items()])}\n"
+        for arch, title in ARCHITECTURES.items()
+    )
+    columns = [marks(arms) for arms in starts.values()]
     summary = render.table(["", *ARCHITECTURES.values()], [[n, *(c[n] for c in columns)] for n in columns[0]])
-    parts = []
-    for name in WITHOUT:
-        row: list[Any] = [name]
-        for arch in ARCHITECTURES:
-            runs = found["parts"][arch][name]
-            row += [render.nats(max(map(rise, runs))), render.spread([run["nats"][-1] for run in runs])]
-        parts.append(row)
+    left_out: list[list[Any]] = [[name] for name in WITHOUT]
+    for row in left_out:
+        for arm in (parts[arch, row[0]] for arch in ARCHITECTURES):
+            row += [render.nats(highest_rise(arm)), render.spread(ends(arm))]
     heads = [f"{title}, {what}" for title in ARCHITECTURES.values() for what in ("rise", "end")]
     at = range(0, LONG_STEPS + 1, STEPS)
-    long = {arm: np.interp(at, run["steps"], run["nats"]) for arm, run in found["long"].items()}
-    blind = next(iter(long))
-    lead = long[blind] - np.min([long[arm] for arm in OURS], axis=0)
-    rows = [[name, *map(render.nats, values)] for name, values in (*long.items(), ("lead", lead))]
+    losses = {arm: np.interp(at, run["steps"], run["nats"]) for arm, run in long.items()}
+    blind, *ours = losses.values()
+    lead = blind - np.min(ours, axis=0)
+    long_rows = [[name, *map(render.nats, values)] for name, values in (*losses.items(), ("lead", lead))]
     panels = {
-        f"{ARCHITECTURES[arch]}, {STEPS} steps": {name: mean_curve(arm) for name, arm in arms.items()}
-        for arch, arms in found["starts"].items()
+        f"{title}, {STEPS} steps": {name: mean_curve(arm) for name, arm in starts[arch].items()}
+        for arch, title in ARCHITECTURES.items()
     }
-    panels[f"GPT-2, {LONG_STEPS} steps"] = {n: (run["steps"], run["nats"]) for n, run in found["long"].items()}
+    panels[f"GPT-2, {LONG_STEPS} steps"] = {n: (np.array(run["steps"]), run["nats"]) for n, run in long.items()}
     styles = {arm: {"linewidth": 2 if arm in OURS else 1} for arm in ARMS}
     render.curves(docs / "images" / "transformers.png", panels, "steps", "nats a token, validation", 7.0, styles)
-    gpt2, llama = columns
+    gpt2, llama = (column["lead over it at the end"] for column in columns)
     conclusion = (
-        f"A spectral start leads the best start without pair counts by {gpt2['lead over it at the end']} nats (GPT-2) "
-        f"and {llama['lead over it at the end']} nats (Llama) after {STEPS} steps; the lead shrinks "
-        f"to {lead[-1]:.3f} nats after {LONG_STEPS:,}."
+        f"A spectral start leads the best start without pair counts by {gpt2} nats (GPT-2) and {llama} nats (Llama) "
+        f"after {STEPS} steps; the lead shrinks to {lead[-1]:.3f} nats after {LONG_STEPS:,}."
     )
     body = f"""{SHAPE["layers"]} layers, width {SHAPE["width"]}, {SHAPE["heads"]} heads, windows of {SHAPE["context"]}
 tokens, V = {SHAPE["vocab_size"]:,}, classic books. A run has {STEPS} steps of {SHAPE["windows"] * SHAPE["context"]:,}
@@ -444,10 +293,10 @@ What keeps the start: our better start with `decoder_schedule()`, that is the ke
 {DECODER_RATE:g} and embedding rows of standard deviation {SCALE:g}, and with parts of it left out: the lower rate
 ({HIGH_RATE:g} instead), and one more part each. {len(SEEDS)} seeds. "Rise" is the highest rise of any seed.
 
-{render.table(["left out", *heads], parts)}
+{render.table(["left out", *heads], left_out)}
 ![Validation loss over steps](images/transformers.png)
 
 GPT-2 for {LONG_STEPS:,} steps, one seed, recipe as above, the best of the rate above, a half and a quarter of it:
 
-{render.table(["start", *(f"step {n:,}" for n in at)], rows)}"""
+{render.table(["start", *(f"step {n:,}" for n in at)], long_rows)}"""
     render.write(docs, "transformers", "Transformers: spectral warm starts", conclusion, body, results)
