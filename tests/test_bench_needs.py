@@ -100,7 +100,7 @@ def test_a_quick_bench_reads_the_beginnings_of_its_files(data, tmp_path):
         assert file.read() == "ä" * 400_000
     assert (small / "classics" / "valid.txt").read_text() == "ä" * 60_000
     assert (small / "blimp" / "blimp_dev15.jsonl").read_text().split() == [str(i) for i in range(0, 95, 10)]
-    assert len(probes.read_conllu(tmp_path / "vectors" / "ud-english-ewt" / "en_ewt-ud-train.conllu")) == 100
+    assert len(probes.read_conllu(tmp_path / "vectors" / "ud-english-ewt" / "en_ewt-ud-train.conllu")) == 300
     assert (tmp_path / "vectors" / "wordsim" / "EN-MEN-TR-3k.txt").read_text() == "a b 1\n"
 
 
