@@ -38,7 +38,7 @@ def test_word_pairs_are_the_files_of_the_probes(data):
         ("transformers", "hf", True, ["transformers", "mixers", "embeddings"]),
         ("matplotlib", "plot", True, []),
         ("matplotlib", "plot", False, [name for name, needed in needs.BENCHES.items() if needed.plots]),
-        ("gensim", "bench", False, []),  # some arms of vectors need it, the bench does not
+        ("gensim", "bench", False, ["vectors", "defaults"]),
     ],
 )
 def test_benches_without_their_extra_are_left_out(data, monkeypatch, capsys, package, extra, quick, lost):
@@ -100,7 +100,7 @@ def test_a_quick_bench_reads_the_beginnings_of_its_files(data, tmp_path):
         assert file.read() == "ä" * 400_000
     assert (small / "classics" / "valid.txt").read_text() == "ä" * 60_000
     assert (small / "blimp" / "blimp_dev15.jsonl").read_text().split() == [str(i) for i in range(0, 95, 10)]
-    assert len(probes.read_conllu(tmp_path / "vectors" / "ud-english-ewt" / "en_ewt-ud-train.conllu")) == 100
+    assert len(probes.read_conllu(tmp_path / "vectors" / "ud-english-ewt" / "en_ewt-ud-train.conllu")) == 300
     assert (tmp_path / "vectors" / "wordsim" / "EN-MEN-TR-3k.txt").read_text() == "a b 1\n"
 
 
