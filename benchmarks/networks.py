@@ -81,7 +81,7 @@ def arm(shape: tuple[int, ...], start: str, settings: dict[str, Any], images: Ca
         row = {"steps": steps, "rate": None, "seconds": seconds}
         if steps:
             losses = {rate: measure(train(models[0], *fit, steps, rate, seeds[0]), *valid)[1] for rate in rates}
-            row |= {"rate": min(rates, key=losses.__getitem__), "validation": {str(r): v for r, v in losses.items()}}
+            row |= {"rate": min(rates, key=losses.__getitem__)}
             if len(rates) > 1 and row["rate"] in (rates[0], rates[-1]):
                 raise RuntimeError(f"{shape}, {start}: the best rate is at the border of {rates}; widen SETTINGS")
         ends = [train(model, *fit, steps, row["rate"] or 0.0, seed) for model, seed in zip(models, seeds, strict=True)]
