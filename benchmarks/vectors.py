@@ -157,8 +157,8 @@ def _section(rows: list[dict[str, Any]]) -> tuple[str, str]:
     )
     body = f"""Classics, cased words and signs, {whole[0]["tokens"]:,} tokens; words that occur {MIN_COUNT} times or
 more; {SIZE} dimensions. word2vec and fastText are those of gensim {version("gensim")}: window {WINDOW},
-{GENSIM["epochs"]} epochs. A thread for each core. Seconds are from lists of tokens to vectors; CPU seconds are those of
-all threads together. Part of speech: accuracy on UD English EWT, test (17 tags). Entities: F1 on WNUT17,
+{GENSIM["epochs"]} epochs. Every arm uses all cores. Seconds are from lists of tokens to vectors; CPU seconds are those
+of all threads together. Part of speech: accuracy on UD English EWT, test (17 tags). Entities: F1 on WNUT17,
 test. Both are found by logistic regression on the frozen vectors of a token and its two neighbours. Word similarity
 (SimLex to RW): Spearman's correlation with cosines. Pairs that have vectors: {covered}.
 
