@@ -66,14 +66,10 @@ def read(books: Path, n: int, vocab_size: int) -> Text:
     )
 
 
-def decay(rate: float) -> Attend:
-    """Return attention that is multiplied by ``rate`` at each position back, normalised over the filled positions."""
-
-    def attend(window: NDArray[np.int64]) -> NDArray[np.float32]:
-        A = np.where(window >= 0, rate ** np.arange(len(window))[:, None], 0.0).T
-        return np.asarray(A / A.sum(axis=1, keepdims=True), dtype=np.float32)
-
-    return attend
+def decay(rate: float, window: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return attention (B, n) that falls by ``rate`` at each position back, normalised over the filled positions."""
+    A = np.where(window >= 0, rate ** np.arange(len(window))[:, None], 0.0).T
+    return np.asarray(A / A.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
 def measure(attend: Attend, text: Text) -> dict[str, float]:
@@ -127,14 +123,10 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     text = cache(lambda: read(data / "classics", settings["tokens"], settings["vocabulary"]))
     key = {"attention": "hidden targets", **settings}
     learnt = [{**row, "mark": results.mark(key)} for row in results.do(key, lambda: rounds(text()))]
-    decays = [
-        results.row(
-            {"attention": "decay", "rate": rate, **settings},
-            lambda rate=rate: measure(decay(rate), text()),  # type: ignore[misc]
-            name=f"decay {rate}",
-        )
-        for rate in (DECAYS[::4] if quick else DECAYS)
-    ]
+    decays = []
+    for rate in DECAYS[::4] if quick else DECAYS:
+        work = partial(lambda rate: measure(partial(decay, rate), text()), rate)
+        decays.append(results.row({"attention": "decay", "rate": rate, **settings}, work, name=f"decay {rate}"))
     output = {"rounds": learnt, "decays": decays}
     output["text"] = results.do({"text": "classics", **settings}, lambda: sizes(text()))
     if not quick:

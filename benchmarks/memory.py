@@ -131,10 +131,8 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
         seconds = do(key, compare, rule, key["length"], key["n"], passes)
         turns.append({"rule": rule, "passes": passes, "mark": results.mark(key), **seconds})
     if not quick:
-        panels = {
-            "seconds of training": render.series(points, "arm", "length", "training"),
-            "peak memory (MiB)": render.series(points, "arm", "length", "mib"),
-        }
+        measures = {"seconds of training": "training", "peak memory (MiB)": "mib"}
+        panels = {title: render.series(points, "arm", "length", name) for title, name in measures.items()}
         styles = {arm: {"marker": "o", "markersize": 4} for arm in ARMS}
         render.curves(docs / "images" / "memory.png", panels, "length (tokens)", "", styles=styles, log="xy")
         render.write(docs, "memory", "Memories: time and memory over the length", *_section(points, turns), results)

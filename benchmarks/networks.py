@@ -98,23 +98,17 @@ def compare(images: Callable[[], Any], results: Results, quick: bool) -> list[di
     for shape, start in itertools.product(SHAPES[:2] if quick else SHAPES, STARTS):
         if len(shape) > 2 or "ReLU" not in start:
             key = {"data": "MNIST", "network": "-".join(map(str, shape)), "start": start, **settings}
-            made = results.do(key, partial(arm, shape, start, settings, images))
-            rows += [{"network": key["network"], "start": start, **row, "mark": results.mark(key)} for row in made]
+            for row in results.do(key, partial(arm, shape, start, settings, images)):
+                rows.append({**row, "network": key["network"], "start": start, "mark": results.mark(key)})
     return rows
 
 
 def section(rows: list[dict[str, Any]]) -> str:
     """Return the paragraph and the table for docs/benchmarks.md."""
-    columns: dict[str, Any] = {
-        "network": "network",
-        "start": "start",
-        "steps": "steps",
-        "rate": lambda row: row["rate"] and f"{row['rate']:g}",
-        "accuracy": "accuracy",
-        "cross-entropy (nats)": lambda row: render.nats(row["cross_entropy"]),
-        "deviation": lambda row: render.nats(row["deviation"]),
-        "solved in (s)": "seconds",
-    }
+    columns: dict[str, Any] = {name: name for name in ("network", "start", "steps")}
+    columns |= {"rate": lambda row: row["rate"] and f"{row['rate']:g}", "accuracy": "accuracy"}
+    columns |= {"cross-entropy (nats)": lambda row: render.nats(row["cross_entropy"])}
+    columns |= {"deviation": lambda row: render.nats(row["deviation"]), "solved in (s)": "seconds"}
     rates = SETTINGS["rates"]
     return f"""Networks of `Linear` and `Softmax` layers (or ReLU, where the table says so) from `warm_start` and from
 PyTorch's default weights, on five sixths of the training images. Adam in float32, batches of {SETTINGS["batch"]}, the

@@ -66,8 +66,8 @@ PASSES = 30
 class Memory(nn.Module):
     """Embeddings and maps around a memory of S keys and S one-hot values.
 
-    With one-hot values a read consists of the weights that each write has in it: entry c of ``S phi(q)`` is the sum
-    over the writes of value c. So the memory itself need not be formed for one query.
+    With one-hot values, entry c of a read is the sum of the weights of the writes of value c, so that the memory itself
+    need not be formed.
     """
 
     def __init__(self, size: int, feature_map: Callable[[Tensor], Tensor], rule: str) -> None:
@@ -191,7 +191,7 @@ def fixed(name: str, keys: int) -> dict[str, Any]:
             reads["delta" if passes == 1 else f"delta, {passes} passes"] = phi @ S[0, 0].T
     reads["best memory"] = phi @ torch.linalg.pinv(phi)
     losses = {rule: float(loss(read, torch.arange(keys)).mean()) for rule, read in reads.items()}
-    return {"map": name, "d_phi": phi.shape[1], "keys": keys, **losses, "mark": ""}
+    return {"map": name, "d_phi": phi.shape[1], "keys": keys, **losses}
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
@@ -235,19 +235,12 @@ def _section(trained: list[dict[str, Any]], untrained: list[dict[str, Any]]) -> 
         most = max((point["keys"] for point in points if point["loss"] <= SOLVED), default=0)
         solved[setting, name, rule] = f"at least {most}" if most == points[-1]["keys"] else str(most)
         losses = (f"{point['keys']}: {' / '.join(f'{x:.4f}' for x in point['losses'])}" for point in points[-5:])
-        row = {"setting": setting, "map": name, "rule": rule, "keys": solved[setting, name, rule]}
-        row |= {"losses": ", ".join(losses), "mark": max(point["mark"] for point in points)}
-        rows.append(row)
-    columns: dict[str, Any] = {
-        "setting": "setting",
-        "feature map": "map",
-        "rule": "rule",
-        "d_phi": lambda row: features.get(row["map"]),
-        "keys solved": "keys",
-        "published": lambda row: PUBLISHED.get(row["map"]) if row["setting"] == 1 else None,
-        "loss by keys": "losses",
-    }
-    bounds = {name: name for name in untrained[0] if name != "mark"}
+        row = {"setting": setting, "feature map": name, "rule": rule, "d_phi": features.get(name)}
+        row |= {"keys solved": solved[setting, name, rule], "published": PUBLISHED.get(name) if setting == 1 else None}
+        rows.append(row | {"loss by keys": ", ".join(losses), "mark": max(point["mark"] for point in points)})
+    table, bounds = (
+        render.rows_table({name: name for name in part[0] if name != "mark"}, part) for part in (rows, untrained)
+    )
     conclusion = (
         f"Where keys are written again, the delta rule with DPFP-2 solves {solved[2, 'DPFP-2', 'delta']} keys and the "
         f"sum rule {solved[2, 'DPFP-2', 'sum']}; where each is written once, softmax attention solves "
@@ -264,12 +257,12 @@ authors: 11). "Keys solved" is the largest number that was solved; training may 
 plot). "Loss by keys" has the largest numbers of keys; where it has several seeds, their median decides. Published:
 Schlag et al. 2021, the authors' logs.
 
-{render.rows_table(columns, rows)}
+{table}
 ![Loss over the number of keys](images/retrieval.png)
 
 Without training: random keys of unit length after the feature map, each written once with strength 1. The best memory
 is the pseudo-inverse. It is exact up to d_phi keys and has a loss of `(1 - d_phi / S) / 2` beyond; no rule can do
 better. The delta rule approaches it up to d_phi keys if the keys are written again and again.
 
-{render.rows_table(bounds, untrained)}"""
+{bounds}"""
     return conclusion, body

@@ -99,10 +99,8 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
             key["gensim"] = version("gensim")
         rows.append(results.row(key, partial(arm, data, settings, text, share, size), vectors=name, share=share))
     if not quick:
-        panels = {
-            "part of speech, accuracy": render.series(rows, "vectors", "cpu_seconds", "pos"),
-            "named entities, F1": render.series(rows, "vectors", "cpu_seconds", "ner"),
-        }
+        measures = {"part of speech, accuracy": "pos", "named entities, F1": "ner"}
+        panels = {title: render.series(rows, "vectors", "cpu_seconds", name) for title, name in measures.items()}
         styles = {name: {"marker": "o" if name.startswith("cipher") else "s", "linestyle": ":"} for name in ARMS}
         x = "CPU seconds (left end of a line: a tenth of the text)"
         render.curves(docs / "images" / "vectors.png", panels, x, "score of the probe", styles=styles, log="x")
