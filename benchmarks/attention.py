@@ -1,8 +1,7 @@
 """Self-attention without gradients: weights from hidden targets beside uniform attention and hand-made decays.
 
 Every arm attends to blocks of the classics, counts the superposed contexts ``A^T X`` with the next token, and solves
-the counts into the vocabulary. The hidden targets stop by held-out training windows. The decays may choose the best of
-eleven with the text that they are measured on.
+the counts into the vocabulary.
 """
 
 from collections.abc import Callable
@@ -31,7 +30,7 @@ SETTINGS: dict[str, Any] = {
     "tokens": 1_000_000, "vocabulary": 8192, "bits": BITS, "block": BLOCK, "smoothing": SMOOTHING, "every": EVERY,
 }  # fmt: skip
 QUICK = {"tokens": 30_000, "vocabulary": 1024}
-MEASURES = {"temperature 1": "temperature_1", "temperature fitted": "fitted", "mixture": "mixture"}
+MEASURES = {"superposed": "fitted", "mixture": "mixture"}
 
 Attend = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 Windows = tuple[NDArray[np.int64], NDArray[np.int64]]  # token ids (B, n), newest first, -1: empty; next tokens (n,)
@@ -67,46 +66,37 @@ def read(books: Path, n: int, vocab_size: int) -> Text:
     )
 
 
-def decay(rate: float) -> Attend:
-    """Return attention that is multiplied by ``rate`` at each position back, normalised over the filled positions."""
-
-    def attend(window: NDArray[np.int64]) -> NDArray[np.float32]:
-        A = np.where(window >= 0, rate ** np.arange(len(window))[:, None], 0.0).T
-        return np.asarray(A / A.sum(axis=1, keepdims=True), dtype=np.float32)
-
-    return attend
+def decay(rate: float, window: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return attention (B, n) that falls by ``rate`` at each position back, normalised over the filled positions."""
+    A = np.where(window >= 0, rate ** np.arange(len(window))[:, None], 0.0).T
+    return np.asarray(A / A.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
-def measure(attend: Attend, text: Text) -> dict[str, Any]:
-    """Count with an attention; return perplexities on the validation books and the fitted temperature.
+def measure(attend: Attend, text: Text) -> dict[str, float]:
+    """Count with an attention; return perplexities on the validation books.
 
-    ``temperature_1`` and ``fitted``: the superposed context read out; ``mixture``: ``sum_i A_i P(y | x_i)``.
+    ``fitted``: the superposed context read out with a fitted temperature; ``mixture``: ``sum_i A_i P(y | x_i)``.
     """
     window, targets = text.blocks
     X = contexts.superposed(window, attend(window), text.vectors)
     values = empty(BITS, text.prior.size)
     update(values, X, targets)
-    solve = partial(solution.solve, [values], text.prior, k=1.0, smoothing=SMOOTHING)
     sampled = np.linspace(0, targets.size - 1, SAMPLE).astype(int)
     sample = solution.Sample([X[sampled]], sparse.eye_array(text.prior.size, format="csr")[targets[sampled]])
     fit = solution.fit(sample, [values], text.prior, k=1.0, smoothing=SMOOTHING)
-    published, fitted = solve(temperatures=np.ones(1)), solve(temperatures=fit.temperatures)
+    published, fitted = (
+        solution.solve([values], text.prior, k=1.0, smoothing=SMOOTHING, temperatures=temperatures)
+        for temperatures in (np.ones(1), fit.temperatures)
+    )
     window, targets = text.scored
     A = attend(window)
     X = contexts.superposed(window, A, text.vectors)
+    at_target = np.asarray(X.multiply(fitted.T[targets]).sum(axis=1)).ravel()
     norm = attention.log_normalisers(text.vectors, published)
-    nats = {
-        "temperature_1": read_out(X, targets, published),
-        "fitted": read_out(X, targets, fitted),
-        "mixture": attention.mixture(window, targets, A, text.vectors, published, norm)[0],
+    return {
+        "fitted": float(np.exp((attention.log_normalisers(X, fitted) - at_target).mean())),
+        "mixture": float(np.exp(attention.mixture(window, targets, A, text.vectors, published, norm)[0])),
     }
-    return {name: float(np.exp(value)) for name, value in nats.items()} | {"temperature": float(fit.temperatures[0])}
-
-
-def read_out(X: sparse.csr_array, targets: NDArray[np.int64], weights: NDArray[np.floating]) -> float:
-    """Return the mean of ``-log softmax(X weights)`` at the targets."""
-    at_target = np.asarray(X.multiply(weights.T[targets]).sum(axis=1)).ravel()
-    return float((attention.log_normalisers(X, weights) - at_target).mean())
 
 
 def rounds(text: Text) -> list[dict[str, Any]]:
@@ -127,50 +117,45 @@ def sizes(text: Text) -> dict[str, float]:
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Measure every round of the hidden targets and every decay."""
+    """Measure every round of the hidden targets, and every decay."""
     settings = SETTINGS | (QUICK if quick else {})
     results = Results(None if quick else docs / "results" / "attention.jsonl", __name__, progress=progress)
     text = cache(lambda: read(data / "classics", settings["tokens"], settings["vocabulary"]))
     key = {"attention": "hidden targets", **settings}
     learnt = [{**row, "mark": results.mark(key)} for row in results.do(key, lambda: rounds(text()))]
-    decays = [
-        results.row(
-            {"attention": "decay", "rate": rate, **settings},
-            lambda rate=rate: measure(decay(rate), text()),  # type: ignore[misc]
-            name=f"decay {rate}",
-        )
-        for rate in (DECAYS[::4] if quick else DECAYS)
-    ]
+    decays = []
+    for rate in DECAYS[::4] if quick else DECAYS:
+        work = partial(lambda rate: measure(partial(decay, rate), text()), rate)
+        decays.append(results.row({"attention": "decay", "rate": rate, **settings}, work, name=f"decay {rate}"))
     output = {"rounds": learnt, "decays": decays}
     output["text"] = results.do({"text": "classics", **settings}, lambda: sizes(text()))
     if not quick:
-        best = {measured: min(decays, key=lambda row: float(row[measured])) for measured in MEASURES.values()}
-        lines, styles = dict[str, Any](), dict[str, dict[str, Any]]()
-        for i, (title, measured) in enumerate(MEASURES.items()):
-            level, other = best[measured][measured], f"{title}, best {best[measured]['name']}"
-            lines |= {title: (range(len(learnt)), [row[measured] for row in learnt])}
-            lines |= {other: ((0, len(learnt) - 1), (level, level))}
-            styles |= {title: {"color": f"C{i}", "marker": "o"}, other: {"color": f"C{i}", "linestyle": "--"}}
+        lines: dict[str, Any] = {}
+        for title, measured in MEASURES.items():
+            level = min(row[measured] for row in decays)
+            lines[title] = range(len(learnt)), [row[measured] for row in learnt]
+            lines[f"{title}, best decay"] = (0, len(learnt) - 1), (level, level)
         panels, x = {"validation books": lines}, "round of hidden targets (0: uniform)"
-        render.curves(docs / "images" / "attention.png", panels, x, "perplexity", styles=styles, log="y")
-        render.write(docs, "attention", "Attention from hidden targets", *_section(output, best), results)
+        render.curves(docs / "images" / "attention.png", panels, x, "perplexity", log="y")
+        render.write(docs, "attention", "Attention from hidden targets", *_section(output), results)
     return output
 
 
-def _section(output: dict[str, Any], best: dict[str, dict[str, Any]]) -> tuple[str, str]:
+def _section(output: dict[str, Any]) -> tuple[str, str]:
     text, first, last = output["text"], output["rounds"][0], output["rounds"][-1]
-    columns: dict[str, Any] = {"attention": "name", **MEASURES, "fitted temperature": "temperature"}
-    columns["held-out mixture"] = lambda row: row.get("held_out")
+    columns: dict[str, Any] = {"attention": "name", **MEASURES, "held-out mixture": lambda row: row.get("held_out")}
+    superposed, mixture = (min(row[measured] for row in output["decays"]) for measured in MEASURES.values())
     conclusion = (
         f"Attention from hidden targets lowers perplexity from {first['fitted']:.0f} (uniform) to "
         f"{last['fitted']:.0f}, and to {last['mixture']:.0f} as a mixture; the best of eleven hand-made decays has "
-        f"{best['fitted']['fitted']:.0f} and {best['mixture']['mixture']:.0f}."
+        f"{superposed:.0f} and {mixture:.0f}."
     )
     body = f"""Perplexity on {text["scored"]:,} tokens of the validation books. The only context is an attended block of
 {BLOCK} positions, read out directly: {BITS} bits, {text["counted"]:,} training tokens, smoothing {SMOOTHING:.0f} for
-all arms. The unigram model has {text["unigram"]:.0f}. The mixture is the sum of A_i P(y | x_i). The rounds end by
-held-out training windows; the last column is measured on them (full windows of the training books, so it is lower), and
-the last round is the one that is used. All decays are shown: the best is chosen with the text that it is measured on.
+all arms. The unigram model has {text["unigram"]:.0f}. "Superposed" is the sum of A_i x_i, read out with a fitted
+temperature. "Mixture" is the sum of A_i P(y | x_i). The rounds end by held-out training windows; the last column is
+measured on them (full windows of the training books, so it is lower), and the last round is the one that is used. The
+best decay is chosen with the text that it is measured on.
 
 {render.rows_table(columns, output["rounds"] + output["decays"])}
 ![Perplexity after every round, and of the best decays](images/attention.png)"""

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn import functional
 
 from benchmarks import render
@@ -59,32 +58,21 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
             f"pairs, a bigram model in {rows[1]['all']:.1%}, a unigram model in {rows[0]['all']:.1%}: all are little "
             "above chance (50%)."
         )
-        fields = sorted({field for *_, field in pairs})
+        columns = {name: name for name in ("model", "all", *sorted({field for *_, field in pairs}))}
         body = f"""{len(pairs):,} pairs of 15 paradigms; models of classic books, no gradient step; share of the pairs
 in which the grammatical sentence has the higher probability; a tie counts one half.
 
-{render.rows_table({name: name for name in ("model", "all", *fields)}, rows)}"""
+{render.rows_table(columns, rows)}"""
         render.write(docs, "blimp", "BLiMP: grammatical pairs", conclusion, body, results)
     return {"arms": rows}
 
 
 def by_field(score: Score, corpus: Corpus, pairs: Pairs) -> dict[str, float]:
-    """Return the share of pairs whose good sentence wins, in each field and in all."""
-    nats = np.array([[score(corpus.tokenizer.encode(pair[i]).ids) for pair in pairs] for i in (0, 1)])
-    won = wins(*nats)
+    """Return the share of pairs whose good sentence has the lower nats, in each field and in all; a tie is one half."""
+    good, bad = (np.array([score(corpus.tokenizer.encode(pair[i]).ids) for pair in pairs]) for i in (0, 1))
+    won = np.where(np.abs(good - bad) <= TIE, 0.5, (good < bad).astype(np.float64))
     fields = np.array([field for *_, field in pairs])
     return {"all": float(won.mean())} | {str(f): float(won[fields == f].mean()) for f in np.unique(fields)}
-
-
-def wins(good: NDArray[np.float64], bad: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return 1 where the good sentence has the lower nats, 0 where the bad one has, 1/2 for a tie.
-
-    Examples
-    --------
-    >>> wins(np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 2.0])).tolist()
-    [1.0, 0.5, 0.0]
-    """
-    return np.where(np.abs(good - bad) <= TIE, 0.5, (good < bad).astype(np.float64))
 
 
 def score(name: str, corpus: Corpus) -> Score:

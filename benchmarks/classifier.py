@@ -56,17 +56,19 @@ def intents(data: Path) -> Data:
 
 def tags(data: Path) -> Data:
     """Return indicators of a word, its ending and its neighbours, and tags (17) of UD English EWT."""
-    splits = [read_conllu(data / "ud-english-ewt" / f"en_ewt-ud-{split}.conllu") for split in ("train", "test")]
-    labels = [[tag for sentence in split for _, tag in sentence] for split in splits]
-    return _encoded(DictVectorizer(dtype=np.float32), [_windows(split) for split in splits], labels)
+    inputs, labels = [], []
+    for split in ("train", "test"):
+        sentences = read_conllu(data / "ud-english-ewt" / f"en_ewt-ud-{split}.conllu")
+        labels.append([tag for sentence in sentences for _, tag in sentence])
+        inputs.append([features for sentence in sentences for features in _features(sentence)])
+    return _encoded(DictVectorizer(dtype=np.float32), inputs, labels)
 
 
-def _windows(sentences: Sequence[Sentence]) -> Iterator[dict[str, str]]:
-    for sentence in sentences:
-        words = ["", *(word.lower() for word, _ in sentence), ""]
-        for i, (word, _) in enumerate(sentence, start=1):
-            shape = {"ending": words[i][-3:], "capital": str(word[:1].isupper())}
-            yield {"word": words[i], "before": words[i - 1], "after": words[i + 1], **shape}
+def _features(sentence: Sentence) -> Iterator[dict[str, str]]:
+    words = ["", *(word.lower() for word, _ in sentence), ""]
+    for (word, _), before, lower, after in zip(sentence, words, words[1:], words[2:], strict=False):
+        shape = {"ending": lower[-3:], "capital": str(word[:1].isupper())}
+        yield {"word": lower, "before": before, "after": after, **shape}
 
 
 def _encoded(vectorizer: Any, inputs: Sequence[Any], labels: Sequence[Sequence[str]]) -> Data:
@@ -138,11 +140,9 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     by_k = results.do({"data": "MNIST", "curve over k": settings}, partial(curve, settings["points"], images))
     output = {"arms": rows, "curve": by_k, "networks": networks.compare(images, results, quick)}
     if not quick:
-        named = [{**row, "label": f"temperature {row['temperature']}"} for row in by_k]
-        panels = {
-            "accuracy": render.series(named, "label", "k", "accuracy"),
-            "cross-entropy (nats)": render.series(named, "label", "k", "cross_entropy"),
-        }
+        measures = {"accuracy": "accuracy", "cross-entropy (nats)": "cross_entropy"}
+        rows = [{**row, "line": f"temperature {row['temperature']}"} for row in by_k]
+        panels = {title: render.series(rows, "line", "k", name) for title, name in measures.items()}
         render.curves(docs / "images" / "mnist_k.png", panels, "k", "on the test images", log="x")
         render.write(docs, "classifier", "Classifiers and plain networks", *_section(output), results)
     return output
@@ -150,18 +150,18 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
 
 def _section(output: dict[str, Any]) -> tuple[str, str]:
     columns = {"model": "model", "accuracy": "accuracy", "cross-entropy (nats)": "cross_entropy", "fit (s)": "seconds"}
-    arms = {name: [row for row in output["arms"] if row["data"] == name] for name in DATA}
-    tables = [render.rows_table(columns, rows) for rows in arms.values()]
-    ours, _, bayes, logistic = (
-        ", ".join(f"{rows[i]['accuracy']:.3f}" for rows in arms.values()) for i in range(len(MODELS))
+    arms = [[row for row in output["arms"] if row["data"] == name] for name in DATA]
+    images, intents, tags = (render.rows_table(columns, rows) for rows in arms)
+    explicit, _, bayes, logistic = (
+        ", ".join(f"{row['accuracy']:.3f}" for row in rows) for rows in zip(*arms, strict=False)
     )
     conclusion = (
-        f"Accuracy on MNIST, CLINC150 and UD EWT: explicit solution {ours}; naive Bayes {bayes}; logistic regression "
-        f"{logistic}; {networks.conclusion(output['networks'])}"
+        f"Accuracy on MNIST, CLINC150 and UD EWT: explicit solution {explicit}; naive Bayes {bayes}; logistic "
+        f"regression {logistic}; {networks.conclusion(output['networks'])}"
     )
     body = f"""MNIST: 60,000 training images, 10,000 test images, pixels divided by 255.
 
-{tables[0]}
+{images}
 The counts are made once; each k below is only solved again. k is the number of features per prediction; the default is
 the mean L1 norm of an image. "Temperature fit" is the default, too.
 
@@ -169,9 +169,9 @@ the mean L1 norm of an image. "Temperature fit" is the default, too.
 
 CLINC150: sentences as word counts, 150 intents.
 
-{tables[1]}
+{intents}
 UD English EWT: a word, its ending and its neighbours as indicators, 17 parts of speech.
 
-{tables[2]}
+{tags}
 {networks.section(output["networks"])}"""
     return conclusion, body

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks import probes, render, vectors
 from benchmarks.harness import Results
-from benchmarks.needs import AbsentError, need
 from benchmarks.probes import WordVectors
 from benchmarks.vectors import Sentences
 from bitcipher import CooccurrenceEmbedding
@@ -60,13 +60,13 @@ Documents = list[list[str]]  # pairs of text and label
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Train and probe every setting on every text; ``quick``: three of them on two texts, nothing is written."""
-    settings = {name: partial(_cipher, settings) for name, settings in SETTINGS.items()}
+    """Train and probe every setting on every text; ``quick``: three of them on two texts, no documents."""
+    word2vec = partial(vectors.gensim, "Word2Vec", workers=1, seed=1)
     arms: dict[str, Train] = {
-        **settings,
+        **{name: partial(_cipher, settings) for name, settings in SETTINGS.items()},
         "random numbers": _random,
-        "word2vec (gensim), its defaults": _word2vec,
-        "word2vec (gensim), min_count=1, vector_size=300": partial(_word2vec, min_count=1, vector_size=300),
+        "word2vec (gensim), its defaults": partial(word2vec, size=100, min_count=5),
+        "word2vec (gensim), min_count=1, vector_size=300": partial(word2vec, size=300, min_count=1),
     }
     if quick:
         arms = dict(list(arms.items())[::7])
@@ -74,32 +74,23 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     treebank = [probes.read_conllu(data / "ud-english-ewt" / f"en_ewt-ud-{split}.conllu") for split in probes.SPLITS]
     splits = [treebank[0][::EVERY], *treebank[1:]]
     rows = []
-    for text_name, sentences in _texts(data, treebank[0], quick):
+    for text, sentences in _texts(data, treebank[0], quick):
         for name, train in arms.items():
-            work = partial(_measure, train, sentences, splits, data)
-            try:
-                rows.append(results.row(key_of(text_name, name), work, text=text_name, name=name))
-            except AbsentError as error:
-                rows.append({"text": text_name, "name": name, "left_out": str(error), "mark": ""})
-    documents = [
-        results.row(key_of(task, name), partial(_classify, vectorizer, train, test), task=task, name=name)
-        for task, (train, test) in ({} if quick else _document_tasks(data)).items()
-        for name, vectorizer in VECTORIZERS.items()
-    ]
+            key: dict[str, Any] = {"text": text, "arm": name}
+            if name in SETTINGS:
+                key |= CooccurrenceEmbedding(**SETTINGS[name]).get_params()
+            key |= {"dimension": DIMENSION, "every": EVERY, "alphas": ALPHAS}
+            rows.append(results.row(key, partial(_measure, train, sentences, splits, data), text=text, name=name))
+    documents = []
+    for task, (train_set, test_set) in ({} if quick else _document_tasks(data)).items():
+        for name, vectorizer in VECTORIZERS.items():
+            key = {"text": task, "arm": name, "features": repr(vectorizer), "max_iter": 300}
+            work = partial(_classify, vectorizer, train_set, test_set)
+            documents.append(results.row(key, work, text=task, name=name))
     if not quick:
         title = "Word vectors and document vectors: the choice of the defaults"
         render.write(docs, "defaults", title, *_section(rows, documents), results)
     return {"arms": rows, "documents": documents}
-
-
-def key_of(text: str, name: str) -> dict[str, Any]:
-    """Return the whole configuration of a row."""
-    key: dict[str, Any] = {"text": text, "arm": name}
-    if name in VECTORIZERS:
-        return key | {"features": repr(VECTORIZERS[name]), "max_iter": 300}
-    if name in SETTINGS:
-        key |= CooccurrenceEmbedding(**SETTINGS[name]).get_params()
-    return key | {"dimension": DIMENSION, "every": EVERY, "alphas": ALPHAS}
 
 
 def _texts(data: Path, treebank: list[probes.Sentence], quick: bool) -> Iterator[tuple[str, Sentences]]:
@@ -116,11 +107,9 @@ def _texts(data: Path, treebank: list[probes.Sentence], quick: bool) -> Iterator
 
 
 def _measure(train: Train, sentences: Sentences, splits: list[list[probes.Sentence]], data: Path) -> dict[str, Any]:
-    """Train and probe one arm."""
     trained = train(sentences)
     return {
         "tokens": sum(map(len, sentences)),
-        "words": len(trained.rows),
         "dimension": trained.vectors.shape[1],
         "pos": _part_of_speech(trained, splits),
         "similarity": probes.similarity(trained, data / "wordsim"),
@@ -150,33 +139,23 @@ def _random(sentences: Sentences) -> WordVectors:
     return WordVectors(rows, np.random.default_rng(0).standard_normal((len(words), DIMENSION)).astype(np.float32))
 
 
-def _word2vec(sentences: Sentences, **settings: int) -> WordVectors:
-    need("gensim")
-    from gensim.models import Word2Vec
-
-    model = Word2Vec(sentences, workers=1, seed=1, **settings).wv
-    return WordVectors(model.key_to_index, model.vectors)
-
-
 def _document_tasks(data: Path) -> dict[str, tuple[Documents, Documents]]:
     """Return the training and the test documents of each task."""
     intents = json.loads((data / "clinc150" / "data_full.json").read_text(encoding="utf-8"))
     lines = (data / "lamp" / "lamp.tsv").read_text(encoding="utf-8").splitlines()
     rows = [line.split("\t") for line in lines]
     lamp = {split: [row[:2] for row in rows if row[2] == split] for split in ("train", "test")}
+    genres = {}
+    for split in ("train", "test"):  # the genre of a sentence is in its comments
+        text = (data / "ud-english-ewt" / f"en_ewt-ud-{split}.conllu").read_text(encoding="utf-8")
+        pairs = re.findall(r"^# sent_id = (\w+)-.*?^# text = (.*?)$", text, re.MULTILINE | re.DOTALL)
+        genres[split] = [[sentence, genre] for genre, sentence in pairs]
     return {
         "CLINC150, 150 intents": (intents["train"], intents["test"]),
         "a tenth of CLINC150": (intents["train"][::10], intents["test"]),
-        "UD EWT, 5 genres": (_genres(data, "train"), _genres(data, "test")),
+        "UD EWT, 5 genres": (genres["train"], genres["test"]),
         "lamp, 3 commands": (lamp["train"], lamp["test"]),
     }
-
-
-def _genres(data: Path, split: str) -> Documents:
-    """Return the sentences of UD English EWT and their genres, which stand in the comments of the file."""
-    text = (data / "ud-english-ewt" / f"en_ewt-ud-{split}.conllu").read_text(encoding="utf-8")
-    pattern = r"^# sent_id = (\w+)-.*?^# text = (.*?)$"
-    return [[sentence, genre] for genre, sentence in re.findall(pattern, text, re.MULTILINE | re.DOTALL)]
 
 
 def _classify(vectorizer: Any, train: Documents, test: Documents) -> dict[str, Any]:
@@ -184,32 +163,25 @@ def _classify(vectorizer: Any, train: Documents, test: Documents) -> dict[str, A
     (texts, labels), (test_texts, test_labels) = zip(*train, strict=True), zip(*test, strict=True)
     features = vectorizer.fit_transform(texts)
     model = LogisticRegression(max_iter=1000).fit(features, labels)
-    accuracy = float(model.score(vectorizer.transform(test_texts), test_labels))
-    return {"dimension": features.shape[1], "accuracy": accuracy}
+    return {"accuracy": float(model.score(vectorizer.transform(test_texts), test_labels))}
+
+
+def _table(rows: list[dict[str, Any]], measure: Callable[[dict[str, Any]], Any], heading: str = "setting") -> str:
+    """Return a table with a row for each name and a column for each text."""
+    texts = list(dict.fromkeys(row["text"] for row in rows))
+    lines: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        lines.setdefault(row["name"], row | {"cells": {}})["cells"][row["text"]] = measure(row)
+    columns: dict[str, Any] = {heading: "name"}
+    if heading == "setting":
+        columns["d"] = "dimension"
+    columns |= {text: lambda line, text=text: line["cells"][text] for text in texts}
+    return render.rows_table(columns, list(lines.values()))
 
 
 def _section(rows: list[dict[str, Any]], documents: list[dict[str, Any]]) -> tuple[str, str]:
-    texts = {row["text"]: row["tokens"] for row in rows if "tokens" in row}
-    names = list(dict.fromkeys(row["name"] for row in rows))
-    found = {(row["name"], row["text"]): row for row in rows}
-
-    def table(measure: Callable[[dict[str, Any]], float], smallest: int) -> str:
-        columns = [name for name, tokens in texts.items() if tokens >= smallest]
-        cells = [
-            [measure(row) if "tokens" in (row := found[name, column]) else None for column in columns] for name in names
-        ]
-        sizes = [next((r["dimension"] for r in rows if r["name"] == name and "tokens" in r), None) for name in names]
-        marks = [next(row["mark"] for row in rows if row["name"] == name) for name in names]
-        body = [[name + mark, size, *line] for name, mark, size, line in zip(names, marks, sizes, cells, strict=True)]
-        return render.table(["setting", "d", *(f"{name}: {texts[name]:,} tokens" for name in columns)], body)
-
-    tasks = list(dict.fromkeys(row["task"] for row in documents))
-    accuracies = {(row["name"], row["task"]): row["accuracy"] for row in documents}
-    marks = {row["name"]: row["mark"] for row in documents}
-    document_table = render.table(
-        ["features", *tasks],
-        [[name + marks[name], *(accuracies[name, task] for task in tasks)] for name in VECTORIZERS],
-    )
+    rows = [row | {"text": f"{row['text']}: {row['tokens']:,} tokens"} for row in rows]
+    large = [row for row in rows if row["tokens"] >= 1_000_000]
     conclusion = (
         "No other value of a single setting is better than the default by more than 0.005 in the part-of-speech probe "
         "on any text; word2vec is better at word similarity on large texts, word counts at classifying documents."
@@ -217,11 +189,11 @@ def _section(rows: list[dict[str, Any]], documents: list[dict[str, Any]]) -> tup
     body = f"""Each row changes one default of `CooccurrenceEmbedding`. Part of speech: accuracy on UD English EWT test,
 by a ridge classifier on the vectors of a token and its two neighbours, trained on every {EVERY}th sentence:
 
-{table(lambda row: float(row["pos"]), 0)}
+{_table(rows, itemgetter("pos"))}
 Word similarity, MEN: Spearman's correlation with cosines, over the pairs that have vectors:
 
-{table(lambda row: float(row["similarity"]["MEN"][0]), 1_000_000)}
+{_table(large, lambda row: row["similarity"]["MEN"][0])}
 Documents: accuracy of `LogisticRegression()` on the test split. The features have their defaults except where named:
 
-{document_table}"""
+{_table(documents, itemgetter("accuracy"), "features")}"""
     return conclusion, body

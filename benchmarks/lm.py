@@ -28,17 +28,14 @@ CONTEXTS = (
 SPLITS = {"classics": r"\n\n", "wikitext-2": r"\n(?= = [^=])"}  # a blank line between books, a heading
 CODE = ("benchmarks.lm", "warmstart.estimators.language_model", "warmstart.corpus")
 
-Arm = tuple[str, str, str]  # table, options of `warmstart fit`, text that is scored
 
-
-def arms(quick: bool) -> list[Arm]:
-    """Return all arms; the first is the default, and the one that tokenises the corpus."""
+def arms(quick: bool) -> list[tuple[str, str, str]]:
+    """Return table, options of `fit` and text of all arms; the first is the default and tokenises the corpus."""
     test, valid = "classics/test.txt", "classics/valid.txt"
     if quick:
         return [("presets", "--preset potato", test)]
-    names = ["base", *(name for name in PRESETS if name != "base")]
     return [
-        *(("presets", f"--preset {name}", test) for name in names),
+        *(("presets", f"--preset {name}", test) for name in dict.fromkeys(("base", *PRESETS))),
         *(("bits", f"--bits {bits} --contexts radial", test) for bits in BITS),
         ("bits", "--bits 4096 --radius 4 --contexts radial", test),
         *(("radius", f"--radius {radius} --contexts radial", valid) for radius in RADII),
@@ -48,35 +45,29 @@ def arms(quick: bool) -> list[Arm]:
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Fit and evaluate every arm.
-
-    Raises
-    ------
-    RuntimeError
-        An arm failed; the error has the message of the command.
-    """
+    """Fit and evaluate every arm."""
     results = Results(None if quick else docs / "results" / "lm.jsonl", *CODE, progress=progress)
     vocabulary = 1024 if quick else 8192
     tables: dict[str, list[dict[str, Any]]] = {}
     for table, options, text in arms(quick):
         key = {"fit": options, "vocabulary": vocabulary, "text": text, "split": SPLITS[text.split("/")[0]]}
         row = results.row(key, partial(_arm, data, options, vocabulary, text), options=options, text=text)
-        tables.setdefault(table, []).append(row | {name: get(row) for name, get in COLUMNS.items()})
+        row["perplexity"] = row["eval"]["perplexity"]
+        tables.setdefault(table, []).append(row)
     if not quick:
-        rows = [row for row in tables["bits"] if "--radius" not in row["options"]]
+        rows = tables["bits"][: len(BITS)]
         lines: dict[str, Any] = {"warm start, radius 2": (BITS, [row["perplexity"] for row in rows])}
         for name in ("unigram", "bigram"):
             level = rows[0]["eval"][f"{name}_perplexity"]
             lines[f"{name}, {level:.0f}"] = (BITS[0], BITS[-1]), (level, level)
-        path = docs / "images" / "lm_bits.png"
         panels, styles = {"test books, no gradient step": lines}, {"warm start, radius 2": {"marker": "o"}}
-        render.curves(path, panels, "bits", "perplexity", styles=styles, log="xy")
+        render.curves(docs / "images" / "lm_bits.png", panels, "bits", "perplexity", styles=styles, log="xy")
         render.write(docs, "lm", "Language models of the classics", *_section(tables), results)
     return {"arms": tables}
 
 
 def _arm(data: Path, options: str, vocabulary: int, text: str) -> dict[str, Any]:
-    """Fit and evaluate one arm by the command line."""
+    """Fit and evaluate one arm by the command line; raise RuntimeError with its message if it fails."""
     source = (data / text).parent
     split = ("--split-documents", SPLITS[source.name])
     train = next(source / name for name in ("train.txt.xz", "train.txt") if (source / name).exists())
@@ -95,10 +86,10 @@ def _warmstart(*arguments: str) -> dict[str, Any]:
     return dict(json.loads(result.stdout))
 
 
-COLUMNS: dict[str, Callable[[dict[str, Any]], Any]] = {
+COLUMNS: dict[str, str | Callable[[dict[str, Any]], Any]] = {
     "options of `fit`": lambda row: f"`{row['options']}`",
     "weights": lambda row: row["fit"]["parameters"],
-    "perplexity": lambda row: row["eval"]["perplexity"],
+    "perplexity": "perplexity",
     "/ unigram": lambda row: row["eval"]["perplexity"] / row["eval"]["unigram_perplexity"],
     "/ bigram": lambda row: row["eval"]["perplexity"] / row["eval"]["bigram_perplexity"],
     "bits a byte": lambda row: row["eval"]["bits_per_byte"],
@@ -119,12 +110,10 @@ def _section(tables: dict[str, list[dict[str, Any]]]) -> tuple[str, str]:
         f"({scores['bigram_perplexity']:.0f}) is better than all of them but the widest ({widest:.0f}); only the "
         f"context `memory` improves on `radial` by more than 1%, by {1 - memory / radial:.0%}."
     )
-    stages = sorted(fit["seconds"].items(), key=lambda stage: -stage[1])
     body = f"""{fit["tokens"]:,} training tokens (byte-level BPE, {fit["vocab_size"]:,} in the vocabulary),
 {scores["tokens"]:,} test tokens. No gradient step. "/ unigram" and "/ bigram" divide the perplexity by that of the
 n-gram model on the same text; the bigram has absolute discounting. "GiB" is the peak memory. The first row trains the
-tokenizer and encodes the text, the other rows find it in the cache. Seconds of the first row by stage:
-{", ".join(f"{name} {seconds:.3g}" for name, seconds in stages)}.
+tokenizer and encodes the text, the other rows find it in the cache.
 
 Presets, test books:
 

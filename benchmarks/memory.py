@@ -1,15 +1,14 @@
 """Update rules of memories: time and peak memory over the length, in chunks, by recurrence, and of softmax attention.
 
 Every point is measured in a fresh process with one thread. The recurrence is the bare loop over positions, without the
-checks of `delta_step`. Recurrence and chunks are timed in turns in one process, because the speed of a machine changes
-from minute to minute. A turn is one pass of the recurrence, then ten passes of the chunks, so that both work about as
-long. They are compared again with one pass each: the chunks then find caches and heap as the recurrence has left them.
+checks of `delta_step`. Recurrence and chunks are timed in turns, because the speed of a machine changes from minute to
+minute. A turn is one pass of the recurrence and ten of the chunks, which take about as long, or one pass of each: the
+chunks then find caches and heap as the recurrence has left them.
 """
 
 import itertools
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +64,11 @@ ARMS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
 
 
 def measure(arm: str, length: int, repeats: int) -> dict[str, float]:
-    """Return the CPU seconds of an arm, the least of some passes, and what it adds to peak memory.
-
-    Returns
-    -------
-    dict
-        ``forward``; ``training``, forwards and backwards; ``bytes`` of training.
-    """
+    """Return CPU seconds, the least of some passes, of ``forward`` and ``training``, and the ``bytes`` of training."""
     tensors = _tensors(length)
-    _pass(arm, [x[:, :, :64] for x in tensors], "training")  # makes PyTorch load its parts
+    _seconds(arm, [x[:, :, :64] for x in tensors], "training")  # makes PyTorch load its parts
     before = peak_memory()
-    _pass(arm, tensors, "training")
+    _seconds(arm, tensors, "training")
     added = peak_memory() - before
     kinds = ("forward", "training")
     return {kind: min(_seconds(arm, tensors, kind) for _ in range(repeats)) for kind in kinds} | {"bytes": added}
@@ -84,10 +77,8 @@ def measure(arm: str, length: int, repeats: int) -> dict[str, float]:
 def compare(rule: str, length: int, turns: int, passes: int) -> dict[str, list[float]]:
     """Time in turns one pass of the recurrence of a rule and some passes of its chunks.
 
-    Returns
-    -------
-    dict
-        ``recurrence, forward``, ``chunks, forward`` and the same of ``training``: CPU seconds of a pass in each turn.
+    The keys are ``recurrence, forward``, ``chunks, forward`` and the same of ``training``; the values are the CPU
+    seconds of a pass in each turn.
     """
     tensors = _tensors(length)
     timed: dict[str, list[float]] = {}
@@ -106,18 +97,14 @@ def _tensors(length: int) -> list[Tensor]:
     return [q, k, v, torch.rand(1, HEADS, length, requires_grad=True)]
 
 
-def _pass(arm: str, tensors: list[Tensor], kind: str) -> None:
-    with torch.set_grad_enabled(kind == "training"):
-        output = ARMS[arm](*tensors)
-    if kind == "training":
-        output.sum().backward()  # type: ignore[no-untyped-call]
-
-
 def _seconds(arm: str, tensors: list[Tensor], kind: str, passes: int = 1) -> float:
-    """Return the CPU seconds of a pass, the mean of some."""
+    """Return the CPU seconds of a pass, forwards or, to train, forwards and backwards; the mean of some passes."""
     began = time.process_time()
     for _ in range(passes):
-        _pass(arm, tensors, kind)
+        with torch.set_grad_enabled(kind == "training"):
+            output = ARMS[arm](*tensors)
+        if kind == "training":
+            output.sum().backward()  # type: ignore[no-untyped-call]
     return (time.process_time() - began) / passes
 
 
@@ -144,10 +131,8 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
         seconds = do(key, compare, rule, key["length"], key["n"], passes)
         turns.append({"rule": rule, "passes": passes, "mark": results.mark(key), **seconds})
     if not quick:
-        panels = {
-            "seconds of training": render.series(points, "arm", "length", "training"),
-            "peak memory (MiB)": render.series(points, "arm", "length", "mib"),
-        }
+        measures = {"seconds of training": "training", "peak memory (MiB)": "mib"}
+        panels = {title: render.series(points, "arm", "length", name) for title, name in measures.items()}
         styles = {arm: {"marker": "o", "markersize": 4} for arm in ARMS}
         render.curves(docs / "images" / "memory.png", panels, "length (tokens)", "", styles=styles, log="xy")
         render.write(docs, "memory", "Memories: time and memory over the length", *_section(points, turns), results)
@@ -155,35 +140,32 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
 
 
 def _section(points: list[dict[str, Any]], turns: list[dict[str, Any]]) -> tuple[str, str]:
-    def ratios(row: dict[str, Any], kind: str) -> list[float]:
-        """Return the quartiles of how many times as fast the chunks are."""
-        slow, fast = (np.array(row[f"{form}, {kind}"]) for form in ("recurrence", "chunks"))
-        return [float(ratio) for ratio in np.quantile(slow / fast, (0.25, 0.5, 0.75))]
-
-    def milliseconds(row: dict[str, Any], name: str) -> float:
-        return 1e3 * float(np.median(row[name]))
-
-    timed: dict[str, Any] = {"rule": "rule", "passes of the chunks": "passes"}
-    for kind in ("forward", "training"):
-        timed |= {f"{x}, {kind} (ms)": partial(milliseconds, name=f"{x}, {kind}") for x in ("recurrence", "chunks")}
-        timed[f"times as fast, {kind}"] = lambda row, k=kind: "{1:.1f} ({0:.1f} to {2:.1f})".format(*ratios(row, k))
+    medians = []
+    for row in turns:
+        for kind in ("forward", "training"):
+            ratios = np.divide(row[f"recurrence, {kind}"], row[f"chunks, {kind}"])
+            low, median, high = np.quantile(ratios, (0.25, 0.5, 0.75))
+            row[kind] = f"{median:.1f} ({low:.1f} to {high:.1f})"
+            medians.append(float(median))
+    columns = {"rule": "rule", "passes of the chunks": "passes", "forward": "forward", "training": "training"}
+    speeds = render.rows_table(columns, turns)
     growth = []
     for arm in (arm for arm in ARMS if "recurrence" not in arm):
         at = [point for point in points if point["arm"] == arm]
         growth.append(at[-1] | {"time": slope(at, "training"), "memory": slope(at, "bytes")})
     columns = {"arm": "arm", "longest": "length", "exponent, time": "time", "exponent, memory": "memory"}
     columns |= {"training at the longest (s)": "training", "peak (MiB)": "mib"}
-    fast = [ratios(row, kind)[1] for row in turns for kind in ("forward", "training")]
     powers = [f"{row['time']:.2f} and {row['memory']:.2f}" for row in growth]
     conclusion = (
-        f"Chunks are {min(fast):.0f} to {max(fast):.0f} times as fast as the recurrence; their time and memory grow "
-        f"with the length to the power {powers[1]} (sum rule), those of softmax attention to the power {powers[0]}."
+        f"Chunks are {min(medians):.0f} to {max(medians):.0f} times as fast as the recurrence; their time and memory "
+        f"grow with the length to the power {powers[1]} (sum rule), those of softmax attention to {powers[0]}."
     )
     body = f"""Batch 1, {HEADS} heads, keys and values of dimension {DIM}, float32, CPU time of one thread. Training is
-a pass forwards and backwards. Length {LENGTHS[0]:,}, medians of {TURNS} turns of one pass of the recurrence and
-{PASSES} passes, or one, of the chunks. "Times as fast" is the median of the turns, with their middle half:
+a pass forwards and backwards. How many times as fast the chunks are as the recurrence, at length {LENGTHS[0]:,}: the
+median of {TURNS} turns and their middle half. A turn is one pass of the recurrence and {PASSES} passes, or one, of the
+chunks.
 
-{render.rows_table(timed, turns)}
+{speeds}
 Growth over the longest three lengths: the exponent p, where time or memory grows as the length to the power p. Each
 time is the least of {REPEATS}.
 

@@ -5,6 +5,7 @@ import lzma
 import os
 import sys
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,8 +37,8 @@ BENCHES = {
     "transformers": Needs(CLASSICS, ("transformers",)),
     "mixers": Needs(WIKITEXT, ("transformers",)),
     "embeddings": Needs((*WIKITEXT, *CLASSICS), ("transformers",), plots=False),
-    "vectors": Needs((*CLASSICS, *EWT, *WNUT, *WORDSIM)),
-    "defaults": Needs((CLASSICS[0], WIKITEXT[0], *EWT, *WORDSIM, CLINC, LAMP), plots=False),
+    "vectors": Needs((*CLASSICS, *EWT, *WNUT, *WORDSIM), ("gensim",)),
+    "defaults": Needs((CLASSICS[0], WIKITEXT[0], *EWT, *WORDSIM, CLINC, LAMP), ("gensim",), plots=False),
     "memory": Needs(),
     "retrieval": Needs(),
     "blimp": Needs(("blimp/blimp_dev15.jsonl", *CLASSICS), plots=False),
@@ -46,7 +47,7 @@ EXTRAS = {"transformers": "hf", "gensim": "bench", "matplotlib": "plot"}
 
 
 class AbsentError(InputError):
-    """A package, a program or a file that a bench or one of its arms needs is absent."""
+    """A package or a file that a bench needs is absent."""
 
 
 def data_folder() -> Path:
@@ -54,17 +55,12 @@ def data_folder() -> Path:
     return Path(os.environ.get("WARMSTART_DATA") or ROOT.parent / "shared" / "data")
 
 
-def need(package: str) -> None:
-    """Raise `AbsentError` with the extra to install if a package is not installed."""
-    if find_spec(package) is None:
-        raise AbsentError(f"expected {package}, found none; pip install 'warmstart[{EXTRAS[package]}]'")
-
-
 def check(name: str, quick: bool) -> None:
     """Raise `AbsentError` if a bench lacks a package, the folder of the data sets or a file in it."""
     needs, folder = BENCHES[name], data_folder()
     for package in (*needs.packages, *(("matplotlib",) if needs.plots and not quick else ())):
-        need(package)
+        if find_spec(package) is None:
+            raise AbsentError(f"expected {package}, found none; pip install 'warmstart[{EXTRAS[package]}]'")
     if needs.files and not folder.is_dir():
         raise AbsentError(f"expected a folder of data sets at {folder}, found none; set WARMSTART_DATA to yours")
     for file in needs.files:
@@ -75,7 +71,7 @@ def check(name: str, quick: bool) -> None:
 def cut(name: str, folder: Path) -> Path:
     """Write the beginnings of a bench's files to a folder, for a quick run, and return the folder.
 
-    Texts have 400,000 characters to train on and 60,000 to score, tagged texts 100 sentences. BLiMP has every 10th
+    Texts have 400,000 characters to train on and 60,000 to score, tagged texts 300 sentences. BLiMP has every 10th
     pair, CLINC150 every 20th example. Images and word pairs are links to the whole files.
     """
     for file in BENCHES[name].files:
@@ -100,13 +96,12 @@ def cut(name: str, folder: Path) -> Path:
 
 def able(quick: bool) -> list[str]:
     """Return the benches that have what they need; name the others on stderr, one line for each reason."""
-    reasons: dict[str, str] = {}
+    benches: dict[str, list[str]] = {}  # by what they lack
     for name in BENCHES:
         try:
             check(name, quick)
         except AbsentError as error:
-            reasons[name] = str(error)
-    for reason in dict.fromkeys(reasons.values()):
-        names = ", ".join(name for name in reasons if reasons[name] == reason)
-        sys.stderr.write(f"left out: {names}: {reason}\n")
-    return [name for name in BENCHES if name not in reasons]
+            benches.setdefault(str(error), []).append(name)
+    for reason, names in benches.items():
+        sys.stderr.write(f"left out: {', '.join(names)}: {reason}\n")
+    return [name for name in BENCHES if name not in chain(*benches.values())]

@@ -81,7 +81,7 @@ def arm(shape: tuple[int, ...], start: str, settings: dict[str, Any], images: Ca
         row = {"steps": steps, "rate": None, "seconds": seconds}
         if steps:
             losses = {rate: measure(train(models[0], *fit, steps, rate, seeds[0]), *valid)[1] for rate in rates}
-            row |= {"rate": min(rates, key=losses.__getitem__), "validation": {str(r): v for r, v in losses.items()}}
+            row |= {"rate": min(rates, key=losses.__getitem__)}
             if len(rates) > 1 and row["rate"] in (rates[0], rates[-1]):
                 raise RuntimeError(f"{shape}, {start}: the best rate is at the border of {rates}; widen SETTINGS")
         ends = [train(model, *fit, steps, row["rate"] or 0.0, seed) for model, seed in zip(models, seeds, strict=True)]
@@ -98,23 +98,17 @@ def compare(images: Callable[[], Any], results: Results, quick: bool) -> list[di
     for shape, start in itertools.product(SHAPES[:2] if quick else SHAPES, STARTS):
         if len(shape) > 2 or "ReLU" not in start:
             key = {"data": "MNIST", "network": "-".join(map(str, shape)), "start": start, **settings}
-            made = results.do(key, partial(arm, shape, start, settings, images))
-            rows += [{"network": key["network"], "start": start, **row, "mark": results.mark(key)} for row in made]
+            for row in results.do(key, partial(arm, shape, start, settings, images)):
+                rows.append({**row, "network": key["network"], "start": start, "mark": results.mark(key)})
     return rows
 
 
 def section(rows: list[dict[str, Any]]) -> str:
     """Return the paragraph and the table for docs/benchmarks.md."""
-    columns: dict[str, Any] = {
-        "network": "network",
-        "start": "start",
-        "steps": "steps",
-        "rate": lambda row: row["rate"] and f"{row['rate']:g}",
-        "accuracy": "accuracy",
-        "cross-entropy (nats)": lambda row: render.nats(row["cross_entropy"]),
-        "deviation": lambda row: render.nats(row["deviation"]),
-        "solved in (s)": "seconds",
-    }
+    columns: dict[str, Any] = {name: name for name in ("network", "start", "steps")}
+    columns |= {"rate": lambda row: row["rate"] and f"{row['rate']:g}", "accuracy": "accuracy"}
+    columns |= {"cross-entropy (nats)": lambda row: render.nats(row["cross_entropy"])}
+    columns |= {"deviation": lambda row: render.nats(row["deviation"]), "solved in (s)": "seconds"}
     rates = SETTINGS["rates"]
     return f"""Networks of `Linear` and `Softmax` layers (or ReLU, where the table says so) from `warm_start` and from
 PyTorch's default weights, on five sixths of the training images. Adam in float32, batches of {SETTINGS["batch"]}, the

@@ -7,6 +7,7 @@ token are its vector and those of its two neighbours in the sentence, standardis
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -42,13 +43,11 @@ class WordVectors:
     def features(self, sentences: Sequence[Sentence]) -> NDArray[np.float32]:
         """Return (tokens, 3 d): the vectors of a token, of the one before it and of the one after it."""
         table = np.concatenate([self.vectors, np.zeros((1, self.vectors.shape[1]), np.float32)])  # -1: zeros
-        rows = [-1]
+        windows: list[tuple[int, int, int]] = []
         for sentence in sentences:
-            rows += [*(self.row(word) for word, _ in sentence), -1]
-        is_token = np.array([bool(token) for s in sentences for token in [*s, ()]], bool)  # else a border
-        at = 1 + np.flatnonzero(is_token)
-        windows = np.array(rows)[np.stack([at, at - 1, at + 1], axis=1)]
-        features: NDArray[np.float32] = table[windows].reshape(len(at), -1)
+            rows = [-1, *(self.row(word) for word, _ in sentence), -1]
+            windows += zip(rows[1:-1], rows, rows[2:], strict=False)
+        features: NDArray[np.float32] = table[np.array(windows)].reshape(len(windows), -1)
         return features
 
 
@@ -70,7 +69,7 @@ def similarity(vectors: WordVectors, folder: Path) -> dict[str, tuple[float, flo
     units = vectors.vectors / np.maximum(norms, np.finfo(np.float32).tiny)
     correlations = {}
     for name, file in PAIRS.items():
-        lines = [line.split() for line in _lines(folder / f"EN-{file}.txt")]
+        lines = [line.split() for block in _blocks(folder / f"EN-{file}.txt") for line in block]
         pairs = [(vectors.row(a), vectors.row(b), float(score)) for a, b, score in lines]
         covered = [pair for pair in pairs if min(pair[:2]) >= 0]
         rho = 0.0
@@ -86,33 +85,24 @@ def _probe(vectors: WordVectors, splits: Sequence[Sequence[Sentence]], score: Sc
     train, dev, test = splits
     features = vectors.features(train)
     mean, deviation = features.mean(axis=0), features.std(axis=0) + np.finfo(np.float32).tiny
-    scaled = [_clean((vectors.features(split) - mean) / deviation) for split in (dev, test)]
-    inputs = _clean((features - mean) / deviation)
     tags = [tag for sentence in train for _, tag in sentence]
-    sample = sum(len(sentence) for sentence in train[:SAMPLE])
+
+    def scaled(features: NDArray[np.float32]) -> NDArray[np.float32]:
+        z = (features - mean) / deviation
+        return np.where(np.abs(z) < 1e6, z, 0).astype(np.float32)  # zeros where a feature never varies
 
     def fitted(strength: float, n: int) -> LogisticRegression:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the same number of steps for all vectors
             return LogisticRegression(C=strength, max_iter=STEPS).fit(inputs[:n], tags[:n])
 
-    def scored(model: LogisticRegression, X: NDArray[np.float32], split: Sequence[Sentence]) -> float:
-        return score([[tag for _, tag in s] for s in split], list(_cut(model.predict(X).tolist(), split)))
+    def scored(model: LogisticRegression, split: Sequence[Sentence]) -> float:
+        predicted = iter(model.predict(scaled(vectors.features(split))).tolist())
+        return score([[tag for _, tag in s] for s in split], [list(islice(predicted, len(s))) for s in split])
 
-    best = max(STRENGTHS, key=lambda strength: scored(fitted(strength, sample), scaled[0], dev))
-    return scored(fitted(best, len(tags)), scaled[1], test)
-
-
-def _clean(x: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Return the features with zeros for those that never vary, which were divided by almost nothing."""
-    return np.where(np.abs(x) < 1e6, x, 0).astype(np.float32)
-
-
-def _cut(tags: list[str], sentences: Sequence[Sentence]) -> Iterator[list[str]]:
-    start = 0
-    for sentence in sentences:
-        yield tags[start : start + len(sentence)]
-        start += len(sentence)
+    inputs, sample = scaled(features), sum(len(sentence) for sentence in train[:SAMPLE])
+    best = max(STRENGTHS, key=lambda strength: scored(fitted(strength, sample), dev))
+    return scored(fitted(best, len(tags)), test)
 
 
 def accuracy(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:
@@ -160,31 +150,20 @@ def entities(tags: Sequence[str]) -> set[tuple[int, int, str]]:
 
 def read_conllu(path: Path) -> list[Sentence]:
     """Read words and UPOS tags of syntactic words, without lines of contractions and empty nodes."""
-    rows = ([] if line.startswith("#") else line.split("\t") for line in _lines(path, blank=True))
-    return _sentences((row[1], row[3]) if row[0].isdigit() else None if row != [""] else () for row in rows if row)
+    rows = ([line.split("\t") for line in lines if not line.startswith("#")] for lines in _blocks(path))
+    sentences = ([(row[1], row[3]) for row in block if row[0].isdigit()] for block in rows)
+    return [sentence for sentence in sentences if sentence]
 
 
 def read_columns(path: Path) -> list[Sentence]:
     """Read words and BIO tags: two columns, blank lines between sentences."""
-    rows = (line.strip().split("\t") for line in _lines(path, blank=True))
-    return _sentences((row[0], row[1]) if len(row) > 1 else () for row in rows)
+    return [[(word, tag) for word, tag in (line.strip().split("\t") for line in lines)] for lines in _blocks(path)]
 
 
-def _sentences(rows: Iterator[tuple[str, str] | tuple[()] | None]) -> list[Sentence]:
-    """Return the rows between empty ones as sentences, without rows that are None."""
-    sentences: list[Sentence] = [[]]
-    for row in rows:
-        if row:
-            sentences[-1].append(row)
-        elif row == () and sentences[-1]:
-            sentences.append([])
-    return [sentence for sentence in sentences if sentence]
-
-
-def _lines(path: Path, blank: bool = False) -> list[str]:
-    """Return the lines of a UTF-8 file."""
+def _blocks(path: Path) -> Iterator[list[str]]:
+    """Yield the lines between blank lines of a UTF-8 file."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: expected a UTF-8 file of the data sets, got: {error}; see the README") from error
-    return lines if blank else [line for line in lines if line.strip()]
+    return (list(block) for has_text, block in groupby(lines, lambda line: bool(line.strip())) if has_text)

@@ -36,12 +36,9 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def rows_table(columns: Mapping[str, str | Callable[[Any], Any]], rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return a Markdown table of rows; the first column gets the mark of a row (see `Results.mark`).
+    """Return a Markdown table of rows; a column is a name in the rows or a function of a row.
 
-    Parameters
-    ----------
-    columns : mapping of header to name or function of a row
-    rows : sequence of mappings
+    The first column gets the mark of a row (see `Results.mark`), if the row has one.
 
     Examples
     --------
@@ -53,50 +50,33 @@ def rows_table(columns: Mapping[str, str | Callable[[Any], Any]], rows: Sequence
     """
     getters = [column if callable(column) else itemgetter(column) for column in columns.values()]
     cells = [[getter(row) for getter in getters] for row in rows]
-    return table(
-        list(columns), [[f"{first}{row['mark']}", *rest] for row, (first, *rest) in zip(rows, cells, strict=True)]
-    )
+    for row, line in zip(rows, cells, strict=True):
+        line[0] = f"{line[0]}{row.get('mark', '')}"
+    return table(list(columns), cells)
 
 
 def series(rows: Sequence[Mapping[str, Any]], label: str, x: str, y: str) -> dict[str, tuple[list[Any], list[Any]]]:
     """Return the lines of a panel of `curves`: for every label the values of ``x`` and ``y`` of its rows."""
-    lines: dict[str, tuple[list[Any], list[Any]]] = {}
-    for row in rows:
-        abscissa, ordinate = lines.setdefault(str(row[label]), ([], []))
-        abscissa.append(row[x])
-        ordinate.append(row[y])
-    return lines
+    groups = {row[label]: [other for other in rows if other[label] == row[label]] for row in rows}
+    return {str(name): ([row[x] for row in group], [row[y] for row in group]) for name, group in groups.items()}
 
 
 def cell(value: Any) -> str:
-    """Return a value as text for a table.
+    """Return a value as text for a table: three significant digits, never fewer than the whole part has.
 
     Examples
     --------
-    >>> cell(0.12345), cell(12.345), cell(12345.6), cell(14179317), cell(0.0)
-    ('0.123', '12.3', '12,346', '14,179,317', '0')
+    >>> [cell(value) for value in (0.12345, 12.345, 12345.6, 14179317, 0.0, 0.09999, 0.00051, -213.9, 1e-7)]
+    ['0.123', '12.3', '12,346', '14,179,317', '0', '0.100', '0.000510', '-214', '1e-07']
     """
     if value is None:
         return "-"
-    if isinstance(value, float):
-        return digits(value)
-    return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")
-
-
-def digits(value: float, significant: int = 3) -> str:
-    """Return a number with so many significant digits, never fewer than its whole part has.
-
-    Examples
-    --------
-    >>> digits(4.8771), digits(4.8771, 4), digits(0.00051), digits(-213.9), digits(0.09999), digits(1e-7)
-    ('4.88', '4.877', '0.000510', '-214', '0.100', '1e-07')
-    """
+    if not isinstance(value, float):
+        return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")
     if not value:
         return "0"
-    places = significant - 1 - int(f"{value:.{significant - 1}e}".split("e")[1])
-    if places > 7:
-        return f"{value:.{significant - 1}g}"
-    return f"{value:,.{max(0, places)}f}"
+    places = 2 - int(f"{value:.2e}".split("e")[1])
+    return f"{value:.2g}" if places > 7 else f"{value:,.{max(0, places)}f}"
 
 
 def nats(value: float | None) -> str:
@@ -162,16 +142,8 @@ def curves(
 def write(docs: Path, name: str, title: str, conclusion: str, body: str, results: Results) -> None:
     """Write the section of a bench in docs/benchmarks.md, stamped, and renew the table of contents.
 
-    Parameters
-    ----------
-    docs : Path
-    name : str
-        Of the bench; the section stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` and is appended if it is new.
-    title : str
-    conclusion : str
-        One sentence: what the tables say.
-    body : str
-    results : Results
+    The section stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` and is appended if it is new. It begins with the
+    conclusion, one sentence that says what the tables show.
 
     Raises
     ------
@@ -180,29 +152,23 @@ def write(docs: Path, name: str, title: str, conclusion: str, body: str, results
     """
     path = docs / "benchmarks.md"
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = (
-        path.read_text(encoding="utf-8") if path.exists() else "# Benchmarks\n\n<!-- contents -->\n<!-- /contents -->\n"
-    )
+    empty = "# Benchmarks\n\n<!-- contents -->\n<!-- /contents -->\n"
+    text = path.read_text(encoding="utf-8") if path.exists() else empty
     stamp = results.stamp(f"python -m benchmarks {name}")
     text = _replaced(text, name, f"## {title}\n\n**{conclusion}**\n\n{_filled(body.strip())}\n\n{stamp}", path)
     titles = re.findall(r"^## (.*)\n\n\*\*(.*)\*\*$", text, re.M)
-    lines = [f"- [{each}](#{_anchor(each)}): {sentence}" for each, sentence in titles]
+    anchors = (re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each, _ in titles)  # as GitHub makes them
+    lines = [f"- [{each}](#{a}): {sentence}" for (each, sentence), a in zip(titles, anchors, strict=True)]
     text = _replaced(text, "contents", "\n".join(lines), path)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def _filled(body: str) -> str:
-    """Return a body whose paragraphs of prose have lines of equal length."""
-    paragraphs = body.split("\n\n")
-    prose = (not paragraph.lstrip().startswith(("|", "- ", "#", "!")) for paragraph in paragraphs)
+    """Fill the paragraphs of prose to lines of 120 characters."""
     fill = partial(textwrap.fill, width=120, break_long_words=False, break_on_hyphens=False)
-    return "\n\n".join(fill(text) if is_prose else text for text, is_prose in zip(paragraphs, prose, strict=True))
-
-
-def _anchor(title: str) -> str:
-    """Return the anchor that GitHub gives a heading."""
-    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+    paragraphs = body.split("\n\n")
+    return "\n\n".join(text if text.lstrip().startswith(("|", "- ", "#", "!")) else fill(text) for text in paragraphs)
 
 
 def _replaced(text: str, name: str, body: str, path: Path) -> str:

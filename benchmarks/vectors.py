@@ -4,26 +4,25 @@ All arms have the same dimension, the same cores and the words that occur five t
 tokens to vectors.
 """
 
-import importlib.metadata
 import itertools
 import lzma
 import os
 import re
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from functools import cache, partial
+from importlib.metadata import version
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gensim import models
 from scipy import sparse
 
 from benchmarks import probes, render
 from benchmarks.harness import Results
-from benchmarks.needs import AbsentError, need
 from benchmarks.probes import WordVectors
 from bitcipher import CooccurrenceEmbedding
 from warmstart import baselines
@@ -54,17 +53,14 @@ def cipher(sentences: Sentences, size: int, **settings: Any) -> WordVectors:
     """Return cipher vectors; without ``bits`` they are not compressed, and each side has half of the dimension."""
     width: dict[str, Any] = {"components": size} if "bits" in settings else {"bits": size // 2, "components": None}
     model = CooccurrenceEmbedding(min_count=MIN_COUNT, **width, **settings)
-    vectors = model.fit(sentences, workers=os.cpu_count() or 1).vectors_
-    return WordVectors(model.vocabulary_, vectors)
+    model.fit(sentences, workers=os.cpu_count() or 1)
+    return WordVectors(model.vocabulary_, model.vectors_)
 
 
 def gensim(name: str, sentences: Sentences, size: int, **settings: Any) -> WordVectors:
     """Return the vectors of a model of gensim."""
-    need("gensim")
-    from gensim import models
-
-    model = getattr(models, name)
-    vectors = model(sentences, vector_size=size, min_count=MIN_COUNT, workers=os.cpu_count() or 1, **settings).wv
+    settings = {"min_count": MIN_COUNT, "workers": os.cpu_count() or 1, **settings}
+    vectors = getattr(models, name)(sentences, vector_size=size, **settings).wv
     return WordVectors(vectors.key_to_index, vectors.vectors)
 
 
@@ -92,34 +88,25 @@ METHODS: dict[str, Callable[..., WordVectors]] = {
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Train and probe every arm; an arm whose package is not installed is named and left out."""
+    """Train and probe every arm."""
     results = Results(None if quick else docs / "results" / "vectors.jsonl", __name__, progress=progress)
     text = cache(partial(read_text, data / "classics" / "train.txt.xz"))
-    size = 20 if quick else SIZE
-    output: dict[str, Any] = {"arms": [], "left_out": {}}
+    size, rows = 20 if quick else SIZE, []
     for name, share in itertools.product(QUICK if quick else ARMS, (1.0,) if quick else SHARES):
         settings = ARMS[name]
         key = {**settings, "dimension": size, "min_count": MIN_COUNT, "share": share, "text": "classics"}
         key |= probes.SETTINGS
         if settings["method"] in ("Word2Vec", "FastText"):
-            key["gensim"] = _version()
-        try:
-            row = results.row(key, partial(arm, data, settings, text, share, size), vectors=name, share=share)
-            output["arms"].append(row)
-        except AbsentError as error:
-            output["left_out"][name] = str(error)
-    for name, reason in output["left_out"].items():
-        sys.stderr.write(f"left out: {name}: {reason}\n")
+            key["gensim"] = version("gensim")
+        rows.append(results.row(key, partial(arm, data, settings, text, share, size), vectors=name, share=share))
     if not quick:
-        panels = {
-            "part of speech, accuracy": render.series(output["arms"], "vectors", "cpu_seconds", "pos"),
-            "named entities, F1": render.series(output["arms"], "vectors", "cpu_seconds", "ner"),
-        }
+        measures = {"part of speech, accuracy": "pos", "named entities, F1": "ner"}
+        panels = {title: render.series(rows, "vectors", "cpu_seconds", name) for title, name in measures.items()}
         styles = {name: {"marker": "o" if name.startswith("cipher") else "s", "linestyle": ":"} for name in ARMS}
         x = "CPU seconds (left end of a line: a tenth of the text)"
         render.curves(docs / "images" / "vectors.png", panels, x, "score of the probe", styles=styles, log="x")
-        render.write(docs, "vectors", "Word vectors", *_section(output), results)
-    return output
+        render.write(docs, "vectors", "Word vectors", *_section(rows), results)
+    return {"arms": rows}
 
 
 def arm(data: Path, settings: dict[str, Any], text: Any, share: float, size: int) -> dict[str, Any]:
@@ -131,8 +118,6 @@ def arm(data: Path, settings: dict[str, Any], text: Any, share: float, size: int
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return {
         "tokens": sum(map(len, sentences)),
-        "words": len(vectors.rows),
-        "dimension": vectors.vectors.shape[1],
         "seconds": wall,
         "cpu_seconds": cpu,
         "pos": probes.part_of_speech(vectors, data / "ud-english-ewt"),
@@ -147,48 +132,41 @@ def read_text(path: Path) -> Sentences:
     return [tokens for line in lines if (tokens := WORDS.findall(line))]
 
 
-def _version() -> str:
-    try:
-        return importlib.metadata.version("gensim")
-    except importlib.metadata.PackageNotFoundError:
-        return "absent"
-
-
-def _section(output: dict[str, Any]) -> tuple[str, str]:
+def _section(rows: list[dict[str, Any]]) -> tuple[str, str]:
     columns: dict[str, Any] = {"vectors": "vectors", "part of speech": "pos", "entities, F1": "ner"}
     columns |= {pairs: lambda row, pairs=pairs: row["similarity"][pairs][0] for pairs in probes.PAIRS}
     columns |= {"seconds": "seconds", "CPU seconds": "cpu_seconds"}
-    arms = {share: [row for row in output["arms"] if row["share"] == share] for share in SHARES}
-    tables = {share: render.rows_table(columns, rows) for share, rows in arms.items()}
+    whole, tenth = ([row for row in rows if row["share"] == share] for share in SHARES)
     covered = "; ".join(
-        f"{share:.0%} of the text: " + ", ".join(f"{p} {rows[0]['similarity'][p][1]:.0%}" for p in probes.PAIRS)
-        for share, rows in arms.items()
+        f"{arms[0]['share']:.0%} of the text: "
+        + ", ".join(f"{name} {share:.0%}" for name, (_, share) in arms[0]["similarity"].items())
+        for arms in (whole, tenth)
     )
-    best = {"cipher vectors": "none", "peers": "none"}
-    for kind in best:
-        if rows := [row for row in arms[1.0] if row["vectors"].startswith("cipher") == (kind == "cipher vectors")]:
-            tagger, similar = max(rows, key=itemgetter("pos")), max(rows, key=columns["MEN"])
-            scores = f"{tagger['pos']:.3f} after {tagger['cpu_seconds']:.0f} CPU seconds ({tagger['vectors']})"
-            best[kind] = f"{scores} and {columns['MEN'](similar):.2f} ({similar['vectors']})"
+    best = []
+    for kind, is_cipher in (("cipher vectors", True), ("peers", False)):
+        arms = [row for row in whole if row["vectors"].startswith("cipher") == is_cipher]
+        tagger, similar = max(arms, key=itemgetter("pos")), max(arms, key=columns["MEN"])
+        best.append(
+            f"{kind} {tagger['pos']:.3f} after {tagger['cpu_seconds']:.0f} CPU seconds ({tagger['vectors']}) and "
+            f"{columns['MEN'](similar):.2f} ({similar['vectors']})"
+        )
     conclusion = (
         "Best accuracy in the part-of-speech probe, and best correlation with word similarity (MEN): "
-        f"{'; '.join(f'{kind} {scores}' for kind, scores in best.items())}."
+        f"{'; '.join(best)}."
     )
-    left_out = "".join(f"\n{name} is left out: {reason}.\n" for name, reason in output["left_out"].items())
-    body = f"""Classics, cased words and signs, {arms[1.0][0]["tokens"]:,} tokens; words that occur {MIN_COUNT} times or
-more; {SIZE} dimensions. word2vec and fastText are those of gensim {_version()}: window {WINDOW}, {GENSIM["epochs"]}
-epochs. All arms have a thread for each core. Seconds are from lists of tokens to vectors; CPU seconds are those of all
-threads together. Part of speech: accuracy on UD English EWT, test (17 tags). Entities: F1 on WNUT17, test. Both are
-found by logistic regression on the frozen vectors of a token and its two neighbours; its C is the best of
-{", ".join(map(str, probes.STRENGTHS))} on the dev split (for entities, 1 at the border in all arms that we looked at).
-Word similarity (SimLex to RW):
-Spearman's correlation with cosines. Pairs that have vectors: {covered}.
+    body = f"""Classics, cased words and signs, {whole[0]["tokens"]:,} tokens; words that occur {MIN_COUNT} times or
+more; {SIZE} dimensions. word2vec and fastText are those of gensim {version("gensim")}: window {WINDOW},
+{GENSIM["epochs"]} epochs. Every arm uses all cores. Seconds are from lists of tokens to vectors; CPU seconds are those
+of all threads together. Part of speech: accuracy on UD English EWT, test (17 tags). Entities: F1 on WNUT17,
+test. Both are found by logistic regression on the frozen vectors of a token and its two neighbours; its C is the best
+of {", ".join(map(str, probes.STRENGTHS))} on the dev split (for entities, 1 at the border in all arms that we looked
+at). Word similarity (SimLex to RW): Spearman's correlation with cosines. Pairs that have vectors: {covered}.
 
 All of the text:
 
-{tables[1.0]}
+{render.rows_table(columns, whole)}
 A tenth of the text:
 
-{tables[0.1]}{left_out}
+{render.rows_table(columns, tenth)}
 ![Probes over seconds](images/vectors.png)"""
     return conclusion, body

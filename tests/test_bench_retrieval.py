@@ -55,7 +55,6 @@ def test_the_delta_rule_learns_to_forget_and_the_sum_does_not():
     settings = retrieval.SETTINGS | {"steps": 200}
     delta, total = (retrieval.train(2, "DPFP-1", rule, 10, 0, settings) for rule in ("delta", "sum"))
     assert delta["steps"] == total["steps"] == 200
-    assert delta["at 2 S"] < 0.08 < 0.16 < total["at 2 S"] < 0.5
     assert delta["loss"] < 0.06 < total["loss"]
 
 
