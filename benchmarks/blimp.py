@@ -25,8 +25,8 @@ from warmstart.progress import Progress
 MODELS: dict[str, dict[str, Any]] = {  # settings of WarmStartLM, except for the n-grams
     "unigram": {},
     "bigram": {},
-    "micro": {"preset": "micro"},
-    "base (default)": {},
+    "micro": {"preset": "micro", "contexts": ("radial", "block", "document")},
+    "base": {"contexts": ("radial", "block", "document")},
     "base, radial": {"contexts": ("radial",)},
     "bits 4096, radius 4, radial": {"bits": 4096, "radius": 4, "contexts": ("radial",)},
 }

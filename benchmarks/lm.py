@@ -35,7 +35,8 @@ def arms(quick: bool) -> list[tuple[str, str, str]]:
     if quick:
         return [("presets", "--preset potato", test)]
     return [
-        *(("presets", f"--preset {name}", test) for name in dict.fromkeys(("base", *PRESETS))),
+        ("presets", "--preset base --contexts radial,document", test),
+        *(("presets", f"--preset {name} --contexts radial,block,document", test) for name in PRESETS),
         *(("bits", f"--bits {bits} --contexts radial", test) for bits in BITS),
         ("bits", "--bits 4096 --radius 4 --contexts radial", test),
         *(("radius", f"--radius {radius} --contexts radial", valid) for radius in RADII),
@@ -102,7 +103,7 @@ def _section(tables: dict[str, list[dict[str, Any]]]) -> tuple[str, str]:
     text = {name: render.rows_table(COLUMNS, rows) for name, rows in tables.items()}
     text["memory"] = render.rows_table({"text": lambda row: row["text"].split("/")[0], **COLUMNS}, tables["memory"])
     fit, scores = tables["presets"][0]["fit"], tables["presets"][0]["eval"]
-    base, large, widest = (row["perplexity"] for row in (*tables["presets"][:: len(PRESETS) - 1], tables["bits"][-1]))
+    base, large, widest = (tables[t][i]["perplexity"] for t, i in (("presets", 0), ("presets", -1), ("bits", -1)))
     radial, memory = (row["perplexity"] for row in tables["memory"][:2])
     conclusion = (
         f"Without a gradient step, perplexity on the test books is {base:.0f} by default and {large:.0f} for `large`; "
