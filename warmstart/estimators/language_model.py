@@ -48,10 +48,10 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         block. By default those of the preset.
     contexts : tuple of str
         What the next token is predicted from: "radial", "attended", "block", "document", "memory" (see
-        `warmstart.contexts`). The default suits a model that is trained further. After 5 million tokens (WikiText-2,
-        preset micro) its loss is 3.91 nats per token. With "radial" alone it is 4.02. With "block" as a third context
-        it is 3.89, and fitting takes 1.4 times as long. For a model that is used as it is, take ("radial", "memory"):
-        the perplexity is 172 in place of 201 (novels, preset base), but `warmstart finetune` cannot train it.
+        `warmstart.contexts`). The default suits a model that is trained further: "radial" alone has nothing
+        between embedding and output to train, and "block" costs time for little. For a model that is used as it is,
+        take ("radial", "memory"): the perplexity is 172 in place of 201 (novels, preset base, ``python -m benchmarks
+        lm``), but `warmstart finetune` cannot train it.
     vocab_size : int
         Largest vocabulary of the byte-level BPE tokenizer that `fit` trains, unless it is given a `Corpus`.
     smoothing : float or "fit"
