@@ -182,9 +182,12 @@ def _table(rows: list[dict[str, Any]], measure: Callable[[dict[str, Any]], Any],
 def _section(rows: list[dict[str, Any]], documents: list[dict[str, Any]]) -> tuple[str, str]:
     rows = [row | {"text": f"{row['text']}: {row['tokens']:,} tokens"} for row in rows]
     large = [row for row in rows if row["tokens"] >= 1_000_000]
+    probed = [row for row in rows if row["name"] in SETTINGS]
+    defaults = {row["text"]: row["pos"] for row in rows if row["name"] == "defaults"}
+    gain = max(row["pos"] - defaults[row["text"]] for row in probed)
     conclusion = (
-        "No other value of a single setting is better than the default by more than 0.005 in the part-of-speech probe "
-        "on any text; word2vec is better at word similarity on large texts, word counts at classifying documents."
+        f"Changing one default raises the accuracy of the part-of-speech probe by at most {gain:.3f} on any text, "
+        f"where the defaults have {min(defaults.values()):.3f} to {max(defaults.values()):.3f}."
     )
     body = f"""Each row changes one default of `CooccurrenceEmbedding`. Part of speech: accuracy on UD English EWT test,
 by a ridge classifier on the vectors of a token and its two neighbours, trained on every {EVERY}th sentence:

@@ -160,10 +160,12 @@ class Case:
 
         rates: Rates = dict.fromkeys(GROUPS, START_RATE)
         short: dict[int, float] = {}
+        marks: set[str] = set()
         if not self.quick:
             for tokens, trials in SHORT.items():
                 best, tried = search(partial(end, tokens), rates, trials)
                 short[tokens] = min(loss for _, loss in tried)
+                marks |= {self.workers.results.mark(self.key(arm, names, best, tokens, 0))}
             losses = {factor: end(TOKENS, scaled(best, factor)) for factor in FACTORS}
             while (factor := min(losses, key=lambda factor: losses[factor])) in (min(losses), max(losses)):
                 factor *= 0.5 if factor == min(losses) else 2.0
@@ -174,7 +176,14 @@ class Case:
         jobs += [partial(self.run, arm, names, rates, TOKENS // 3, seed) for seed in seeds] * (arm == "warm")
         runs, n = self.workers.together(jobs), len(seeds)
         mark = self.workers.results.mark(*(self.key(arm, names, rates, TOKENS, seed) for seed in seeds))
-        return {"rates": rates, "short": short, "runs": runs[:n], "third": runs[n:], "mark": mark}
+        return {
+            "rates": rates,
+            "short": short,
+            "runs": runs[:n],
+            "third": runs[n:],
+            "mark": mark,
+            "short_mark": max(marks, default=""),
+        }
 
     def ablate(self, rates: Rates) -> dict[str, float]:
         """Leave out one phase after the other, with the rates of the warm arm."""
@@ -305,6 +314,11 @@ def short_losses(case: dict[str, Any], tokens: int) -> list[float]:
     return [warm, *cold, min(cold) - warm]
 
 
+def short_mark(case: dict[str, Any]) -> str:
+    """Return the mark of older code if it made one of the short runs."""
+    return max(str(arm["short_mark"]) for arm in case.values())
+
+
 def row_of_leads(name: str, case: dict[str, Any]) -> list[Any]:
     """Return the row of the lead over the better cold arm."""
     better = min(ARMS[1:], key=lambda arm: end_of(case[arm]))
@@ -332,7 +346,9 @@ def write(tuned: dict[str, Any], ablations: dict[str, dict[str, float]], speeds:
     table = render.table(["text, preset, start", "start", "end", "test perplexity", "rates"], ends_rows)
     shorts = {name: [short_losses(case, tokens) for tokens in SHORT] for name, case in tuned.items()}
     headers = ["text, preset", *(f"{n / 1e6:g} M, {what}" for n in SHORT for what in (*ARMS, "lead"))]
-    short = render.table(headers, [[name, *map(render.nats, chain(*rows))] for name, rows in shorts.items()])
+    short = render.table(
+        headers, [[name + short_mark(tuned[name]), *map(render.nats, chain(*rows))] for name, rows in shorts.items()]
+    )
     headers = ["text, preset", "better cold arm", *(f"lead at {at / 1e6:.0f} M" for at in LEADS), "lead at the end"]
     headers += ["least lead", f"lead of a warm run of {TOKENS / 3e6:.2f} M", "cold reaches warm's start after"]
     headers += ["share of tokens to cold's end", "curves cross at"]
@@ -360,8 +376,8 @@ def write(tuned: dict[str, Any], ablations: dict[str, dict[str, float]], speeds:
     gaps = [gap(case) for case in tuned.values()]
     conclusion = (
         "With rates of its own for every arm and length, the warm start leads the better cold start by "
-        f"{' and '.join(spans)}; after {TOKENS / 1e6:g} M tokens the cold start is ahead by {-max(gaps):.2f} to "
-        f"{-min(gaps):.2f} nats."
+        f"{' and '.join(spans)}; after {TOKENS / 1e6:g} M tokens its lead is {min(gaps):.2f} to {max(gaps):.2f} nats, "
+        "negative where it is behind."
     )
     body = f"""{TOKENS:,} tokens in steps of 2,048, V = {VOCAB_SIZE:,}, contexts {", ".join(CONTEXTS)}, AdamW, matrix
 products in {harness.precision()}. *Warm*: solved from counts, a short phase with the embedding frozen, then all groups.

@@ -279,10 +279,11 @@ tokens, 1.8 M in all; what knows pairs has counted the whole text of 14.2 M toke
 gradients clipped at 1, cosine to 0, matrix products in {harness.precision()}. Losses are nats a token on
 {SHAPE["scored"]} windows of validation books; the end is mean and deviation of {len(SEEDS)} seeds.
 
-Every start chose between three recipes, by the validation loss of the first seed, each with at least {TRIALS} rates
-around {START_RATE:g} and until the best rate had a neighbour on both sides. *Usual*: warm-up {USUAL.warmup:g} of the
-run, second moment {USUAL.beta2:g}, one rate. *Keeping*: warm-up {KEEPING.warmup:g} of the run, second moment
-{KEEPING.beta2:g}, blocks at {KEEPING.blocks:g} times the rate of embedding and head. *Short*: the
+The keeping recipe and the rows of {SCALE:g} were found for our starts on the same validation books; all starts may use
+the recipe. Every start chose between three recipes, by the validation loss of the first seed, each with at least
+{TRIALS} rates around {START_RATE:g} and until the best rate had a neighbour on both sides. *Usual*: warm-up
+{USUAL.warmup:g} of the run, second moment {USUAL.beta2:g}, one rate. *Keeping*: warm-up {KEEPING.warmup:g} of the
+run, second moment {KEEPING.beta2:g}, blocks at {KEEPING.blocks:g} times the rate of embedding and head. *Short*: the
 same with a warm-up of {USUAL.warmup:g}. "Highest rise" is the largest validation loss of any seed above its own loss at
 step 0 (checked every 10 steps up to 100, then every 50).
 
