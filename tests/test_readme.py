@@ -51,6 +51,7 @@ def test_snippets_run_and_print_what_is_shown(tmp_path, monkeypatch):
             exec(code, names)  # noqa: S102 - our own README
         agrees(output.getvalue(), shown)
     assert len(blocks) >= 5
+    assert f"# {names['accuracy']:.2f}, from counts" in README
 
 
 @pytest.mark.slow  # four processes
@@ -63,6 +64,23 @@ def test_the_four_commands_run(tmp_path):
         words += ["--vocab-size", "512"] if "fit" in words else ["--max-tokens", "4000"] if "finetune" in words else []
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+SECTIONS = {  # row of the table of results -> section of docs/benchmarks.md
+    "novels never seen": "lm", "MNIST": "classifier", "CLINC150": "classifier", "GPT-2, 2.7": "transformers",
+    "Llama": "transformers", "GPT-2 with delta-rule": "mixers", "near-shallow": "finetune",
+}  # fmt: skip
+
+
+def test_every_row_of_the_results_is_in_its_section():
+    measured = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:-1] for line in README.split("## Results")[1].splitlines() if line.startswith("|")][2:]
+    assert len(rows) == len(SECTIONS)
+    for (task, *cells), (begin, name) in zip(rows, SECTIONS.items(), strict=True):
+        assert task.strip().startswith(begin)
+        section = measured.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
+        for number in re.findall(r"\b(?:\d\.\d{3}|\d{3})\b", " ".join(cells)):
+            assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d])", section), (task, number)
 
 
 def test_numbers_are_the_measured_ones():
