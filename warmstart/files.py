@@ -1,6 +1,8 @@
 """Named arrays as safetensors and facts as JSON: the same content gives the same bytes, written whole or not at all."""
 
 import json
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ from safetensors.numpy import save_file
 from bitcipher.files import replacing
 from warmstart.errors import InputError
 
-__all__ = ["load_arrays", "replacing", "save_arrays", "save_json"]
+__all__ = ["load_arrays", "map_arrays", "replacing", "save_arrays", "save_json"]
 
 FACTS = "warmstart"  # one metadata key: safetensors does not keep the order of several
+CHECKSUMS = "checksums"
+TYPES = {"U8": "u1", "U16": "<u2", "U32": "<u4", "I32": "<i4", "I64": "<i8", "F32": "<f4", "F64": "<f8"}
 
 
 def save_arrays(path: Path, arrays: dict[str, NDArray[Any]], facts: dict[str, Any] | None = None) -> None:
@@ -51,6 +55,45 @@ def load_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
             return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: expected a whole safetensors file, got: {error}; write it again") from error
+
+
+def map_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Read what `save_arrays` wrote as memory-mapped arrays, which the operating system loads page by page.
+
+    If the facts have ``checksums`` (see `checksums`), the arrays are compared with them.
+
+    Raises
+    ------
+    InputError
+        The file is missing, truncated, damaged or of another kind.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:  # it checks the header and the size of the file
+            facts = json.loads((file.metadata() or {}).get(FACTS, "{}"))
+            names = list(file.keys())
+        with path.open("rb") as raw:
+            size = int.from_bytes(raw.read(8), "little")
+            header = json.loads(raw.read(size))
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: expected a whole safetensors file, got: {error}; write it again") from error
+    content = np.memmap(path, np.uint8, mode="r")[8 + size :]
+    arrays = {}
+    for name in names:
+        entry = header[name]
+        start, stop = entry["data_offsets"]
+        arrays[name] = content[start:stop].view(TYPES[entry["dtype"]]).reshape(entry["shape"])
+    if CHECKSUMS in facts:
+        damaged = sorted(name for name, value in checksums(arrays).items() if facts[CHECKSUMS].get(name) != value)
+        if damaged:
+            raise InputError(
+                f"{path}: expected the content that was written, got other bytes in {damaged[0]}; write it again"
+            )
+    return arrays, facts
+
+
+def checksums(arrays: Mapping[str, NDArray[Any]]) -> dict[str, int]:
+    """Return the CRC-32 of every array, for the fact ``checksums``."""
+    return {name: zlib.crc32(np.ascontiguousarray(array).data) for name, array in arrays.items()}
 
 
 def save_json(path: Path, value: dict[str, Any]) -> None:

@@ -1,0 +1,307 @@
+"""Compiled loops over tries of n-grams: counting, merging, look-up. `warmstart.ngrams` explains the layout.
+
+A level is three arrays: ``last`` (m,), the last token of each n-gram; ``counts`` (m,); and ``offsets`` (m + 1,), where
+the n-grams that extend it begin on the next level. Those that extend one n-gram are in the order of their last token.
+"""
+
+from typing import Any
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[Any]
+Floats = NDArray[Any]
+Flags = NDArray[Any]
+
+
+@nb.njit(cache=True, nogil=True)
+def histories(tokens: Ints, separator: int, longest: int) -> Ints:
+    """Return how many tokens before each one belong to its history (n,) int8, at most ``longest``.
+
+    A history starts at the last separator before the token. The first token of the array has no history.
+    """
+    out = np.zeros(tokens.size, np.int8)
+    length = 0
+    for i in range(1, tokens.size):
+        length = 1 if tokens[i - 1] == separator else min(length + 1, longest)
+        out[i] = min(length, longest)
+    return out
+
+
+@nb.njit(cache=True, nogil=True)
+def token_order(tokens: Ints, vocab_size: int) -> Ints:
+    """Return the positions sorted by token, equal tokens in their order (n,) int32."""
+    starts = np.zeros(vocab_size + 1, np.int32)
+    for token in tokens:
+        starts[token + 1] += 1
+    for token in range(vocab_size):
+        starts[token + 1] += starts[token]
+    out = np.empty(tokens.size, np.int32)
+    for i in range(tokens.size):
+        out[starts[tokens[i]]] = i
+        starts[tokens[i]] += 1
+    return out
+
+
+@nb.njit(cache=True, nogil=True)
+def count_level(
+    tokens: Ints, history: Ints, order: Ints, prefixes: Ints, n_prefixes: int, n: int, first: int
+) -> tuple[Ints, Ints, Ints, Ints]:
+    """Count the n-grams of one text whose prefixes are numbered.
+
+    tokens, history, order (from `token_order`) (length,); prefixes (length,) int32: number of the (n-1)-gram that ends
+    at each position. N-grams that end before position ``first`` get a node but are not counted.
+
+    Returns ids (length,) int32 of the n-gram that ends at each position, -1 where there is none; the last tokens (m,);
+    counts (m,) int32; offsets (n_prefixes + 1,) int32.
+    """
+    starts = np.zeros(n_prefixes + 1, np.int32)
+    for i in range(1, tokens.size):
+        if history[i] >= n - 1:
+            starts[prefixes[i - 1] + 1] += 1
+    starts = np.cumsum(starts).astype(np.int32)
+    places = np.empty(starts[n_prefixes], np.int32)  # positions by prefix, then by token
+    for i in order:
+        if history[i] >= n - 1:
+            p = prefixes[i - 1]
+            places[starts[p]] = i
+            starts[p] += 1
+    ids = np.full(tokens.size, -1, np.int32)
+    offsets = np.zeros(n_prefixes + 1, np.int32)
+    m = -1
+    for j, i in enumerate(places):
+        p = prefixes[i - 1]
+        if j == 0 or p != prefixes[places[j - 1] - 1] or tokens[i] != tokens[places[j - 1]]:
+            m += 1
+            offsets[p + 1] += 1
+        ids[i] = m
+    last = np.empty(m + 1, tokens.dtype)
+    counts = np.zeros(m + 1, np.int32)
+    for i in places:
+        last[ids[i]] = tokens[i]
+        if i >= first:
+            counts[ids[i]] += 1
+    return ids, last, counts, np.cumsum(offsets).astype(np.int32)
+
+
+@nb.njit(cache=True, nogil=True)
+def merge_level(
+    a_ids: Ints, a_offsets: Ints, a_last: Ints, a_counts: Ints,
+    b_ids: Ints, b_offsets: Ints, b_last: Ints, b_counts: Ints, sign: int,
+) -> tuple[Ints, Ints, Ints, Ints, Ints, int]:  # fmt: skip
+    """Merge the extensions of n-grams that two tries hold: ``a + sign * b``.
+
+    a_ids, b_ids (m,): number of each merged n-gram in either trie, -1 if it is not there.
+
+    Returns offsets (m + 1,) int64, last tokens, counts int64, and the same two numbers for the extensions; at last the
+    number of extensions.
+    """
+    size = a_last.size + b_last.size
+    offsets = np.zeros(a_ids.size + 1, np.int64)
+    last, counts = np.empty(size, a_last.dtype), np.empty(size, np.int64)
+    a_next, b_next = np.empty(size, np.int32), np.empty(size, np.int32)
+    m = 0
+    for node in range(a_ids.size):
+        a, b = a_ids[node], b_ids[node]
+        i, i_end = (np.int64(a_offsets[a]), np.int64(a_offsets[a + 1])) if a >= 0 else (np.int64(0), np.int64(0))
+        j, j_end = (np.int64(b_offsets[b]), np.int64(b_offsets[b + 1])) if b >= 0 else (np.int64(0), np.int64(0))
+        while i < i_end or j < j_end:
+            in_a = i < i_end and (j == j_end or a_last[i] <= b_last[j])
+            in_b = j < j_end and (i == i_end or b_last[j] <= a_last[i])
+            count: Any = np.int64(0)
+            if in_a:
+                last[m] = a_last[i]
+                count += a_counts[i]
+            if in_b:
+                last[m] = b_last[j]
+                count += sign * np.int64(b_counts[j])
+            counts[m] = count
+            a_next[m] = i if in_a else -1
+            b_next[m] = j if in_b else -1
+            i += in_a
+            j += in_b
+            m += 1
+        offsets[node + 1] = m
+    return offsets, last, counts, a_next, b_next, m
+
+
+@nb.njit(cache=True, nogil=True)
+def live(counts: Ints, offsets: Ints, children: Flags) -> Flags:
+    """Return which n-grams have a count or a living extension; children (next level,)."""
+    out: Flags = counts != 0
+    for node in range(out.size):
+        for child in range(offsets[node], offsets[node + 1]):
+            out[node] |= children[child]
+    return out
+
+
+@nb.njit(cache=True, nogil=True)
+def find(last: Ints, low: Any, high: Any, token: int) -> Any:
+    """Return the place of a token in ``last[low:high]``, which ascends; -1 if it is not there."""
+    low, high = np.int64(low), np.int64(high)
+    end = high
+    while low < high:
+        middle = (low + high) >> 1
+        if last[middle] < token:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < end and last[low] == token else np.int64(-1)
+
+
+@nb.njit(cache=True, nogil=True)
+def suffixes(offsets: Ints, last: Ints, parent_suffixes: Ints, suffix_offsets: Ints, suffix_last: Ints) -> Ints:
+    """Return the number of each n-gram without its first token, on the level below (m,) int32.
+
+    offsets, parent_suffixes: extensions and suffixes of the level of the prefixes; last (m,); suffix_offsets:
+    extensions of the level of those suffixes; suffix_last: last tokens of the level below.
+    """
+    out = np.empty(last.size, np.int32)
+    for parent in range(offsets.size - 1):
+        start, stop = np.int64(offsets[parent]), np.int64(offsets[parent + 1])
+        if start == stop:
+            continue
+        suffix = parent_suffixes[parent]
+        low, high = np.int64(suffix_offsets[suffix]), np.int64(suffix_offsets[suffix + 1])
+        for node in range(start, stop):
+            low = find(suffix_last, low, high, last[node])
+            out[node] = low
+    return out
+
+
+@nb.njit(cache=True, nogil=True)
+def solve_level(
+    offsets: Ints, counts: Ints, kept: Flags, suffix: Ints, discounts: Floats, lower: Floats, probs: Floats
+) -> tuple[Floats, Ints]:
+    """Interpolated Kneser-Ney of the extensions of every context, see `warmstart.kneser_ney`.
+
+    offsets (m + 1,); counts, kept, suffix (extensions,); discounts (4,), of counts 0, 1, 2, and 3 or more; lower:
+    probabilities of the level below; probs (extensions,) is written.
+
+    Returns the weight of the level below (m,), 1 for a context without counts, and the sums of the counts (m,) int64.
+    """
+    gammas, totals = np.ones(offsets.size - 1), np.zeros(offsets.size - 1, np.int64)
+    for h in range(gammas.size):
+        total: Any = np.int64(0)
+        left = 0.0
+        for i in range(offsets[h], offsets[h + 1]):
+            total += counts[i]
+            left += discounts[min(counts[i], 3)] if kept[i] else counts[i]
+        if total == 0:
+            continue
+        gammas[h], totals[h] = left / total, total
+        for i in range(offsets[h], offsets[h + 1]):
+            if kept[i]:
+                probs[i] = (counts[i] - discounts[min(counts[i], 3)]) / total + gammas[h] * lower[suffix[i]]
+    return gammas, totals
+
+
+@nb.njit(cache=True, nogil=True)
+def score(
+    tokens: Ints, separator: int, order: int, last: Ints, offsets: Ints, probs: Floats, gammas: Floats, sizes: Ints,
+    start: int, out: Floats, known: Ints, size: Ints,
+) -> None:  # fmt: skip
+    """Write the probability of every token but the first ``start``, and what is known of its history.
+
+    tokens (start + n,): the first ones are only history. last, offsets, probs, gammas, sizes: the tables, see
+    `warmstart.backoff.BackoffModel`. out (n,) float64; known (n,): length of the longest context that was counted;
+    size (n,): its size. `contexts` holds the numbers of the n-grams that end the history, shortest first.
+    """
+    contexts = np.empty(order + 1, np.int64)
+    n_contexts = 0
+    for i in range(tokens.size):
+        token = tokens[i]
+        if i >= start:
+            n = n_contexts
+            while n > 0 and sizes[contexts[n - 1]] == 0:
+                n -= 1
+            known[i - start] = n
+            size[i - start] = sizes[contexts[n - 1]] if n > 0 else 0
+        p = -1.0
+        weight = 1.0
+        for n in range(n_contexts, 0, -1):
+            h = contexts[n - 1]
+            node = find(last, offsets[h], offsets[h + 1], token)
+            contexts[n] = node
+            if p < 0:
+                if node >= 0:
+                    p = weight * probs[node]
+                else:
+                    weight *= gammas[h]
+        if i >= start:
+            out[i - start] = p if p >= 0 else weight * probs[token]
+        longest = 1 if token == separator else min(n_contexts + 1, order - 1)
+        contexts[0] = token
+        n_contexts = min(1, order - 1)
+        while n_contexts < longest and contexts[n_contexts] >= 0:
+            n_contexts += 1
+
+
+@nb.njit(cache=True, nogil=True)
+def locate(local_offsets: Ints, local_last: Ints, parents: Ints, offsets: Ints, last: Ints) -> Ints:
+    """Return the numbers of the n-grams of a part of the text in the tables of the whole (m,) int64, -1 if missing.
+
+    local_offsets, local_last: a level of the part; parents: numbers of the n-grams of the level below.
+    """
+    out = np.full(local_last.size, -1, np.int64)
+    for h in range(parents.size):
+        if parents[h] >= 0 and local_offsets[h] < local_offsets[h + 1]:
+            low, high = np.int64(offsets[parents[h]]), np.int64(offsets[parents[h] + 1])
+            for i in range(local_offsets[h], local_offsets[h + 1]):
+                place = find(last, low, high, local_last[i])
+                out[i] = place
+                low = low if place < 0 else place
+    return out
+
+
+@nb.njit(cache=True, nogil=True)
+def context_sums(
+    local_offsets: Ints, parents: Ints, places: Ints, reduced: Ints, reduced_raw: Ints,
+    offsets: Ints, counts: Ints, raw: Ints, discounts: Floats, threshold: int,
+) -> tuple[Ints, Floats]:  # fmt: skip
+    """Return the total count (m,) int64 of contexts without a part, and what is left for shorter contexts (m,) float64.
+
+    local_offsets: extensions of the contexts in the part; parents: their numbers in the whole; places, reduced,
+    reduced_raw: number in the whole, count and raw count without the part, of every extension in the part. offsets,
+    counts, raw: a level of the whole; discounts (4,); n-grams with a raw count up to the threshold are pruned.
+    """
+    totals, left = np.zeros(parents.size, np.int64), np.zeros(parents.size)
+    for h in range(parents.size):
+        start, stop = local_offsets[h], local_offsets[h + 1]
+        if start == stop:
+            continue
+        i = start
+        for place in range(offsets[parents[h]], offsets[parents[h] + 1]):
+            count: Any = np.int64(counts[place])
+            times: Any = np.int64(raw[place])
+            if i < stop and places[i] == place:
+                count, times = reduced[i], reduced_raw[i]
+                i += 1
+            totals[h] += count
+            left[h] += discounts[min(count, 3)] if times > threshold else count
+    return totals, left
+
+
+@nb.njit(cache=True, nogil=True)
+def interpolate(
+    ids: Ints, before: Ints, counts: Ints, raw: Ints, totals: Ints, left: Floats, discounts: Floats, threshold: int,
+    n: int, out: Floats, known: Ints, size: Ints,
+) -> None:  # fmt: skip
+    """Add level n to the left-out probabilities of targets.
+
+    ids, before (targets,): number of the n-gram that ends at the target, -1 if the history is too short, and of its
+    context; counts, raw: reduced counts by ids; totals, left: `context_sums` by contexts. out, known, size (targets,)
+    hold level n - 1 and are changed.
+    """
+    for i in range(ids.size):
+        if ids[i] < 0 or totals[before[i]] == 0:
+            continue
+        total, count = totals[before[i]], counts[ids[i]]
+        seen = count - discounts[min(count, 3)] if raw[ids[i]] > threshold else 0.0
+        out[i] = (seen + left[before[i]] * out[i]) / total
+        known[i] = n - 1
+        size[i] = 0
+        while total > 0:
+            size[i] += 1
+            total >>= 1

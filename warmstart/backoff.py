@@ -1,0 +1,165 @@
+"""Back-off tables: the probabilities of n-grams and the weights of shorter contexts, for look-up in any language model.
+
+A table is a tree of n-grams as in `warmstart.ngrams`, with all levels one after the other in flat arrays. M is the
+number of n-grams, C the number of those that can be a context (all but the longest), V the vocabulary size; the number
+of an n-gram of one token is the token. The probability of y after h is that of the n-gram hy if it is there, else
+``gamma(h)`` times the probability of y after h without its first token.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from warmstart._threads import blocks, run_parts
+from warmstart.errors import InputError
+from warmstart.ngrams import check_text
+
+TARGETS_PER_BLOCK = 1 << 16
+
+Ids = NDArray[np.integer]
+
+
+class Scores(NamedTuple):
+    """What a table says of targets.
+
+    Attributes
+    ----------
+    probs : (n,) float64
+    known : (n,) int8
+        Number of tokens in the longest context that was counted.
+    size : (n,) uint8
+        Bits of the number of times that this context was counted (0 for none, 1 for 1, 2 for 2 and 3, ...).
+    """
+
+    probs: NDArray[np.float64]
+    known: NDArray[np.int8]
+    size: NDArray[np.uint8]
+
+
+@dataclass(eq=False)
+class BackoffModel:
+    """An n-gram model as tables, see the module.
+
+    Attributes
+    ----------
+    vocab_size, separator, order : int
+    bases : (order + 1,) int64
+        Number of the first n-gram of every length, and M.
+    last : (M,) uint16 or uint32
+        Last token of every n-gram.
+    offsets : (C + 1,) int
+        Numbers of the extensions of every context.
+    probs : (M,) float64
+    gammas : (C,) float64
+    sizes : (C,) uint8
+        Bits of the total count of every context; 0 without counts.
+    """
+
+    vocab_size: int
+    separator: int
+    order: int
+    bases: NDArray[np.int64]
+    last: Ids = field(repr=False)
+    offsets: Ids = field(repr=False)
+    probs: NDArray[np.float64] = field(repr=False)
+    gammas: NDArray[np.float64] = field(repr=False)
+    sizes: NDArray[np.uint8] = field(repr=False)
+
+    @property
+    def n_ngrams(self) -> list[int]:
+        """Number of n-grams of every length."""
+        return [int(size) for size in np.diff(self.bases)]
+
+    def score(self, tokens: Ids, documents: Ids, workers: int = 1) -> Scores:
+        """Score every target of a text.
+
+        Parameters
+        ----------
+        tokens, documents
+            As for `warmstart.ngrams.count_ngrams`.
+        workers : int
+            Number of threads. The result does not depend on it.
+        """
+        if check_text(tokens, documents, self.vocab_size) != self.separator:
+            raise InputError(
+                f"expected documents that end with token {self.separator}, got {int(tokens[0])}; "
+                "encode the text with the tokenizer of the model"
+            )
+        return self.score_stream(tokens, 1, workers)
+
+    def score_stream(self, tokens: Ids, start: int, workers: int = 1) -> Scores:
+        """Score ``tokens[start:]``; the tokens before are history, as far as the last separator."""
+        from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
+
+        n = tokens.size - start
+        scores = Scores(np.empty(n), np.empty(n, np.int8), np.empty(n, np.uint8))
+
+        def score(part: slice) -> None:
+            low = max(0, part.start + start - self.order)
+            text = np.asarray(tokens[low : part.stop + start])
+            probs, known, size = (array[part] for array in scores)
+            tables = self.last, self.offsets, self.probs, self.gammas, self.sizes
+            kernels.score(text, self.separator, self.order, *tables, part.start + start - low, probs, known, size)
+
+        run_parts(score, blocks(n, TARGETS_PER_BLOCK), workers)
+        return scores
+
+    def log_probs(self, tokens: Ids, documents: Ids, workers: int = 1) -> NDArray[np.float64]:
+        """Return ``log P(target)`` (n,) in nats of every target of a text, see `score`."""
+        return np.log(self.score(tokens, documents, workers).probs)
+
+    def row(self, context: ArrayLike) -> NDArray[np.float64]:
+        """Return the probability of every token to come next (V,); they sum to 1.
+
+        Parameters
+        ----------
+        context : (n,) array-like of int
+            The tokens before, oldest first; the history begins at the last separator among them.
+        """
+        row = self.probs[: self.vocab_size].copy()
+        for h in self.contexts(context):
+            row *= self.gammas[h]
+            start, stop = self.offsets[h], self.offsets[h + 1]
+            row[self.last[start:stop]] = self.probs[start:stop]
+        return row
+
+    def contexts(self, context: ArrayLike) -> list[int]:
+        """Return the numbers of the n-grams that end a history and are in the tables, shortest first."""
+        history = np.asarray(context, dtype=np.int64).reshape(-1)
+        if history.size and not 0 <= history.min() <= history.max() < self.vocab_size:
+            raise InputError(
+                f"expected token ids from 0 to {self.vocab_size - 1}, got {history.min()} to {history.max()}"
+            )
+        ends = np.flatnonzero(history == self.separator)
+        history = history[max(int(ends[-1]) if ends.size else 0, history.size - self.order + 1) :]
+        found = []
+        for length in range(1, min(history.size, self.order - 1) + 1):
+            if (node := self.find(history[-length:].tolist())) < 0:
+                break
+            found.append(node)
+        return found
+
+    def find(self, ngram: list[int]) -> int:
+        """Return the number of an n-gram, -1 if it is not in the tables."""
+        node = ngram[0]
+        for token in ngram[1:]:
+            start, stop = int(self.offsets[node]), int(self.offsets[node + 1])
+            node = start + int(np.searchsorted(self.last[start:stop], token))
+            if node == stop or self.last[node] != token:
+                return -1
+        return node
+
+    def ngrams(self, length: int) -> Iterator[tuple[NDArray[np.int64], slice]]:
+        """Yield blocks of the n-grams of one length, as tokens (n, length), with their numbers."""
+        for block in blocks(int(self.bases[length] - self.bases[length - 1]), TARGETS_PER_BLOCK):
+            numbers = np.arange(block.start, block.stop) + self.bases[length - 1]
+            columns, nodes = [], numbers
+            for level in range(length, 1, -1):
+                columns.append(self.last[nodes].astype(np.int64))
+                starts = self.offsets[self.bases[level - 2] : self.bases[level - 1] + 1]
+                nodes = self.bases[level - 2] + np.searchsorted(starts, nodes, side="right") - 1
+            columns.append(nodes.astype(np.int64))
+            yield np.stack(columns[::-1], axis=1), slice(int(numbers[0]), int(numbers[-1]) + 1)

@@ -1,0 +1,420 @@
+"""The statistic of a text: the counts of all its n-grams up to an order, and its documents.
+
+N-grams are kept as a tree of levels. Level n holds the n-grams of n tokens, sorted; the number of an n-gram is its
+place in its level. The extensions of one n-gram are a contiguous stretch of the next level, sorted by their last token,
+so a look-up is a binary search a level. Level 1 has all V tokens.
+
+| symbol | shape | meaning |
+|---|---|---|
+| ``last`` | (m,) | last token of each n-gram |
+| ``counts`` | (m,) | how often it occurs |
+| ``offsets`` | (m + 1,) | its extensions are ``offsets[i] ... offsets[i + 1]`` on the next level |
+
+The separator between documents is the first history of a document and its last target; no n-gram goes past it. An
+n-gram is counted where it ends, at a target, so level 1 counts targets.
+
+Statistics are exact integers and form a commutative group: ``+`` and ``-``, in any order and with any sharding at the
+borders of documents, give the same bytes. So a text can be taken out again, as if it had never been counted. The
+documents are kept too, as token ids. What is fitted on counted text (discounts, weights, temperatures) must see a token
+as if its document had not been counted; for that the n-grams of the document must be known. So nothing that is solved
+reads the corpus again. The ids take 2 bytes a token, the levels about 12.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from warmstart import files
+from warmstart._threads import blocks, run_parts
+from warmstart.errors import InputError
+from warmstart.progress import Progress
+
+FORMAT = 1
+ORDER = 5
+CHUNK = 1 << 22  # targets counted at once
+LARGE = 255  # in a file, a count of at least this is written apart
+MOST = 2**31 - 1  # n-grams of a level, and occurrences of an n-gram
+LONGEST = 100  # order
+DOCUMENTS = ("digests", "copies", "lengths", "tokens")
+
+Ids = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """All n-grams of one length, see the module. ``offsets`` of the longest n-grams is empty."""
+
+    last: Ids
+    counts: Ids
+    offsets: Ids
+
+
+@dataclass(frozen=True, eq=False)
+class Documents:
+    """A multiset of documents, in the order of their digests.
+
+    Attributes
+    ----------
+    digests : (n, 16) uint8
+        Blake2b digest of every different document.
+    copies : (n,) int64
+        How often it was counted.
+    lengths : (n,) int64
+    tokens : (sum of lengths,) uint16 or uint32
+        Their tokens, one document after the other, without separators.
+    """
+
+    digests: NDArray[np.uint8]
+    copies: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    tokens: Ids
+
+    @classmethod
+    def of(cls, tokens: Ids, borders: Ids, dtype: np.dtype[Any]) -> Self:
+        """Return the documents of a text; borders are the positions of its separators."""
+        texts: dict[bytes, tuple[int, Ids]] = {}
+        for start, end in zip((borders[:-1] + 1).tolist(), borders[1:].tolist(), strict=True):
+            text = np.ascontiguousarray(tokens[start:end], dtype=dtype)
+            digest = hashlib.blake2b(text.data, digest_size=16).digest()
+            texts[digest] = (texts[digest][0] + 1 if digest in texts else 1, text)
+        return cls._from(texts, dtype)
+
+    @classmethod
+    def _from(cls, texts: Mapping[bytes, tuple[int, Ids]], dtype: np.dtype[Any]) -> Self:
+        order = sorted(texts)
+        digests = np.frombuffer(b"".join(order), np.uint8).reshape(-1, 16)
+        copies = np.array([texts[digest][0] for digest in order], np.int64)
+        lengths = np.array([texts[digest][1].size for digest in order], np.int64)
+        return cls(digests, copies, lengths, np.concatenate([np.zeros(0, dtype), *(texts[d][1] for d in order)]))
+
+    def texts(self) -> dict[bytes, tuple[int, Ids]]:
+        """Return copies and tokens of every different document by its digest."""
+        ends = np.cumsum(self.lengths)
+        spans = zip((ends - self.lengths).tolist(), ends.tolist(), strict=True)
+        return {
+            digest.tobytes(): (copies, self.tokens[start:end])
+            for digest, copies, (start, end) in zip(self.digests, self.copies.tolist(), spans, strict=True)
+        }
+
+    def plus(self, other: Self, sign: int) -> Self:
+        """Add the documents of another multiset, or take them out.
+
+        Raises
+        ------
+        InputError
+            A document to be taken out is not there.
+        """
+        texts = self.texts()
+        for digest, (copies, text) in other.texts().items():
+            left = texts.get(digest, (0, text))[0] + sign * copies
+            if left < 0:
+                raise InputError(
+                    f"expected documents that were counted, got one of {text.size} tokens that was not, or not so "
+                    "often; take out only what was added, encoded with the same tokenizer"
+                )
+            texts[digest] = (left, text)
+        return self._from({digest: entry for digest, entry in texts.items() if entry[0]}, self.tokens.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class NGramCounts:
+    """The statistic of a text, made by `count_ngrams`. Add and take out texts with ``+`` and ``-``.
+
+    Attributes
+    ----------
+    vocab_size, separator, order : int
+    levels : tuple of Level
+        Level n - 1 of the tuple holds the n-grams of n tokens.
+    documents : Documents
+    vocabulary : str
+        Digest of the tokenizer's vocabulary, see `vocabulary_digest`; empty if it was not given.
+    """
+
+    vocab_size: int
+    separator: int
+    order: int
+    levels: tuple[Level, ...]
+    documents: Documents
+    vocabulary: str = ""
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of different n-grams of every length."""
+        return [int(np.count_nonzero(self.levels[0].counts)), *(level.last.size for level in self.levels[1:])]
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of counted targets."""
+        return int(self.levels[0].counts.sum())
+
+    def __add__(self, other: "NGramCounts") -> "NGramCounts":
+        """Return the statistic of both texts.
+
+        Raises
+        ------
+        InputError
+            The statistics have other vocabularies, separators or orders.
+        """
+        return self._plus(other, 1)
+
+    def __sub__(self, other: "NGramCounts") -> "NGramCounts":
+        """Return the statistic without a text, as if it had never been counted.
+
+        Raises
+        ------
+        InputError
+            A document of the other statistic was never counted, or the statistics do not fit together.
+        """
+        return self._plus(other, -1)
+
+    def _plus(self, other: "NGramCounts", sign: int) -> "NGramCounts":
+        kinds = [(s.vocab_size, s.separator, s.order, s.vocabulary[:8]) for s in (self, other)]
+        if kinds[0] != kinds[1]:
+            raise InputError(
+                "expected n-grams of one vocabulary (size, separator, order, digest), got "
+                f"{kinds[0]} and {kinds[1]}; count both texts with the same tokenizer and order"
+            )
+        documents = self.documents.plus(other.documents, sign)
+        return replace(self, levels=_merge(self.levels, other.levels, sign), documents=documents)
+
+    @property
+    def digest(self) -> str:
+        """Blake2b digest of the whole statistic: equal texts give equal digests."""
+        whole = hashlib.blake2b(json.dumps(self._facts(), sort_keys=True).encode(), digest_size=16)
+        for _, array in sorted(self._arrays().items()):
+            whole.update(np.ascontiguousarray(array).data)
+        return whole.hexdigest()
+
+    def _facts(self) -> dict[str, Any]:
+        names = ("vocab_size", "separator", "order", "vocabulary")
+        return {"format": FORMAT} | {name: getattr(self, name) for name in names}
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        arrays: dict[str, NDArray[Any]] = {f"documents.{f}": getattr(self.documents, f) for f in DOCUMENTS}
+        for n, level in enumerate(self.levels, start=1):
+            large = np.flatnonzero(level.counts >= LARGE)
+            arrays |= {
+                f"{n}.last": level.last,
+                f"{n}.offsets": level.offsets,
+                f"{n}.counts": np.minimum(level.counts, LARGE).astype(np.uint8),
+                f"{n}.large": large,
+                f"{n}.large_counts": level.counts[large].astype(np.int64),
+            }
+        return arrays
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file, whole or not at all. The same statistic gives the same bytes."""
+        arrays = self._arrays()
+        files.save_arrays(path, arrays, {"ngrams": self._facts(), files.CHECKSUMS: files.checksums(arrays)})
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote. Tokens and offsets stay on the disk until they are used.
+
+        Raises
+        ------
+        InputError
+            The file is missing, truncated, damaged or of another kind.
+        """
+        arrays, content = files.map_arrays(path)
+        facts = dict(content.get("ngrams", {}))
+        if facts.pop("format", None) != FORMAT:
+            raise InputError(f"{path}: expected n-grams of format {FORMAT}, got another file; count the text again")
+        levels = []
+        for n in range(1, facts["order"] + 1):
+            counts = arrays[f"{n}.counts"].astype(np.int64 if n == 1 else np.int32)
+            counts[arrays[f"{n}.large"]] = arrays[f"{n}.large_counts"]
+            levels.append(Level(arrays[f"{n}.last"], counts, arrays[f"{n}.offsets"]))
+        documents = Documents(*(arrays[f"documents.{name}"] for name in DOCUMENTS))
+        return cls(levels=tuple(levels), documents=documents, **facts)
+
+
+def count_ngrams(
+    tokens: Ids,
+    documents: Ids,
+    vocab_size: int,
+    order: int = ORDER,
+    *,
+    vocabulary: Mapping[str, int] | None = None,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> NGramCounts:
+    """Count all n-grams of a text up to an order, in one pass. Time and memory are linear in the text.
+
+    Parameters
+    ----------
+    tokens : (n + 1,) int, may be memory-mapped
+        ``SEP d1 SEP d2 SEP ... dn SEP``, as in `warmstart.corpus.Corpus`.
+    documents : (n_documents + 1,) int
+        Positions of the separators.
+    vocab_size : int
+    order : int
+        Length of the longest n-grams.
+    vocabulary : mapping of str to int, optional
+        The vocabulary of the tokenizer, so that counts of another one can be refused.
+    workers : int
+        Number of threads. The result does not depend on it.
+    progress : callable, optional
+        Called as ``progress("count n-grams", tokens, total)``.
+
+    Raises
+    ------
+    InputError
+        A token is outside the vocabulary, the documents do not end at separators, or the order is below 1.
+
+    Examples
+    --------
+    >>> counts = count_ngrams(np.array([0, 1, 2, 1, 2, 0]), np.array([0, 5]), vocab_size=3, order=2)
+    >>> counts.levels[0].counts.tolist()  # separator, 1, 2
+    [1, 2, 2]
+    >>> pairs = zip(np.repeat(range(3), np.diff(counts.levels[0].offsets)), counts.levels[1].last, strict=True)
+    >>> dict(zip([f"{first} {last}" for first, last in pairs], counts.levels[1].counts.tolist(), strict=True))
+    {'0 1': 1, '1 2': 2, '2 0': 1, '2 1': 1}
+    >>> (counts + counts - counts).digest == counts.digest
+    True
+    """
+    separator = check_text(tokens, documents, vocab_size)
+    if not 1 <= order <= LONGEST:
+        raise InputError(f"order: expected a number from 1 to {LONGEST}, got {order}")
+    done = [0]
+
+    def count(chunk: slice) -> tuple[Level, ...]:
+        start = max(0, chunk.start + 1 - (order - 1))
+        text = np.asarray(tokens[start : chunk.stop + 1])
+        levels = number_ngrams(text, vocab_size, order, separator, chunk.start + 1 - start)[0]
+        done[0] += chunk.stop - chunk.start
+        if progress:
+            progress("count n-grams", done[0], tokens.size - 1)
+        return _without_zeros(levels)
+
+    chunks = blocks(tokens.size - 1, CHUNK)
+    sums: list[tuple[int, tuple[Level, ...]]] = []  # number of chunks, their counts: equal numbers are merged
+    for i in range(0, len(chunks), workers):
+        for levels in run_parts(count, chunks[i : i + workers], workers):
+            sums.append((1, levels))
+            while len(sums) > 1 and (sums[-2][0] == sums[-1][0]):
+                _merge_last(sums)
+    while len(sums) > 1:
+        _merge_last(sums)
+    digest = "" if vocabulary is None else vocabulary_digest(vocabulary)
+    bag = Documents.of(tokens, documents, id_type(vocab_size))
+    return NGramCounts(vocab_size, separator, order, sums[0][1], bag, digest)
+
+
+def _merge_last(sums: list[tuple[int, tuple[Level, ...]]]) -> None:
+    (n, b), (m, a) = sums.pop(), sums.pop()
+    sums.append((m + n, _merge(a, b, 1)))
+
+
+def id_type(vocab_size: int) -> np.dtype[Any]:
+    """Return the integer type of token ids."""
+    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
+
+
+def vocabulary_digest(vocabulary: Mapping[str, int]) -> str:
+    """Return the sha256 of a mapping of tokens to ids, whatever its order."""
+    return hashlib.sha256(json.dumps(sorted(vocabulary.items())).encode()).hexdigest()
+
+
+def check_text(tokens: Ids, documents: Ids, vocab_size: int) -> int:
+    """Refuse a text that is not ``SEP d1 SEP ... dn SEP``, and return the separator.
+
+    Raises
+    ------
+    InputError
+        See `count_ngrams`.
+    """
+    if tokens.ndim != 1 or tokens.size < 2 or tokens.dtype.kind not in "iu":
+        raise InputError(
+            f"tokens: expected whole numbers (n,), at least two separators, got {tokens.dtype} {tokens.shape}"
+        )
+    low, high = int(tokens.min()), int(tokens.max())
+    if low < 0 or high >= vocab_size:
+        raise InputError(
+            f"expected tokens from 0 to {vocab_size - 1}, got {low} to {high}; "
+            "encode the text with the tokenizer of the model"
+        )
+    borders = np.asarray(documents)
+    ends = borders.size >= 2 and borders[0] == 0 and borders[-1] == tokens.size - 1 and (np.diff(borders) > 0).all()
+    if not ends or (tokens[borders] != tokens[0]).any():
+        raise InputError(
+            "documents: expected the ascending positions of separators, from the first token to the last, got "
+            f"{borders[:3].tolist()} ... {borders[-1:].tolist()} for {tokens.size} tokens"
+        )
+    return int(tokens[0])
+
+
+def number_ngrams(
+    tokens: Ids, vocab_size: int, order: int, separator: int, first: int = 1
+) -> tuple[tuple[Level, ...], list[Ids]]:
+    """Count the n-grams of a text in memory, and number the one that ends at each position.
+
+    Those that end before position ``first`` are numbered but not counted.
+
+    Returns
+    -------
+    levels : tuple of Level
+    ids : list of (n,) int32
+        For every length: the n-gram that ends at each position, -1 where the history is too short.
+    """
+    from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
+
+    tokens = tokens.astype(id_type(vocab_size), copy=False)
+    history = kernels.histories(tokens, separator, order - 1)
+    by_token = kernels.token_order(tokens, vocab_size)
+    ids = [tokens.astype(np.int32)]
+    lasts: list[Ids] = [np.arange(vocab_size, dtype=tokens.dtype)]
+    counts: list[Ids] = [np.bincount(tokens[first:], minlength=vocab_size)]
+    offsets: list[Ids] = []
+    for n in range(2, order + 1):
+        number, last, count, extensions = kernels.count_level(
+            tokens, history, by_token, ids[-1], lasts[-1].size, n, first
+        )
+        ids.append(number)
+        lasts.append(last)
+        counts.append(count)
+        offsets.append(extensions)
+    offsets.append(np.zeros(0, np.int32))
+    return tuple(map(Level, lasts, counts, offsets)), ids
+
+
+def _merge(a: tuple[Level, ...], b: tuple[Level, ...], sign: int) -> tuple[Level, ...]:
+    """Return ``a + sign * b`` without n-grams that no longer occur."""
+    from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
+
+    a_ids = b_ids = np.arange(a[0].last.size, dtype=np.int32)
+    levels = [Level(a[0].last, a[0].counts + sign * b[0].counts, a[0].offsets)]
+    for n in range(1, len(a)):
+        offsets, last, counts, a_ids, b_ids, size = kernels.merge_level(
+            a_ids, a[n - 1].offsets, a[n].last, a[n].counts, b_ids, b[n - 1].offsets, b[n].last, b[n].counts, sign
+        )
+        a_ids, b_ids = a_ids[:size], b_ids[:size]
+        if counts[:size].size and max(counts[:size].max(), size) > MOST:
+            raise InputError(f"expected at most {MOST} n-grams of {n + 1} tokens and occurrences of each, got more")
+        levels[-1] = replace(levels[-1], offsets=offsets.astype(np.int32))
+        levels.append(Level(last[:size].copy(), counts[:size].astype(np.int32), np.zeros(0, np.int32)))
+    return _without_zeros(tuple(levels))
+
+
+def _without_zeros(levels: tuple[Level, ...]) -> tuple[Level, ...]:
+    """Drop n-grams above level 1 that have no count and no extension with one."""
+    from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
+
+    if all(level.counts.all() for level in levels[1:]):
+        return levels
+    out = [levels[-1]]
+    alive = levels[-1].counts != 0
+    for n in range(len(levels) - 1, 0, -1):
+        upper, lower = levels[n], levels[n - 1]
+        before = np.concatenate([np.zeros(1, np.int32), np.cumsum(alive, dtype=np.int32)])
+        offsets = before[lower.offsets]
+        out[0] = Level(upper.last[alive], upper.counts[alive], out[0].offsets)
+        alive = kernels.live(lower.counts, lower.offsets, alive) if n > 1 else np.ones(lower.last.size, np.bool_)
+        out.insert(0, replace(lower, offsets=np.append(offsets[:-1][alive], offsets[-1])))
+    return tuple(out)
