@@ -21,8 +21,9 @@ reads the corpus again. The ids take 2 bytes a token, the levels about 12.
 """
 
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -101,6 +102,10 @@ class Documents:
             digest.tobytes(): (copies, self.tokens[start:end])
             for digest, copies, (start, end) in zip(self.digests, self.copies.tolist(), spans, strict=True)
         }
+
+    def all(self) -> list[Ids]:
+        """Return the tokens of all documents, equal ones as often as they were counted."""
+        return [text for copies, text in self.texts().values() for _ in range(copies)]
 
     def plus(self, other: Self, sign: int) -> Self:
         """Add the documents of another multiset, or take them out.
@@ -305,6 +310,21 @@ def count_ngrams(
     digest = "" if vocabulary is None else vocabulary_digest(vocabulary)
     bag = Documents.of(tokens, documents, id_type(vocab_size))
     return NGramCounts(vocab_size, separator, order, sums[0][1], bag, digest)
+
+
+def joined(texts: Iterable[Ids], separator: int, vocab_size: int) -> tuple[Ids, NDArray[np.int64]]:
+    """Return documents as one text, ``SEP d1 SEP d2 ... SEP``, and the positions of its separators.
+
+    Examples
+    --------
+    >>> tokens, borders = joined([np.array([1, 2]), np.array([3])], separator=0, vocab_size=4)
+    >>> tokens.tolist(), borders.tolist()
+    ([0, 1, 2, 0, 3, 0], [0, 3, 5])
+    """
+    texts = list(texts)
+    end = np.array([separator], id_type(vocab_size))
+    parts = [end, *itertools.chain.from_iterable((text.astype(end.dtype, copy=False), end) for text in texts)]
+    return np.concatenate(parts), np.cumsum([0, *(text.size + 1 for text in texts)])
 
 
 def _merge_last(sums: list[tuple[int, tuple[Level, ...]]]) -> None:

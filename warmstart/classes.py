@@ -1,0 +1,122 @@
+"""Classes of tokens: tokens that stand in similar places, and an n-gram model of their classes.
+
+Bigram counts are factorised, ``log(1 + C / (alpha p)) ~= A B^T`` with rows and columns weighted by their frequency, and
+the rows of [A, B] are grouped by k-means. A token is then predicted as ``P(class | classes before) P(y | class)``. In
+the second factor the tokens that the document has used count too, so that a document brings its own words to every
+place where their class can stand:
+
+    P(y | class) = (n(y) + ADDED p(y | class)) / (n(class) + ADDED)
+
+where n counts in the document so far and ``p(y | class)`` is the share of y in the counts of its class. Sources: Brown
+et al. 1992 (Computational Linguistics 18); Goodman 2001, arXiv cs/0108005 (clusters).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from threadpoolctl import threadpool_limits
+
+from warmstart.backoff import Scores
+from warmstart.kneser_ney import KneserNey
+from warmstart.ngrams import NGramCounts, count_ngrams, id_type, joined
+from warmstart.progress import Progress
+
+CLASSES = 512
+ORDER = 4  # of the n-grams of classes, at most that of the tokens
+RANK = 64
+PRIOR_PAIRS = 1000.0  # alpha
+ROW_EXPONENT, COLUMN_EXPONENT = 0.25, 0.5
+ROUNDS = 15  # of k-means
+ADDED = 2.0  # tokens
+
+
+def token_classes(counts: NGramCounts, n_classes: int = CLASSES) -> NDArray[np.int64]:
+    """Group the tokens of a statistic of order 2 or more.
+
+    Returns
+    -------
+    (V,) int64
+        The class of every token; 0 is the separator's own. A small vocabulary has one class for at least 16 tokens, and
+        below 64 tokens each token is a class.
+    """
+    from sklearn.cluster import KMeans
+
+    size = counts.vocab_size
+    n_classes = min(n_classes, size // 16)
+    if n_classes < 4:
+        others = np.cumsum(np.arange(size) != counts.separator)
+        return np.where(np.arange(size) == counts.separator, 0, others)
+    with threadpool_limits(1):  # sums in threads have other last bits
+        vectors = _vectors(counts)
+        weight = np.sqrt(counts.levels[0].counts + 1.0)
+        means = KMeans(n_classes - 1, init="random", n_init=1, max_iter=ROUNDS, random_state=0)
+        labels = means.fit(vectors, sample_weight=weight).labels_.astype(np.int64) + 1
+    labels[counts.separator] = 0
+    return labels
+
+
+def _vectors(counts: NGramCounts) -> NDArray[np.float32]:
+    """Return the factors [A, B] (V, 2 rank) of the bigrams."""
+    size, pairs = counts.vocab_size, counts.levels[1]
+    frequency = counts.levels[0].counts + 0.5
+    p = frequency / frequency.sum()
+    first = np.repeat(np.arange(size), np.diff(counts.levels[0].offsets))
+    second = pairs.last.astype(np.int64)
+    values = np.log1p(pairs.counts / (PRIOR_PAIRS * p[second])) * p[first] ** ROW_EXPONENT * p[second] ** COLUMN_EXPONENT
+    matrix = sparse.csr_array((values, (first, second)), shape=(size, size))
+    rank = min(RANK, size // 4)
+    start = np.sqrt(p)  # a fixed start: the same text gives the same vectors
+    left, scale, right = sparse.linalg.svds(matrix, k=rank, v0=start)
+    root = np.sqrt(scale)
+    A, B = left * root / p[:, None] ** ROW_EXPONENT, right.T * root / p[:, None] ** COLUMN_EXPONENT
+    return np.concatenate([A, B], axis=1).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassModel:
+    """An n-gram model of classes, see the module.
+
+    Attributes
+    ----------
+    labels : (V,) int64
+        Class of every token.
+    model : KneserNey
+        N-grams of the classes.
+    shares : (V,) float64
+        Share of every token in the counts of its class.
+    """
+
+    labels: NDArray[np.int64]
+    model: KneserNey
+    shares: NDArray[np.float64]
+
+    @classmethod
+    def solve(
+        cls, counts: NGramCounts, labels: NDArray[np.int64], workers: int = 1, progress: Progress | None = None
+    ) -> "ClassModel":
+        """Count the classes of the documents of a statistic, and solve the counts."""
+        tokens, borders = joined(counts.documents.all(), counts.separator, counts.vocab_size)
+        n_classes, order = int(labels.max()) + 1, min(ORDER, counts.order)
+        classes = labels[tokens].astype(id_type(n_classes))
+        model = KneserNey(count_ngrams(classes, borders, n_classes, order, workers=workers, progress=progress))
+        frequency = counts.levels[0].counts + 0.5
+        return cls(labels, model, frequency / np.bincount(labels, frequency)[labels])
+
+    @cached_property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return self.model.vocab_size
+
+    def within(
+        self, targets: NDArray[np.integer], tokens_seen: NDArray[np.integer], classes_seen: NDArray[np.integer]
+    ) -> NDArray[np.float64]:
+        """Return ``P(y | class)`` (n,) of targets, from how often the document has used them and their classes (n,)."""
+        shares: NDArray[np.float64] = (tokens_seen + ADDED * self.shares[targets]) / (classes_seen + ADDED)
+        return shares
+
+    def score(self, tokens: NDArray[np.integer], start: int, workers: int = 1) -> Scores:
+        """Score the classes of ``tokens[start:]``."""
+        return self.model.score_stream(self.labels[tokens], start, workers)

@@ -1,0 +1,338 @@
+"""The mixture: what the n-grams, their classes, the document so far and the network say of the next token, weighed.
+
+| expert | what it knows |
+|---|---|
+| ``ngrams`` | the text that was counted: Kneser-Ney, see `warmstart.kneser_ney` |
+| ``classes`` | the same for classes of tokens, with the words of this document, see `warmstart.classes` |
+| ``cache`` | this document so far: its last 65,536 tokens, n-grams up to order 4, see `warmstart.cache` |
+| ``cache 1024``, ``cache 128`` | the last 1,024 and 128 tokens of the document, up to order 3 |
+| ``network`` | the near-shallow model, see `warmstart.near_shallow` |
+| ``unigram`` | how frequent each token is; at least `warmstart.gate.FLOOR` of the weight |
+
+The weights depend on what is known before the target, see `features`. They are fitted on counted text of which each
+document, or piece of a long one, is left out of the counts in turn; the network is solved once more without the sample.
+"""
+
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from warmstart._softmax import softmax
+from warmstart._threads import blocks
+from warmstart.backoff import BackoffModel, Scores
+from warmstart.cache import CacheCounts, DocumentCache
+from warmstart.classes import ClassModel
+from warmstart.contexts import Chunk, read
+from warmstart.gate import Gate
+from warmstart.near_shallow import NearShallowModel, State, token_losses
+from warmstart.progress import Progress
+
+CACHES = {"cache": (4, 65_536), "cache 1024": (3, 1024), "cache 128": (3, 128)}  # order, size
+DISCOUNT = 0.5  # of the caches; chosen on validation text, below a mixture smaller is better than alone
+TARGETS_PER_CHUNK = 1 << 17
+NETWORK_TARGETS = 8192  # that the network scores at once
+CACHE_FEATURES = (4, 8, 10, 3)  # number of values of the features of the caches
+
+Ids = NDArray[np.integer]
+Floats = NDArray[np.float64]
+
+
+class Evidence(NamedTuple):
+    """Probabilities of targets by each expert but the network (n, m), and the features of the gate (n, k)."""
+
+    probs: Floats
+    features: NDArray[np.int64]
+
+
+@dataclass(eq=False)
+class Experts:
+    """The experts of a mixture, without their weights.
+
+    Attributes
+    ----------
+    separator : int
+    prior : (V,) float64
+        Probabilities of the unigram model, all positive.
+    ngrams : BackoffModel or None
+    classes : ClassModel or None
+    cache : bool
+        Whether the caches take part.
+    network : NearShallowModel or None
+    """
+
+    separator: int
+    prior: Floats = field(repr=False)
+    ngrams: BackoffModel | None = None
+    classes: ClassModel | None = None
+    cache: bool = False
+    network: NearShallowModel | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The experts in the order of the weights, the unigram model last."""
+        present = {"ngrams": self.ngrams, "classes": self.classes, **dict.fromkeys(CACHES, self.cache or None)}
+        present["network"] = self.network
+        return [*(name for name, expert in present.items() if expert is not None), "unigram"]
+
+    @property
+    def feature_sizes(self) -> tuple[int, ...]:
+        """Number of values of each feature of the gate."""
+        known = (self.ngrams.order,) if self.ngrams is not None else ()
+        return (*(CACHE_FEATURES if self.cache else ()), *known, rank_bits(len(self.prior) - 1) + 1)
+
+    def start(self) -> "Memory":
+        """Return what is remembered of a document at its separator: nothing."""
+        size, separator = len(self.prior), self.separator
+        caches = {n: DocumentCache(size, separator, *shape, DISCOUNT) for n, shape in CACHES.items() if self.cache}
+        classes = None
+        if self.cache and self.classes is not None:
+            own = int(self.classes.labels[separator])
+            classes = DocumentCache(self.classes.n_classes, own, 1, CACHES["cache"][1], DISCOUNT)
+        return Memory(caches, classes)
+
+    def evidence(
+        self, tokens: Ids, start: int, memory: "Memory", ngrams: Scores | None, classes: Scores | None
+    ) -> Evidence:
+        """Return what the experts say of ``tokens[start:]``.
+
+        Parameters
+        ----------
+        tokens : (start + n,) int
+            The token before the first target must be among them.
+        start : int
+        memory : Memory
+            As after ``tokens[:start]``; it is changed.
+        ngrams, classes : Scores or None
+            Of the targets, by ``self.ngrams`` and ``self.classes``.
+        """
+        targets = np.asarray(tokens[start:], dtype=np.int64)
+        said = {name: cache.read(targets) for name, cache in memory.caches.items()}
+        columns = [] if ngrams is None else [ngrams.probs]
+        if self.classes is not None and classes is not None:
+            share = self.classes.shares[targets]
+            if memory.classes is not None:
+                seen = memory.classes.read(self.classes.labels[targets]).counts[:, 0, 0]
+                share = self.classes.within(targets, said["cache"].counts[:, 0, 0], seen)
+            columns.append(classes.probs * share)
+        columns += [counts.probabilities(DISCOUNT) for counts in said.values()]
+        columns.append(self.prior[targets])
+        known = None if ngrams is None else ngrams.known
+        return Evidence(np.stack(columns, axis=1), features(said, known, np.asarray(tokens[start - 1 : -1])))
+
+    def scan(self, tokens: Ids, workers: int = 1) -> Iterator[tuple[slice, Evidence]]:
+        """Yield the evidence for every target of a text, chunk by chunk, and the slice of targets (from 0)."""
+        memory = self.start()
+        for chunk in blocks(tokens.size - 1, TARGETS_PER_CHUNK):
+            low = max(0, chunk.start + 1 - (self.ngrams.order if self.ngrams is not None else 1))
+            text = np.asarray(tokens[low : chunk.stop + 1])
+            first = chunk.start + 1 - low
+            ngrams = None if self.ngrams is None else self.ngrams.score_stream(text, first, workers)
+            classes = None if self.classes is None else self.classes.score(text, first, workers)
+            yield chunk, self.evidence(text, first, memory, ngrams, classes)
+
+
+@dataclass(eq=False)
+class Memory:
+    """What the caches hold of a document; `Experts.evidence` changes it."""
+
+    caches: dict[str, DocumentCache]
+    classes: DocumentCache | None
+
+
+def features(caches: dict[str, CacheCounts], known: NDArray[np.int8] | None, previous: Ids) -> NDArray[np.int64]:
+    """Return the features of the gate (n, k), the most useful ones first.
+
+    With caches: the length of the longest context that the cache knows, the bits of the number of different tokens and
+    of all tokens after it, the longest context that the last 1,024 tokens know. With n-grams: the longest context
+    ``known`` in the counted text. Always: the bits of the rank of the token before.
+    """
+    columns = []
+    if caches:
+        counts = caches["cache"].counts
+        longest = caches["cache"].known
+        rows = np.arange(len(longest))
+        columns = [longest, _bits(counts[rows, longest, 2]), _bits(counts[rows, longest, 1])]
+        columns.append(caches["cache 1024"].known)
+    if known is not None:
+        columns.append(known)
+    columns.append(rank_bits(previous))
+    return np.stack([np.asarray(column, dtype=np.int64) for column in columns], axis=1)
+
+
+def rank_bits(tokens: Ids | int) -> NDArray[np.int64]:
+    """Return half the number of bits of token ids, which are ranks by frequency."""
+    return _bits(np.asarray(tokens)) // 2
+
+
+def _bits(numbers: NDArray[np.integer]) -> NDArray[np.int64]:
+    return np.asarray(np.frexp(numbers.astype(np.float64))[1], dtype=np.int64)
+
+
+def network_losses(
+    network: NearShallowModel, prior: Floats, tokens: Ids, documents: Ids, part: slice, state: State, workers: int = 1
+) -> Floats:
+    """Return ``-log P`` (1 + contexts, n) of the targets ``part`` (from 0) by the network, see `token_losses`."""
+    chunks = [
+        read(tokens, documents, network.config.window, part.start + block.start + 1, part.start + block.stop + 1)
+        for block in blocks(part.stop - part.start, NETWORK_TARGETS)
+    ]
+    return np.concatenate([token_losses(network, chunk, state, prior, workers) for chunk in chunks], axis=1)
+
+
+class MixtureScores(NamedTuple):
+    """Scores of a text of n targets.
+
+    Attributes
+    ----------
+    log_probs : (n,) float64
+        ``log P(target)`` in nats.
+    experts, contexts : dict of str to float
+        Mean of ``-log P`` by each expert alone, and by each context of the network alone.
+    shares : dict of str to float
+        Mean share of each expert in the probability of the targets; they sum to 1.
+    """
+
+    log_probs: Floats
+    experts: dict[str, float]
+    contexts: dict[str, float]
+    shares: dict[str, float]
+
+
+@dataclass(eq=False)
+class Mixture:
+    """Experts and the gate that weighs them."""
+
+    experts: Experts
+    gate: Gate
+
+    def score(self, tokens: Ids, documents: Ids, workers: int = 1, progress: Progress | None = None) -> MixtureScores:
+        """Score every target of a text.
+
+        Parameters
+        ----------
+        tokens, documents
+            As for `warmstart.ngrams.count_ngrams`.
+        workers : int
+            Number of threads. The result does not depend on it.
+        progress : callable, optional
+            Called as ``progress("scoring", targets, total)``.
+        """
+        experts, network, n = self.experts, self.experts.network, tokens.size - 1
+        names = experts.names
+        log_probs, losses, shares = np.empty(n), np.zeros(len(names)), np.zeros(len(names))
+        state = None if network is None else network.start()
+        contexts = np.zeros(0 if network is None else len(network.config.contexts))
+        for part, (probs, features) in experts.scan(tokens, workers):
+            if network is not None and state is not None:
+                own = network_losses(network, experts.prior, tokens, documents, part, state, workers)
+                probs = np.insert(probs, -1, np.exp(-own[0]), axis=1)
+                contexts += own[1:].sum(axis=1)
+            added = self.gate.mix(probs, features)
+            total = added.sum(axis=1)
+            log_probs[part] = np.log(total)
+            losses -= np.log(probs).sum(axis=0)
+            shares += (added / total[:, None]).sum(axis=0)
+            if progress:
+                progress("scoring", part.stop, n)
+        of_contexts = () if network is None else network.config.contexts
+        means = [(values / n).tolist() for values in (losses, contexts, shares)]
+        keys = (names, of_contexts, names)
+        return MixtureScores(log_probs, *(dict(zip(k, v, strict=True)) for k, v in zip(keys, means, strict=True)))
+
+    def stream(self) -> "Stream":
+        """Return a reader at the start of a document."""
+        return Stream(self)
+
+
+class Stream:
+    """A document that is read token by token, with the distribution of the next token. A token costs the same always.
+
+    Parameters
+    ----------
+    mixture : Mixture
+
+    Attributes
+    ----------
+    history : list of int
+        Tokens since the separator, which is the first.
+    """
+
+    def __init__(self, mixture: Mixture) -> None:
+        self.mixture, self.experts = mixture, mixture.experts
+        self.start()
+
+    def start(self) -> None:
+        """Forget the document."""
+        experts = self.experts
+        self.history = [experts.separator]
+        self.memory = experts.start()
+        self.state = None if experts.network is None else experts.network.start()
+        self.seen = np.zeros(len(experts.prior), np.int64)  # tokens in the cache
+
+    def advance(self, tokens: Iterable[int]) -> None:
+        """Read tokens. A separator begins a new document."""
+        for token in tokens:
+            if token == self.experts.separator:
+                self.start()
+                continue
+            for cache in self.memory.caches.values():
+                cache.read([token])
+            if self.experts.network is not None and self.state is not None:
+                self.experts.network.inputs(self._chunk(token), self.state)
+            self.seen[token] += 1
+            size = CACHES["cache"][1]
+            if len(self.history) > size:
+                self.seen[self.history[-size]] -= 1
+            self.history.append(int(token))
+
+    def rows(self) -> Floats:
+        """Return the distribution of the next token by each expert (m, V), in the order of ``experts.names``."""
+        experts = self.experts
+        rows = {"unigram": experts.prior}
+        if experts.ngrams is not None:
+            rows["ngrams"] = experts.ngrams.row(self.history[-experts.ngrams.order :])
+        if experts.classes is not None:
+            rows["classes"] = self._class_row(experts.classes)
+        rows |= {name: cache.row() for name, cache in self.memory.caches.items()}
+        if experts.network is not None and self.state is not None:
+            inputs = experts.network.inputs(self._chunk(experts.separator), deepcopy(self.state))
+            rows["network"] = softmax(np.sum(experts.network.logits(inputs), axis=0).astype(np.float64))[0]
+        return np.stack([rows[name] for name in experts.names])
+
+    def weights(self) -> Floats:
+        """Return the weights of the experts (m,) for the next token."""
+        counts = {name: cache.contexts() for name, cache in self.memory.caches.items()}
+        ngrams = self.experts.ngrams
+        known = None
+        if ngrams is not None:
+            found = ngrams.contexts(self.history[-ngrams.order :])
+            known = np.array([sum(1 for h in found if ngrams.sizes[h] > 0)], np.int8)
+        row = features(counts, known, np.array(self.history[-1:]))
+        weights: Floats = self.mixture.gate.weights[self.mixture.gate.index(row)[0]]
+        return weights
+
+    def row(self) -> Floats:
+        """Return the distribution of the next token (V,) float64; it sums to 1."""
+        row: Floats = self.weights() @ self.rows()
+        return row
+
+    def _class_row(self, classes: ClassModel) -> Floats:
+        labels = classes.labels
+        rows = classes.model.row(labels[self.history[-classes.model.order :]])
+        share = classes.shares
+        if self.experts.cache:
+            seen = np.bincount(labels, self.seen, minlength=classes.n_classes)[labels]
+            share = classes.within(np.arange(len(labels)), self.seen, seen)
+        return np.asarray(rows[labels] * share)
+
+    def _chunk(self, target: int) -> Chunk:
+        """Return the next target with its history, as `warmstart.contexts.read` does."""
+        size = 1 if self.experts.network is None else self.experts.network.config.window
+        window = np.full((size, 1), -1, np.int64)
+        newest = self.history[: -size - 1 : -1]
+        window[: len(newest), 0] = newest
+        return Chunk(1, np.array([target]), np.array([len(self.history) - 1]), window)
