@@ -16,9 +16,9 @@ import warmstart
 ROOT = Path(__file__).parents[1]
 # The data flow; a module imports only from modules to its left (or of its own name).
 ORDER = [
-    "errors", "files", "progress", "documents", "tokenizer", "corpus", "_kernels", "_softmax", "_threads",
-    "accumulators", "solution", "counts", "spectral", "contexts", "attention", "near_shallow", "folder", "memory",
-    "layers", "adapters", "baselines", "figures", "estimators", "finetune", "cli",
+    "errors", "files", "progress", "documents", "tokenizer", "corpus", "_kernels", "_cache_kernels", "_softmax",
+    "_threads", "accumulators", "solution", "counts", "cache", "spectral", "contexts", "attention", "near_shallow",
+    "folder", "memory", "layers", "adapters", "baselines", "figures", "estimators", "finetune", "cli",
 ]  # fmt: skip
 
 
