@@ -251,3 +251,46 @@ def delta_rule(q: Array, k: Array, v: Array, beta: Array, S: Array) -> tuple[Arr
         S = S + beta[t] * np.outer(v[t] - S @ k[t], k[t])
         output.append(S @ q[t])
     return np.array(output), S
+
+
+# The cache of a document
+
+
+def cache_window(tokens: Sequence[int], n: int, separator: int, size: int) -> tuple[list[int], range]:
+    """What a cache knows before target n of a stream that follows a separator: the document so far, separator first,
+    and the places in it of the targets that count.
+    """
+    past = [separator, *tokens[:n]]
+    document = past[max(i for i, token in enumerate(past) if token == separator) :]
+    return document, range(max(1, len(document) - size), len(document))
+
+
+def cache_counts(tokens: Sequence[int], n: int, separator: int, order: int, size: int) -> tuple[list[list[int]], int]:
+    """Twin of `DocumentCache.read` for target n: its counts (order, 3) and its position."""
+    document, counted = cache_window(tokens, n, separator, size)
+    counts = []
+    for length in range(order):
+        after = [
+            document[i]
+            for i in counted
+            if length <= i and document[i - length : i] == document[len(document) - length :]
+        ]
+        counts.append([after.count(tokens[n]), len(after), len(set(after))])
+    return counts, len(document) - 1
+
+
+def cache_row(
+    tokens: Sequence[int], separator: int, order: int, size: int, discount: float, vocab_size: int
+) -> list[float]:
+    """Twin of `DocumentCache.row` after these tokens, by the recursion as it is written in the books."""
+
+    def probability(y: int, length: int) -> float:
+        if length < 0:
+            return 1 / vocab_size
+        counts, _ = cache_counts([*tokens, y], len(tokens), separator, length + 1, size)
+        pair, total, types = counts[-1]
+        if total == 0:
+            return probability(y, length - 1)
+        return max(pair - discount, 0) / total + discount * types / total * probability(y, length - 1)
+
+    return [probability(y, order - 1) for y in range(vocab_size)]

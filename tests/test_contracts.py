@@ -16,10 +16,11 @@ import warmstart
 ROOT = Path(__file__).parents[1]
 # The data flow; a module imports only from modules to its left (or of its own name).
 ORDER = [
-    "errors", "files", "progress", "documents", "tokenizer", "corpus", "_kernels", "_softmax", "_threads",
-    "_ngram_kernels", "ngrams", "backoff", "kneser_ney",
-    "accumulators", "solution", "counts", "spectral", "contexts", "attention", "near_shallow", "folder", "memory",
-    "layers", "adapters", "baselines", "figures", "estimators", "finetune", "cli",
+    "errors", "files", "progress", "documents", "tokenizer", "corpus",
+    "_kernels", "_ngram_kernels", "_cache_kernels", "_mixture_kernels", "_arpa_kernels", "_softmax", "_threads",
+    "ngrams", "backoff", "kneser_ney", "arpa", "cache", "gate", "classes", "counts",
+    "accumulators", "solution", "spectral", "contexts", "attention", "near_shallow", "mixture", "sample", "stream",
+    "folder", "memory", "layers", "adapters", "baselines", "figures", "estimators", "finetune", "cli",
 ]  # fmt: skip
 
 
