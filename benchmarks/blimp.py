@@ -17,9 +17,10 @@ from torch.nn import functional
 from benchmarks import render
 from benchmarks.harness import Results
 from warmstart.corpus import Corpus
-from warmstart.counts import NGrams, bigram_counts
+from warmstart.counts import NGrams
 from warmstart.estimators.language_model import WarmStartLM
 from warmstart.layers.near_shallow import NearShallowLM
+from warmstart.ngrams import count_ngrams
 from warmstart.progress import Progress
 
 MODELS: dict[str, dict[str, Any]] = {  # settings of WarmStartLM, except for the n-grams
@@ -78,7 +79,7 @@ def by_field(score: Score, corpus: Corpus, pairs: Pairs) -> dict[str, float]:
 def score(name: str, corpus: Corpus) -> Score:
     """Return the function of a model that gives the nats of a text."""
     if name in ("unigram", "bigram"):
-        ngrams = NGrams(np.asarray(corpus.counts), bigram_counts(corpus.tokens, corpus.vocab_size))
+        ngrams = NGrams.of(count_ngrams(corpus.tokens, corpus.documents, corpus.vocab_size, order=2))
         return lambda ids: ngrams.cross_entropies(np.array([corpus.separator, *ids]))[name == "bigram"] * len(ids)
     return near_shallow(WarmStartLM(**MODELS[name]).fit(corpus))
 

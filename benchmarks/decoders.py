@@ -19,10 +19,11 @@ from benchmarks import harness
 from benchmarks.training import train
 from warmstart.adapters.decoders import SCALE
 from warmstart.corpus import Corpus
-from warmstart.counts import PairStatistics, count_pairs
+from warmstart.counts import PairStatistics
 from warmstart.finetune import Phase, decoder_schedule
 from warmstart.finetune.compare import Curve
 from warmstart.layers.softmax import fused_cross_entropy
+from warmstart.ngrams import NGramCounts, count_ngrams
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,9 @@ def prepare(folder: str, train: Path, parts: Sequence[Path], vocab_size: int) ->
     for part in parts:
         encoded = Corpus.encode(part, corpus.tokenizer, split_documents=r"\n\n")
         np.save(Path(folder, f"{part.stem}.npy"), encoded.tokens)
-    pairs = count_pairs(corpus.tokens, corpus.vocab_size)
-    pairs.save(Path(folder, "pairs.safetensors"))
-    return pairs
+    counts = count_ngrams(corpus.tokens, corpus.documents, corpus.vocab_size, order=2)
+    counts.save(Path(folder, "pairs.safetensors"))
+    return PairStatistics.of(counts)
 
 
 def train_start(
@@ -134,7 +135,7 @@ def train_start(
         The curve (see `benchmarks.training.train`), ``made``: CPU seconds to build the start, ``parameters``, ``test``.
     """
     began = time.process_time()
-    start = build(PairStatistics.load(Path(folder, "pairs.safetensors")))
+    start = build(PairStatistics.of(NGramCounts.load(Path(folder, "pairs.safetensors"))))
     made = time.process_time() - began
     start.to(harness.device())
     length, n, random = shape["context"], shape["windows"], np.random.default_rng(seed)

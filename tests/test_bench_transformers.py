@@ -8,11 +8,14 @@ import torch
 
 from benchmarks import decoders
 from benchmarks import transformers as bench
-from warmstart.counts import NGrams, count_pairs
+from warmstart.counts import NGrams, PairStatistics
+from warmstart.ngrams import count_ngrams
 
 V = 200
 TOKENS = (np.random.default_rng(0).zipf(1.5, 150_000) * np.tile([1, 3, 7], 50_000)).cumsum() % V
-PAIRS = count_pairs(TOKENS, V)
+TOKENS[-1] = TOKENS[0]
+COUNTS = count_ngrams(TOKENS, np.array([0, TOKENS.size - 1]), V, order=2)
+PAIRS = PairStatistics.of(COUNTS)
 UNIGRAM, BIGRAM = NGrams(PAIRS.pairs.sum(axis=0), PAIRS.pairs).cross_entropies(TOKENS[:20_000])
 
 
@@ -46,7 +49,7 @@ def test_every_start_knows_what_it_says(arch, arm):
 def test_a_run_is_made_of_its_seed_and_learns(tmp_path):
     for name, ids in (("train", TOKENS), ("valid", TOKENS[:4000])):
         np.save(tmp_path / f"{name}.npy", ids)
-    PAIRS.save(tmp_path / "pairs.safetensors")
+    COUNTS.save(tmp_path / "pairs.safetensors")
     build = partial(bench.build, "gpt2", "log-unigram bias", 0)
     runs = [
         decoders.train_start(str(tmp_path), build, 0, 5e-3, bench.KEEPING, bench.SHAPE, 12, (0, 12)) for _ in range(2)

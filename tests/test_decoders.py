@@ -24,6 +24,7 @@ from warmstart.adapters import Parts
 from warmstart.corpus import Corpus
 from warmstart.counts import count_pairs
 from warmstart.errors import InputError
+from warmstart.ngrams import count_ngrams
 from warmstart.spectral import factorise
 
 logging.set_verbosity_error()
@@ -188,7 +189,8 @@ def test_what_cannot_be_loaded_is_refused_and_nothing_changed(model, options, me
 def test_statistics_of_another_tokenizer_are_refused(tmp_path):
     corpus = Corpus.build(["a b a c b d"] * 30_000, tokenizer="words", cache_dir=tmp_path)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=corpus.tokenizer)
-    matching = count_pairs(corpus.tokens, corpus.vocab_size, corpus.tokenizer.get_vocab())
+    text = corpus.tokens, corpus.documents, corpus.vocab_size
+    matching = count_ngrams(*text, vocabulary=corpus.tokenizer.get_vocab())
     other = count_pairs(corpus.tokens, corpus.vocab_size, {"x": 0})
     model = gpt2(vocab_size=corpus.vocab_size)
     with pytest.raises(InputError, match="those of another vocabulary"):

@@ -1,136 +1,101 @@
-"""Counts of tokens and of pairs of neighbours, and n-gram models made of them, to compare a warm start with."""
+"""Pairs of neighbours, as matrices made of levels 1 and 2 of `warmstart.ngrams`, and a bigram model to compare with."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from warmstart import files
+from warmstart._threads import blocks
 from warmstart.errors import InputError
+from warmstart.ngrams import NGramCounts, count_ngrams
 from warmstart.solution import class_prior
 
-PAIRS_PER_CHUNK = 1 << 22  # pairs sorted at once
-STRETCH = 1 << 12  # tokens in a stretch; a stretch is held out as a whole, or not
-HELD_OUT_EVERY = 32  # every so many-th stretch is held out
+PAIRS_PER_CHUNK = 1 << 22  # pairs scored at once
+STRETCH = 1 << 12  # targets in a stretch of a document; a stretch is held out as a whole, or not
+HELD_OUT_SHARE = 32  # one pair in so many is held out
 
 
-def bigram_counts(tokens: NDArray[np.integer], vocab_size: int) -> sparse.csr_array:
-    """Count the pairs of a token (row) and the next one (column), (V, V) int64.
+def bigram_counts(counts: NGramCounts) -> sparse.csr_array:
+    """Return how often each token (row) comes before each token (column), (V, V) int64: level 2 of the statistic.
+
+    Raises
+    ------
+    InputError
+        The statistic has single tokens only.
 
     Examples
     --------
-    >>> bigram_counts(np.array([0, 1, 0, 1]), 2).toarray().tolist()
-    [[0, 2], [1, 0]]
+    >>> counts = count_ngrams(np.array([0, 1, 1, 0]), np.array([0, 3]), vocab_size=2, order=2)
+    >>> bigram_counts(counts).toarray().tolist()
+    [[0, 1], [1, 1]]
     """
-    total = sparse.csr_array((vocab_size, vocab_size), dtype=np.int64)
-    for _, first, second in _neighbours(tokens):
-        total += _count(first, second, vocab_size)
-    return total
+    if counts.order < 2:
+        raise InputError("expected n-grams of order 2 or more, got order 1; count the text again with a higher order")
+    first, second = counts.levels[:2]
+    entries = second.counts.astype(np.int64), second.last.astype(np.int32), first.offsets
+    return sparse.csr_array(entries, shape=(counts.vocab_size, counts.vocab_size))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PairStatistics:
-    """Counts of pairs of a token and the next one: the larger part to be solved, the rest held out. See `count_pairs`.
+    """Counts of pairs of a token and the next one: the larger part to be solved, the rest held out.
+
+    Documents are cut into stretches of 4,096 targets. In the order of their digests, stretches are held out until they
+    have a 32nd of the targets. So the choice depends on the text alone, however it was cut and added up. A text of
+    fewer than 131,072 targets has no stretch to spare.
 
     Attributes
     ----------
     pairs : (V, V) csr_array of int64
         Occurrences of token s (row) before token t (column).
     held_out : (V, V) csr_array of int64
-        The same, from every 32nd stretch of 4,096 tokens.
-    max_pairs : int
-        Largest number of entries that either matrix stores.
-    dropped : int
-        Occurrences that were left out to stay below ``max_pairs``.
+        The same, from the held-out stretches.
     vocabulary : str
-        Digest of the tokenizer's vocabulary, see `vocabulary_digest`; empty if it was not given.
+        Digest of the tokenizer's vocabulary, see `warmstart.ngrams.vocabulary_digest`; empty if it was not given.
     """
 
     pairs: sparse.csr_array
     held_out: sparse.csr_array
-    max_pairs: int
-    dropped: int = 0
     vocabulary: str = ""
+
+    @classmethod
+    def of(cls, counts: NGramCounts) -> "PairStatistics":
+        """Return the pairs of a statistic.
+
+        Raises
+        ------
+        InputError
+            The statistic has single tokens only.
+        """
+        held_out = _held_out(counts)
+        return cls(bigram_counts(counts) - held_out, held_out, counts.vocabulary)
 
     @property
     def vocab_size(self) -> int:
         """Number of tokens V."""
         return int(self.pairs.shape[0])
 
-    def __add__(self, other: "PairStatistics") -> "PairStatistics":
-        """Return the statistics of both texts. The order does not matter while nothing is dropped.
-
-        Raises
-        ------
-        InputError
-            The vocabularies or the limits differ.
-        """
-        kinds = [(s.vocab_size, s.vocabulary[:8], s.max_pairs) for s in (self, other)]
-        if kinds[0] != kinds[1]:
-            raise InputError(
-                f"expected pair statistics of one vocabulary (size, digest) and limit, got {kinds[0]} and {kinds[1]}; "
-                "count both texts with the same tokenizer and limit"
-            )
-        pairs, dropped = _capped(self.pairs + other.pairs, self.max_pairs)
-        held_out, dropped_held_out = _capped(self.held_out + other.held_out, self.max_pairs)
-        dropped += dropped_held_out + self.dropped + other.dropped
-        return PairStatistics(pairs, held_out, self.max_pairs, dropped, self.vocabulary)
-
-    def save(self, path: Path) -> None:
-        """Write one safetensors file, whole or not at all."""
-        matrices = {"pairs": self.pairs, "held_out": self.held_out}
-        arrays = {f"{k}.{a}": getattr(m, a) for k, m in matrices.items() for a in ("indptr", "indices", "data")}
-        facts = {name: getattr(self, name) for name in ("max_pairs", "dropped", "vocabulary")}
-        files.save_arrays(path, arrays, {"pairs": facts})
-
-    @classmethod
-    def load(cls, path: Path) -> "PairStatistics":
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        InputError
-            The file is missing, truncated or of another kind.
-        """
-        arrays, facts = files.load_arrays(path)
-        if "pairs" not in facts:
-            raise InputError(f"{path}: expected pair statistics, got a safetensors file of another kind")
-        size = arrays["pairs.indptr"].size - 1
-        pairs, held_out = (
-            sparse.csr_array(tuple(arrays[f"{k}.{a}"] for a in ("data", "indices", "indptr")), shape=(size, size))
-            for k in ("pairs", "held_out")
-        )
-        return cls(pairs, held_out, **facts["pairs"])
-
 
 def count_pairs(
-    tokens: NDArray[np.integer],
-    vocab_size: int,
-    vocabulary: Mapping[str, int] | None = None,
-    max_pairs: int = 50_000_000,
+    tokens: NDArray[np.integer], vocab_size: int, vocabulary: Mapping[str, int] | None = None
 ) -> PairStatistics:
-    """Count the pairs of neighbours of a text in one pass, for `warmstart.spectral`.
+    """Count the pairs of neighbours of a text, for `warmstart.spectral`.
 
-    ``max_pairs`` limits the memory. Above it the rarest pairs are dropped, and ``dropped`` says how many.
+    To add up shards or to take a text out again, count with `warmstart.ngrams.count_ngrams` and give the result to
+    `PairStatistics.of`.
 
     Parameters
     ----------
     tokens : (n,) int, may be memory-mapped
+        ``SEP d1 SEP d2 SEP ... dn SEP``, as in `warmstart.corpus.Corpus`. A text that does not end with its first token
+        is one document, and this token is put at its end.
     vocab_size : int
     vocabulary : mapping of str to int, optional
         The vocabulary of the tokenizer, so that a model with another one can be refused.
-    max_pairs : int
-        Largest number of different pairs; one takes 16 bytes.
-
-    Returns
-    -------
-    PairStatistics
-        Add those of shards with ``+``.
 
     Raises
     ------
@@ -139,58 +104,42 @@ def count_pairs(
 
     Examples
     --------
-    >>> count_pairs(np.array([0, 1, 0, 1]), 2).pairs.toarray().tolist()
-    [[0, 2], [1, 0]]
+    >>> count_pairs(np.array([0, 1, 0, 1, 1, 0]), 2).pairs.toarray().tolist()
+    [[0, 2], [2, 1]]
     """
     if tokens.size < 2:
         raise InputError(f"expected at least two tokens to count a pair, got {tokens.size}; give more text")
-    nothing = sparse.csr_array((vocab_size, vocab_size), dtype=np.int64)
-    digest = "" if vocabulary is None else vocabulary_digest(vocabulary)
-    total = PairStatistics(nothing, nothing, max_pairs, 0, digest)
-    for start, first, second in _neighbours(tokens):
-        low, high = min(first.min(), second.min()), max(first.max(), second.max())
-        if low < 0 or high >= vocab_size:
-            raise InputError(
-                f"expected tokens from 0 to {vocab_size - 1}, got {low} to {high}; "
-                "encode the text with the tokenizer of the model"
-            )
-        stretch = np.arange(start, start + first.size) // STRETCH
-        held_out = stretch % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-        solved, judged = (_count(first[rows], second[rows], vocab_size) for rows in (~held_out, held_out))
-        total += PairStatistics(solved, judged, max_pairs, 0, digest)
-    return total
+    borders = np.flatnonzero(tokens == tokens[0])
+    if borders[-1] != tokens.size - 1:
+        tokens, borders = np.append(tokens, tokens[0]), np.array([0, tokens.size])
+    return PairStatistics.of(count_ngrams(tokens, borders, vocab_size, order=2, vocabulary=vocabulary))
 
 
-def vocabulary_digest(vocabulary: Mapping[str, int]) -> str:
-    """Return the sha256 of a mapping of tokens to ids, whatever its order."""
-    return hashlib.sha256(json.dumps(sorted(vocabulary.items())).encode()).hexdigest()
+def _held_out(counts: NGramCounts) -> sparse.csr_array:
+    """Return the pairs (V, V) of the held-out stretches, see `PairStatistics`."""
+    wanted = counts.n_tokens // HELD_OUT_SHARE
+    stretches = sorted(_stretches(counts), key=lambda stretch: stretch[0]) if wanted >= STRETCH else []
+    texts: list[NDArray[Any]] = [np.zeros(1, np.uint16)]  # no pair
+    copies = [0]
+    for _, most, text in stretches:
+        if wanted <= 0:
+            break
+        texts.append(text)
+        copies.append(min(most, -(-wanted // (text.size - 1))))
+        wanted -= copies[-1] * (text.size - 1)
+    first, second = (np.concatenate([text[places] for text in texts]) for places in (slice(-1), slice(1, None)))
+    entries = np.repeat(np.array(copies), [text.size - 1 for text in texts])
+    return sparse.coo_array((entries, (first, second)), shape=(counts.vocab_size, counts.vocab_size)).tocsr()
 
 
-def _neighbours(tokens: NDArray[np.integer]) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield the pairs of neighbours in chunks: the place of the first pair, the first tokens, the second tokens."""
-    for start in range(0, tokens.size - 1, PAIRS_PER_CHUNK):
-        chunk = np.asarray(tokens[start : start + PAIRS_PER_CHUNK + 1], dtype=np.int64)
-        yield start, chunk[:-1], chunk[1:]
-
-
-def _count(first: NDArray[np.int64], second: NDArray[np.int64], vocab_size: int) -> sparse.csr_array:
-    keys, counts = np.unique(first * vocab_size + second, return_counts=True)
-    first, second = np.divmod(keys, vocab_size)
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(first, minlength=vocab_size))])
-    return sparse.csr_array((counts, second, indptr), shape=(vocab_size, vocab_size), dtype=np.int64)
-
-
-def _capped(pairs: sparse.csr_array, max_pairs: int) -> tuple[sparse.csr_array, int]:
-    """Drop the rarest pairs, all of one count together, to at most ``max_pairs``; return also how many occurrences."""
-    if pairs.nnz <= max_pairs:
-        return pairs, 0
-    least = np.partition(pairs.data, pairs.nnz - max_pairs - 1)[pairs.nnz - max_pairs - 1]
-    rare = pairs.data <= least
-    dropped = int(pairs.data[rare].sum())
-    capped = pairs.copy()
-    capped.data[rare] = 0
-    capped.eliminate_zeros()
-    return capped, dropped
+def _stretches(counts: NGramCounts) -> Iterator[tuple[bytes, int, NDArray[Any]]]:
+    """Yield digest, copies and tokens of every stretch; its first token is only history."""
+    for copies, document in counts.documents.texts().values():
+        separator = np.array([counts.separator], document.dtype)
+        text = np.concatenate([separator, document, separator])
+        for part in blocks(text.size - 1, STRETCH):
+            stretch = text[part.start : part.stop + 1]
+            yield hashlib.blake2b(stretch.data, digest_size=16).digest(), copies, stretch
 
 
 def discounted(pairs: sparse.csr_array, discount: float) -> tuple[sparse.csr_array, NDArray[np.float64]]:
@@ -221,6 +170,11 @@ class NGrams:
     unigrams: NDArray[np.int64]
     bigrams: sparse.csr_array
 
+    @classmethod
+    def of(cls, counts: NGramCounts) -> "NGrams":
+        """Return the models of a statistic of order 2 or more."""
+        return cls(counts.levels[0].counts, bigram_counts(counts))
+
     @property
     def discount(self) -> float:
         """The discount delta, ``n_1 / (n_1 + 2 n_2)`` with the numbers of pairs seen once and twice."""
@@ -233,14 +187,16 @@ class NGrams:
         Examples
         --------
         >>> tokens = np.array([0, 1, 0, 1, 0])
-        >>> model = NGrams(np.array([2, 2]), bigram_counts(tokens, 2))
+        >>> model = NGrams.of(count_ngrams(tokens, np.array([0, 4]), vocab_size=2, order=2))
         >>> [round(float(np.exp(x)), 3) for x in model.cross_entropies(tokens)]
         [2.0, 1.0]
         """
         prior = class_prior(self.unigrams)
         counts, backoff = discounted(self.bigrams, self.discount)
         unigram = bigram = 0.0
-        for _, s, t in _neighbours(tokens):
+        for part in blocks(tokens.size - 1, PAIRS_PER_CHUNK):
+            text = np.asarray(tokens[part.start : part.stop + 1], dtype=np.int64)
+            s, t = text[:-1], text[1:]
             unigram -= float(np.log(prior[t]).sum())
             bigram -= float(np.log(np.asarray(counts[s, t]).ravel() + backoff[s] * prior[t]).sum())
         return unigram / (tokens.size - 1), bigram / (tokens.size - 1)

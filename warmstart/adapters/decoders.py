@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from warmstart.adapters import heads as previous_token
 from warmstart.adapters import memories
 from warmstart.adapters.report import LoadReport
-from warmstart.counts import PairStatistics, vocabulary_digest
+from warmstart.counts import PairStatistics
 from warmstart.errors import InputError
+from warmstart.ngrams import NGramCounts, vocabulary_digest
 from warmstart.progress import Progress
 from warmstart.spectral import Factors, Residual, factorise, residual
 
@@ -78,7 +79,7 @@ FAMILIES = {
 
 def load_into(
     model: nn.Module,
-    statistics: PairStatistics | Factors,
+    statistics: NGramCounts | PairStatistics | Factors,
     *,
     parts: Parts | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -94,8 +95,8 @@ def load_into(
         GPT-2, GPT-NeoX, Llama, Mistral or Qwen2 of ``transformers``, or another decoder with ``parts``. It is changed
         in place, after all checks. A tied head gets its own weights, because one table cannot hold which token follows
         which.
-    statistics : PairStatistics or Factors
-        See `warmstart.counts.count_pairs` and `warmstart.spectral.factorise`.
+    statistics : NGramCounts, PairStatistics or Factors
+        See `warmstart.ngrams.count_ngrams`, `warmstart.counts.count_pairs` and `warmstart.spectral.factorise`.
     parts : Parts, optional
         Names of the modules in another model.
     tokenizer : PreTrainedTokenizerBase, optional
@@ -149,6 +150,8 @@ def load_into(
         raise InputError(f"heads: expected none for a model given by its parts, got {heads}; leave heads out")
     if not np.isfinite(scale) or scale <= 0:
         raise InputError(f"scale: expected a finite number above 0, got {scale}")
+    if isinstance(statistics, NGramCounts):
+        statistics = PairStatistics.of(statistics)
     if isinstance(statistics, PairStatistics) and tokenizer is not None:
         _check_vocabulary(statistics, tokenizer)
     plan = None if parts else memories.plan(model, heads) or previous_token.plan(model, heads)

@@ -13,8 +13,8 @@ import torch
 from warmstart.adapters.decoders import SCALE, load_into
 from warmstart.adapters.report import LoadReport
 from warmstart.corpus import Corpus
-from warmstart.counts import count_pairs
 from warmstart.errors import InputError
+from warmstart.ngrams import count_ngrams
 from warmstart.progress import Progress
 from warmstart.tokenizer import SEPARATOR
 
@@ -87,7 +87,8 @@ def initialise(
     tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=corpus.tokenizer, model_max_length=settings.max_position_embeddings, **special
     )
-    statistics = count_pairs(corpus.tokens, corpus.vocab_size, corpus.tokenizer.get_vocab())
+    vocabulary = corpus.tokenizer.get_vocab()
+    statistics = count_ngrams(corpus.tokens, corpus.documents, corpus.vocab_size, order=2, vocabulary=vocabulary)
     report = load_into(model, statistics, tokenizer=tokenizer, scale=scale, heads=heads, progress=progress)
     return model, tokenizer, report
 

@@ -15,12 +15,13 @@ from sklearn.utils.validation import check_is_fitted
 from warmstart._softmax import softmax
 from warmstart.contexts import read_all
 from warmstart.corpus import Corpus
-from warmstart.counts import NGrams, bigram_counts
+from warmstart.counts import NGrams
 from warmstart.documents import Sources
 from warmstart.errors import InputError
 from warmstart.files import load_arrays, save_arrays
 from warmstart.folder import Content, load_model, save_model
 from warmstart.near_shallow import PRESETS, Config, Fitter, token_losses
+from warmstart.ngrams import count_ngrams
 from warmstart.progress import Progress, peak_memory
 from warmstart.solution import class_prior
 from warmstart.tokenizer import load_tokenizer
@@ -167,7 +168,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         """Set the tokenizer, the bigram model and the report."""
         began = time.perf_counter()
         self.tokenizer_ = corpus.tokenizer
-        self.ngrams_ = NGrams(np.asarray(corpus.counts), bigram_counts(corpus.tokens, corpus.vocab_size))
+        self.ngrams_ = NGrams.of(count_ngrams(corpus.tokens, corpus.documents, corpus.vocab_size, order=2))
         seconds = {**seconds, "bigrams": time.perf_counter() - began}
         self.report_: dict[str, Any] = {
             "tokens": corpus.n_tokens,
