@@ -38,6 +38,10 @@ class Scores(NamedTuple):
     known: NDArray[np.int8]
     size: NDArray[np.uint8]
 
+    def of(self, targets: slice) -> "Scores":
+        """Return what is said of some of the targets."""
+        return Scores(self.probs[targets], self.known[targets], self.size[targets])
+
 
 @dataclass(eq=False)
 class BackoffModel:

@@ -28,6 +28,7 @@ from warmstart.errors import InputError
 
 Ints = NDArray[np.integer]
 
+_TOTAL, _WRITTEN = 3, 2  # places of total and types in a node, and of the position in the state: see _cache_kernels
 MAX_NODES = 2**30
 MAX_ORDER = 127  # lengths of contexts are int8
 
@@ -159,6 +160,14 @@ class DocumentCache:
         tree = (self._slots, self._nodes, self._ring, self._contexts, self._state)
         _cache_kernels.read(ids, self.separator, *tree, counts, position)
         return CacheCounts(counts, position, self.vocab_size)
+
+    def contexts(self) -> CacheCounts:
+        """Return what the cache knows of the next target before it is seen: (1, order, 3), ``c(hy)`` left 0."""
+        counts = np.zeros((1, self.order, 3), np.int32)
+        written = int(self._state[_WRITTEN])
+        for k in range(min(self.order, written + 1)):
+            counts[0, k, 1:] = self._nodes[self._contexts[k], _TOTAL : _TOTAL + 2]
+        return CacheCounts(counts, np.array([written]), self.vocab_size)
 
     def row(self) -> NDArray[np.float64]:
         """Return the distribution (V,) of the next token, in time that grows with V and not with the document."""

@@ -1,7 +1,7 @@
 """Classes of tokens: tokens that stand in similar places, and an n-gram model of their classes.
 
-Bigram counts are factorised, ``log(1 + C / (alpha p)) ~= A B^T`` with rows and columns weighted by their frequency, and
-the rows of [A, B] are grouped by k-means. A token is then predicted as ``P(class | classes before) P(y | class)``. In
+The log-ratio of the bigram model to the unigram model is factorised into ``A B^T`` (see `warmstart.spectral`), and the
+rows of [A, B] are grouped by k-means. A token is then predicted as ``P(class | classes before) P(y | class)``. In
 the second factor the tokens that the document has used count too, so that a document brings its own words to every
 place where their class can stand:
 
@@ -16,19 +16,19 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from warmstart.backoff import Scores
+from warmstart.counts import bigram_counts
 from warmstart.kneser_ney import KneserNey
 from warmstart.ngrams import NGramCounts, count_ngrams, id_type, joined
 from warmstart.progress import Progress
+from warmstart.spectral import Bigram, decompose
 
 CLASSES = 512
-ORDER = 4  # of the n-grams of classes, at most that of the tokens
+ORDER = 3  # of the n-grams of classes, at most that of the tokens
 RANK = 64
-PRIOR_PAIRS = 1000.0  # alpha
-ROW_EXPONENT, COLUMN_EXPONENT = 0.25, 0.5
+EXPONENTS = (0.35, 0.35)  # of the weights of rows and columns; these and the next were chosen on validation text
 ROUNDS = 15  # of k-means
 ADDED = 2.0  # tokens
 
@@ -50,29 +50,13 @@ def token_classes(counts: NGramCounts, n_classes: int = CLASSES) -> NDArray[np.i
         others = np.cumsum(np.arange(size) != counts.separator)
         return np.where(np.arange(size) == counts.separator, 0, others)
     with threadpool_limits(1):  # sums in threads have other last bits
-        vectors = _vectors(counts)
-        weight = np.sqrt(counts.levels[0].counts + 1.0)
+        vectors = np.concatenate(decompose(Bigram.of(bigram_counts(counts)), EXPONENTS, min(RANK, size // 4)), axis=1)
         means = KMeans(n_classes - 1, init="random", n_init=1, max_iter=ROUNDS, random_state=0)
-        labels = means.fit(vectors, sample_weight=weight).labels_.astype(np.int64) + 1
+        labels: NDArray[np.int64] = (
+            means.fit(vectors, sample_weight=counts.levels[0].counts + 1.0).labels_.astype(np.int64) + 1
+        )
     labels[counts.separator] = 0
     return labels
-
-
-def _vectors(counts: NGramCounts) -> NDArray[np.float32]:
-    """Return the factors [A, B] (V, 2 rank) of the bigrams."""
-    size, pairs = counts.vocab_size, counts.levels[1]
-    frequency = counts.levels[0].counts + 0.5
-    p = frequency / frequency.sum()
-    first = np.repeat(np.arange(size), np.diff(counts.levels[0].offsets))
-    second = pairs.last.astype(np.int64)
-    values = np.log1p(pairs.counts / (PRIOR_PAIRS * p[second])) * p[first] ** ROW_EXPONENT * p[second] ** COLUMN_EXPONENT
-    matrix = sparse.csr_array((values, (first, second)), shape=(size, size))
-    rank = min(RANK, size // 4)
-    start = np.sqrt(p)  # a fixed start: the same text gives the same vectors
-    left, scale, right = sparse.linalg.svds(matrix, k=rank, v0=start)
-    root = np.sqrt(scale)
-    A, B = left * root / p[:, None] ** ROW_EXPONENT, right.T * root / p[:, None] ** COLUMN_EXPONENT
-    return np.concatenate([A, B], axis=1).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)

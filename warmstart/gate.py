@@ -4,11 +4,12 @@ A mixture gives ``P(y) = sum_m lambda_m(b) P_m(y)``. The bucket b is known befor
 few small whole numbers, the features. The weights of a bucket maximise the probability of a sample. They need no
 gradient: in turn, each expert gets the share of each target that it explains, and the weights become the mean shares.
 
-A bucket with little data needs help. Weights are fitted for no feature first, then for the first, for the first two, and
-so on. The weights of the coarser bucket count as `STRENGTH` targets in each finer one. The probability of the sample
-cannot fall on the way: a finer bucket starts at the weights of the coarser one, and every step of the algorithm raises
-the probability plus what speaks for these weights. So on its sample the gate is never worse than the best single weights.
-Source: Dempster, Laird and Rubin 1977 (Journal of the Royal Statistical Society B 39); Jelinek and Mercer 1980 (buckets).
+A bucket with little data needs help. Weights are fitted for no feature first, then for the first, for the first two,
+and so on. The weights of the coarser bucket count as `STRENGTH` targets in each finer one. The probability of the
+sample cannot fall on the way: a finer bucket starts at the weights of the coarser one, and every step of the algorithm
+raises the probability plus what speaks for these weights. So on its sample the gate is never worse than the best single
+weights. Sources: Dempster, Laird and Rubin 1977 (Journal of the Royal Statistical Society B 39); Jelinek and Mercer
+1980 (Pattern Recognition in Practice; buckets).
 """
 
 from dataclasses import dataclass
@@ -52,7 +53,8 @@ class Gate:
         probs : (n, m)
         features : (n, k) int
         """
-        return self.weights[self.index(features)] * probs
+        added: NDArray[np.float64] = self.weights[self.index(features)] * probs
+        return added
 
 
 def buckets(features: NDArray[np.integer], sizes: tuple[int, ...]) -> NDArray[np.int64]:
@@ -155,7 +157,7 @@ def with_expert(
 
 def _normalised(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """Divide rows by their sums, with at least `FLOOR` for the last expert: the best weights under this bound."""
-    weights = sums / sums.sum(axis=1, keepdims=True)
+    weights: NDArray[np.float64] = sums / sums.sum(axis=1, keepdims=True)
     low = weights[:, -1] < FLOOR
     rest = weights[low, :-1]
     weights[low, :-1] = (1 - FLOOR) * rest / rest.sum(axis=1, keepdims=True)

@@ -4,7 +4,7 @@
 |---|---|
 | ``ngrams`` | the text that was counted: Kneser-Ney, see `warmstart.kneser_ney` |
 | ``classes`` | the same for classes of tokens, with the words of this document, see `warmstart.classes` |
-| ``cache`` | this document so far: its last 65,536 tokens, n-grams up to order 4, see `warmstart.cache` |
+| ``cache`` | this document so far: its last 131,072 tokens, n-grams up to order 4, see `warmstart.cache` |
 | ``cache 1024``, ``cache 128`` | the last 1,024 and 128 tokens of the document, up to order 3 |
 | ``network`` | the near-shallow model, see `warmstart.near_shallow` |
 | ``unigram`` | how frequent each token is; at least `warmstart.gate.FLOOR` of the weight |
@@ -13,25 +13,23 @@ The weights depend on what is known before the target, see `features`. They are 
 document, or piece of a long one, is left out of the counts in turn; the network is solved once more without the sample.
 """
 
-from collections.abc import Iterable, Iterator
-from copy import deepcopy
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from warmstart._softmax import softmax
 from warmstart._threads import blocks
 from warmstart.backoff import BackoffModel, Scores
 from warmstart.cache import CacheCounts, DocumentCache
 from warmstart.classes import ClassModel
-from warmstart.contexts import Chunk, read
+from warmstart.contexts import read
 from warmstart.gate import Gate
 from warmstart.near_shallow import NearShallowModel, State, token_losses
 from warmstart.progress import Progress
 
-CACHES = {"cache": (4, 65_536), "cache 1024": (3, 1024), "cache 128": (3, 128)}  # order, size
+CACHES = {"cache": (4, 131_072), "cache 1024": (3, 1024), "cache 128": (3, 128)}  # order, size
 DISCOUNT = 0.5  # of the caches; chosen on validation text, below a mixture smaller is better than alone
 TARGETS_PER_CHUNK = 1 << 17
 NETWORK_TARGETS = 8192  # that the network scores at once
@@ -242,97 +240,3 @@ class Mixture:
         means = [(values / n).tolist() for values in (losses, contexts, shares)]
         keys = (names, of_contexts, names)
         return MixtureScores(log_probs, *(dict(zip(k, v, strict=True)) for k, v in zip(keys, means, strict=True)))
-
-    def stream(self) -> "Stream":
-        """Return a reader at the start of a document."""
-        return Stream(self)
-
-
-class Stream:
-    """A document that is read token by token, with the distribution of the next token. A token costs the same always.
-
-    Parameters
-    ----------
-    mixture : Mixture
-
-    Attributes
-    ----------
-    history : list of int
-        Tokens since the separator, which is the first.
-    """
-
-    def __init__(self, mixture: Mixture) -> None:
-        self.mixture, self.experts = mixture, mixture.experts
-        self.start()
-
-    def start(self) -> None:
-        """Forget the document."""
-        experts = self.experts
-        self.history = [experts.separator]
-        self.memory = experts.start()
-        self.state = None if experts.network is None else experts.network.start()
-        self.seen = np.zeros(len(experts.prior), np.int64)  # tokens in the cache
-
-    def advance(self, tokens: Iterable[int]) -> None:
-        """Read tokens. A separator begins a new document."""
-        for token in tokens:
-            if token == self.experts.separator:
-                self.start()
-                continue
-            for cache in self.memory.caches.values():
-                cache.read([token])
-            if self.experts.network is not None and self.state is not None:
-                self.experts.network.inputs(self._chunk(token), self.state)
-            self.seen[token] += 1
-            size = CACHES["cache"][1]
-            if len(self.history) > size:
-                self.seen[self.history[-size]] -= 1
-            self.history.append(int(token))
-
-    def rows(self) -> Floats:
-        """Return the distribution of the next token by each expert (m, V), in the order of ``experts.names``."""
-        experts = self.experts
-        rows = {"unigram": experts.prior}
-        if experts.ngrams is not None:
-            rows["ngrams"] = experts.ngrams.row(self.history[-experts.ngrams.order :])
-        if experts.classes is not None:
-            rows["classes"] = self._class_row(experts.classes)
-        rows |= {name: cache.row() for name, cache in self.memory.caches.items()}
-        if experts.network is not None and self.state is not None:
-            inputs = experts.network.inputs(self._chunk(experts.separator), deepcopy(self.state))
-            rows["network"] = softmax(np.sum(experts.network.logits(inputs), axis=0).astype(np.float64))[0]
-        return np.stack([rows[name] for name in experts.names])
-
-    def weights(self) -> Floats:
-        """Return the weights of the experts (m,) for the next token."""
-        counts = {name: cache.contexts() for name, cache in self.memory.caches.items()}
-        ngrams = self.experts.ngrams
-        known = None
-        if ngrams is not None:
-            found = ngrams.contexts(self.history[-ngrams.order :])
-            known = np.array([sum(1 for h in found if ngrams.sizes[h] > 0)], np.int8)
-        row = features(counts, known, np.array(self.history[-1:]))
-        weights: Floats = self.mixture.gate.weights[self.mixture.gate.index(row)[0]]
-        return weights
-
-    def row(self) -> Floats:
-        """Return the distribution of the next token (V,) float64; it sums to 1."""
-        row: Floats = self.weights() @ self.rows()
-        return row
-
-    def _class_row(self, classes: ClassModel) -> Floats:
-        labels = classes.labels
-        rows = classes.model.row(labels[self.history[-classes.model.order :]])
-        share = classes.shares
-        if self.experts.cache:
-            seen = np.bincount(labels, self.seen, minlength=classes.n_classes)[labels]
-            share = classes.within(np.arange(len(labels)), self.seen, seen)
-        return np.asarray(rows[labels] * share)
-
-    def _chunk(self, target: int) -> Chunk:
-        """Return the next target with its history, as `warmstart.contexts.read` does."""
-        size = 1 if self.experts.network is None else self.experts.network.config.window
-        window = np.full((size, 1), -1, np.int64)
-        newest = self.history[: -size - 1 : -1]
-        window[: len(newest), 0] = newest
-        return Chunk(1, np.array([target]), np.array([len(self.history) - 1]), window)

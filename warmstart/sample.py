@@ -13,17 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warmstart._threads import blocks
-from warmstart.backoff import Scores
 from warmstart.contexts import read
 from warmstart.errors import InputError
 from warmstart.gate import Gate, fit_gate, with_expert
 from warmstart.kneser_ney import PIECES, KneserNey, parts
-from warmstart.mixture import TARGETS_PER_CHUNK, Evidence, Experts, Floats, Ids, Mixture, network_losses
+from warmstart.mixture import TARGETS_PER_CHUNK, Evidence, Experts, Ids, Mixture, network_losses
 from warmstart.near_shallow import NearShallowModel
 from warmstart.ngrams import NGramCounts, joined
 from warmstart.progress import Progress
 
-TARGETS = 1 << 20  # of the sample
+TARGETS = 1 << 19  # of the sample
 READ = 4  # times as many tokens are read, so that stretches come from many documents
 STRETCH = 4096  # targets
 NETWORK_TARGETS = 1 << 16  # of the sample for the network
@@ -46,7 +45,7 @@ def fit_mixture(
         ``ngrams`` and the model of ``classes`` are solved from ``counts``.
     counts : NGramCounts
     solve : callable, optional
-        Solves a network from tokens and documents, as for ``experts.network``. Needed if there is one.
+        Solves a network from tokens and documents, as ``experts.network`` was solved. Given if there is one.
     workers : int
         Number of threads. The result does not depend on it.
     progress : callable, optional
@@ -64,9 +63,7 @@ def fit_mixture(
     gate, losses = fit_gate(evidence.probs, evidence.features, experts.feature_sizes)
     names = [name for name in experts.names if name != "network"]
     report = {"mixture": losses[-1]} | dict(zip(names, (-np.log(evidence.probs).mean(axis=0)).tolist(), strict=True))
-    if experts.network is not None:
-        if solve is None:
-            raise InputError("expected a function that solves the network without the sample, got none")
+    if solve is not None:
         gate = _with_network(experts, counts, gate, solve, workers)
     return Mixture(experts, gate), report
 
@@ -80,7 +77,8 @@ def first_documents(counts: NGramCounts, limit: int) -> list[Ids]:
 def stretches(n: int, limit: int) -> NDArray[np.bool_]:
     """Return which of n targets are scored, stretch by stretch, so that they are about ``limit``."""
     every = max(1, round(n / limit))
-    return np.arange(n) // STRETCH % every == 0
+    scored: NDArray[np.bool_] = np.arange(n) // STRETCH % every == 0
+    return scored
 
 
 def left_out_evidence(
@@ -100,7 +98,7 @@ def left_out_evidence(
         classes = experts.classes.model.left_out(labels, borders, workers)
     memory, found = experts.start(), []
     for part in blocks(tokens.size - 1, TARGETS_PER_CHUNK):
-        own = [None if scores is None else Scores(*(array[part] for array in scores)) for scores in (ngrams, classes)]
+        own = [None if scores is None else scores.of(part) for scores in (ngrams, classes)]
         evidence = experts.evidence(tokens[part.start : part.stop + 1], 1, memory, *own)
         found.append([array[scored[part]] for array in evidence])
         if progress:
@@ -151,7 +149,6 @@ def split(counts: NGramCounts) -> Split:
 
 def _with_network(experts: Experts, counts: NGramCounts, gate: Gate, solve: Solve, workers: int) -> Gate:
     """Add the network, which is in no gate yet, judged on parts of the text that it was solved without."""
-    assert experts.network is not None
     rest, texts, held_out = split(counts)
     if not rest:
         raise InputError("expected more than one token of text to judge the network on, got less; give more text")

@@ -175,7 +175,7 @@ def factorise(
     loss = HeldOutLoss(statistics.held_out, bigram.frequent(), bigram.log_prior)
     report("factorise", 0, None)
     exponents = _choose_exponents(statistics.held_out, bigram, rank)
-    A, B = _svd(bigram, exponents, rank)
+    A, B = decompose(bigram, exponents, rank)
     ranks = (max(LEAST_RANK, rank // divisor) for divisor in (1, 2, 4))
     rank = min(ranks, key=lambda r: loss(A[:, :r], B[:, :r]))
     A, B = np.ascontiguousarray(A[:, :rank]), np.ascontiguousarray(B[:, :rank])
@@ -218,10 +218,10 @@ def _choose_exponents(held_out: sparse.csr_array, bigram: Bigram, rank: int) -> 
     small = bigram.restricted(frequent)
     loss = HeldOutLoss(held_out[frequent][:, frequent], np.arange(len(frequent)), small.log_prior)
     rank = min(rank, len(frequent) // 2)
-    return min(EXPONENTS, key=lambda exponents: loss(*_svd(small, exponents, rank)))
+    return min(EXPONENTS, key=lambda exponents: loss(*decompose(small, exponents, rank)))
 
 
-def _svd(bigram: Bigram, exponents: tuple[float, float], rank: int) -> tuple[Array, Array]:
+def decompose(bigram: Bigram, exponents: tuple[float, float], rank: int) -> tuple[Array, Array]:
     """Factorise M with rows weighted by ``p**a`` and columns by ``p**b``, and take the weights out again.
 
     The singular value decomposition is randomised, always from the same start vectors.
