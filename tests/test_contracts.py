@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 # The data flow; a module imports only from modules to its left (or of its own name).
 ORDER = [
     "errors", "files", "progress", "documents", "tokenizer", "corpus", "_kernels", "_softmax", "_threads",
-    "_ngram_kernels", "ngrams", "backoff", "kneser_ney",
+    "_ngram_kernels", "ngrams", "backoff", "kneser_ney", "_arpa_kernels", "arpa",
     "accumulators", "solution", "counts", "spectral", "contexts", "attention", "near_shallow", "folder", "memory",
     "layers", "adapters", "baselines", "figures", "estimators", "finetune", "cli",
 ]  # fmt: skip
