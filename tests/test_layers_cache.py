@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from warmstart.cache import DocumentCache
 
 from warmstart.errors import InputError
 from warmstart.layers.cache import DocumentCacheLayer
@@ -71,7 +72,7 @@ def test_counts_are_those_of_the_definition(order, size, length, V):
 
 @pytest.mark.parametrize(("order", "size", "discount"), [(1, 5, 0.7), (3, 6, 0.4), (3, 1000, 0.7), (4, 1000, 1.0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_targets_rows_and_features_are_those_of_the_definition(order, size, discount, dtype):
+def test_targets_and_rows_are_those_of_the_definition(order, size, discount, dtype):
     V = 9
     ids = batch(50, V)
     layer = DocumentCacheLayer(V, SEPARATOR, order, size, discount, dtype)
@@ -91,11 +92,10 @@ def test_targets_rows_and_features_are_those_of_the_definition(order, size, disc
 
 @pytest.mark.parametrize(("order", "size"), [(1, 1), (2, 40), (3, 500), (3, 65_536)])
 def test_a_stream_is_read_as_by_numpy(order, size):
-    numpy_cache = pytest.importorskip("warmstart.cache", reason="comes with another branch").DocumentCache
     V = 30
     tokens = np.minimum(np.random.default_rng(2).geometric(0.15, 3000), V - 1)
     tokens[[0, 1000, 1001, 1400, -1]] = SEPARATOR
-    cache, layer = numpy_cache(V, SEPARATOR, order, size), DocumentCacheLayer(V, SEPARATOR, order, size)
+    cache, layer = DocumentCache(V, SEPARATOR, order, size), DocumentCacheLayer(V, SEPARATOR, order, size)
     counts = cache.read(tokens[1:])
     ids = torch.from_numpy(tokens)[None]
     assert np.array_equal(layer.counts(ids[:, :-1], ids[:, 1:])[0], counts.counts)
@@ -104,7 +104,7 @@ def test_a_stream_is_read_as_by_numpy(order, size):
     assert scores.known[0].tolist() == counts.known.tolist()
     assert scores.position[0].tolist() == counts.position.tolist()
     for end in (1, 2, 900, 1003, 2999):
-        cache = numpy_cache(V, SEPARATOR, order, size)
+        cache = DocumentCache(V, SEPARATOR, order, size)
         cache.read(tokens[1:end])
         np.testing.assert_allclose(layer.rows(layer.start(ids[:, :end]))[0].log(), np.log(cache.row()), atol=1e-5)
 
@@ -136,10 +136,10 @@ def test_states_go_on_as_the_whole_text_does(order, size):
         assert torch.equal(state.window, whole.window)
         assert torch.equal(state.position, whole.position)
     scores = layer.scores(ids, ids)
-    assert [f.tolist() for f in layer.features(state)] == [
-        scores.known[:, -1].tolist(),
-        scores.position[:, -1].tolist(),
-    ]
+    counts = layer.row_counts(state)
+    assert torch.equal(layer.contexts(counts), scores.counts[:, -1, :, 1:])
+    assert torch.equal(counts.gather(2, ids[:, None, -1:].expand(5, order, 1))[..., 0], scores.counts[:, -1, :, 0])
+    assert torch.equal(state.position, scores.position[:, -1])
     torch.testing.assert_close(layer.rows(state).gather(1, ids[:, -1:])[:, 0], scores.probs[:, -1])
 
 

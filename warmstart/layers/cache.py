@@ -17,7 +17,6 @@ until the next one comes or ``size`` targets have followed; so ``types(h)`` are 
 those whose time has ended. The work is that of sorting, N times.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -29,21 +28,26 @@ from warmstart.layers._ids import checked_ids, checked_targets, positions
 
 
 class CacheScores(NamedTuple):
-    """What the cache says of targets, each before it is written.
+    """What the cache says of targets, each before it is written; see `warmstart.cache.CacheCounts`.
 
     Attributes
     ----------
     probs : (batch, length)
         1 where the target does not count.
-    known : (batch, length) int64
-        Tokens of the longest context that was seen; 0 if it is the empty one or there is none.
+    counts : (batch, length, N, 3) int64
+        ``c(hy)``, ``c(h)`` and ``types(h)`` for k = 0, 1, ..., N - 1.
     position : (batch, length) int64
         Tokens of the document before the target, 0 right after a separator.
     """
 
     probs: Tensor
-    known: Tensor
+    counts: Tensor
     position: Tensor
+
+    @property
+    def known(self) -> Tensor:
+        """Tokens (batch, length) of the longest context that was seen; 0 if it is the empty one or there is none."""
+        return (self.counts[..., 1:, 1] > 0).sum(dim=-1)
 
 
 class CacheState(NamedTuple):
@@ -150,8 +154,7 @@ class DocumentCacheLayer(nn.Module):
         P = torch.full(ids.shape, 1 / self.vocab_size, dtype=self.dtype, device=ids.device)
         for pair, total, types in (of_length.unbind(-1) for of_length in counts.unbind(-2)):
             P = self._interpolate(P, pair, total, types)
-        known = (counts[..., 1:, 1] > 0).sum(dim=-1)
-        return CacheScores(P.where(targets >= 0, 1.0), known, positions(ids, self.separator))
+        return CacheScores(P.where(targets >= 0, 1.0), counts, positions(ids, self.separator))
 
     def counts(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Return ``c(hy)``, ``c(h)`` and ``types(h)`` (batch, length, N, 3) int64, see `scores`.
@@ -161,12 +164,13 @@ class DocumentCacheLayer(nn.Module):
         ids = checked_ids(ids, self.vocab_size).contiguous()
         y = checked_targets(targets, ids.shape, self.vocab_size).clamp(min=0).contiguous()
         position = positions(ids, self.separator)
-        context = (position == 0).cumsum(dim=1) - 1  # number of the last k tokens; of the document for k = 0
+        # Number of the last k tokens; of the document for k = 0. Tokens across documents are numbered, too, but are not
+        # the context of any target that is written, since a separator is only the first token of a document.
+        context = (position == 0).cumsum(dim=1) - 1
         out = []
         for k in range(self.order):
             before = pad(context[:, :-1], (1, 0)) if k else context
-            keys = torch.where(position >= k, before * self.vocab_size + ids, ids.shape[1] * self.vocab_size)
-            keys, order = keys.sort(dim=1)
+            keys, order = (before * self.vocab_size + ids).sort(dim=1)
             numbers = pad((keys[:, 1:] != keys[:, :-1]).cumsum(dim=1), (1, 0))
             grams = numbers.scatter(1, order, numbers)  # number of the last k + 1 tokens
             query = context * self.vocab_size + y
@@ -222,30 +226,31 @@ class DocumentCacheLayer(nn.Module):
 
     def rows(self, state: CacheState) -> Tensor:
         """Return the probability of every token (batch, V) to come next. The work is bounded by ``size`` and V."""
-        batch = len(state.window)
-        P = torch.full((batch, self.vocab_size), 1 / self.vocab_size, dtype=self.dtype, device=state.window.device)
-        for match in self._matches(state):
-            counts = torch.zeros_like(P, dtype=torch.int64).scatter_add_(1, state.window, match.long())
-            total, types = counts.sum(dim=1, keepdim=True), (counts > 0).sum(dim=1, keepdim=True)
-            P = self._interpolate(P, counts, total, types)
+        return self.distribution(self.row_counts(state))
+
+    def row_counts(self, state: CacheState) -> Tensor:
+        """Return ``c(hy)`` (batch, N, V) int64 of every token y and k = 0, 1, ..., N - 1."""
+        window, n = state.window, state.window.shape[1]
+        age = torch.arange(n - 1, -1, -1, device=window.device)
+        match = (age < self.size) & (age < state.position[:, None])  # targets that come after the last k tokens
+        counts = torch.zeros(len(window), self.order, self.vocab_size, dtype=torch.int64, device=window.device)
+        for k in range(min(self.order, n)):
+            if k:  # nothing matches across documents: a separator is only the first token of one
+                match = match & (pad(window[:, :-k], (k, 0), value=-1) == window[:, n - k, None])
+            counts[:, k].scatter_add_(1, window, match.long())
+        return counts
+
+    def distribution(self, counts: Tensor) -> Tensor:
+        """Return probabilities (batch, V) from the counts (batch, N, V) of `row_counts`."""
+        P = torch.full_like(counts[:, 0], 1 / self.vocab_size, dtype=self.dtype)
+        for pair, seen in zip(counts.unbind(1), self.contexts(counts).unbind(1), strict=True):
+            P = self._interpolate(P, pair, seen[:, :1], seen[:, 1:])
         return P
 
-    def features(self, state: CacheState) -> tuple[Tensor, Tensor]:
-        """Return ``known`` and ``position`` (batch,) int64 of the next token, see `CacheScores`."""
-        seen = torch.stack([match.any(dim=1) for match in self._matches(state)])
-        return seen[1:].sum(dim=0), state.position
-
-    def _matches(self, state: CacheState) -> Iterator[Tensor]:
-        """Yield for k = 0, 1, ... which tokens (batch, n) are targets after the k tokens that are the newest now."""
-        window, position = state.window, state.position[:, None]
-        n = window.shape[1]
-        age = torch.arange(n - 1, -1, -1, device=window.device)
-        match = (age < self.size) & (age < position)
-        yield match
-        for k in range(1, min(self.order, n)):
-            same = pad(window[:, :-k], (k, 0), value=-1) == window[:, n - k, None]
-            match = match & same & (age + k <= position)
-            yield match
+    @staticmethod
+    def contexts(counts: Tensor) -> Tensor:
+        """Return ``c(h)`` and ``types(h)`` (batch, N, 2) from the counts (batch, N, V) of `row_counts`."""
+        return torch.stack([counts.sum(dim=-1), (counts > 0).sum(dim=-1)], dim=-1)
 
     def _interpolate(self, P: Tensor, pair: Tensor, total: Tensor, types: Tensor) -> Tensor:
         left = types * P * self.discount
