@@ -89,19 +89,18 @@ def count_level(
 def merge_level(
     a_ids: Ints, a_offsets: Ints, a_last: Ints, a_counts: Ints,
     b_ids: Ints, b_offsets: Ints, b_last: Ints, b_counts: Ints, sign: int,
-) -> tuple[Ints, Ints, Ints, Ints, Ints, int]:  # fmt: skip
+    last: Ints, counts: Ints, a_next: Ints, b_next: Ints,
+) -> tuple[Ints, int, int]:  # fmt: skip
     """Merge the extensions of n-grams that two tries hold: ``a + sign * b``.
 
-    a_ids, b_ids (m,): number of each merged n-gram in either trie, -1 if it is not there.
+    a_ids, b_ids (m,): number of each merged n-gram in either trie, -1 if it is not there. Written are the last tokens
+    and counts of the extensions, and, if the arrays are not empty, their numbers in either trie.
 
-    Returns offsets (m + 1,) int64, last tokens, counts int64, and the same two numbers for the extensions; at last the
-    number of extensions.
+    Returns offsets (m + 1,) int32, the number of extensions and the largest count.
     """
-    size = a_last.size + b_last.size
-    offsets = np.zeros(a_ids.size + 1, np.int64)
-    last, counts = np.empty(size, a_last.dtype), np.empty(size, np.int64)
-    a_next, b_next = np.empty(size, np.int32), np.empty(size, np.int32)
-    m = 0
+    offsets = np.zeros(a_ids.size + 1, np.int32)
+    m: Any = np.int64(0)
+    largest: Any = np.int64(0)
     for node in range(a_ids.size):
         a, b = a_ids[node], b_ids[node]
         i, i_end = (np.int64(a_offsets[a]), np.int64(a_offsets[a + 1])) if a >= 0 else (np.int64(0), np.int64(0))
@@ -117,13 +116,15 @@ def merge_level(
                 last[m] = b_last[j]
                 count += sign * np.int64(b_counts[j])
             counts[m] = count
-            a_next[m] = i if in_a else -1
-            b_next[m] = j if in_b else -1
+            largest = max(largest, count)
+            if a_next.size:
+                a_next[m] = i if in_a else -1
+                b_next[m] = j if in_b else -1
             i += in_a
             j += in_b
             m += 1
         offsets[node + 1] = m
-    return offsets, last, counts, a_next, b_next, m
+    return offsets, m, largest
 
 
 @nb.njit(cache=True, nogil=True)
