@@ -83,12 +83,16 @@ class BackoffModel:
         workers : int
             Number of threads. The result does not depend on it.
         """
+        self._check(tokens, documents)
+        return self.score_stream(tokens, 1, workers)
+
+    def _check(self, tokens: Ids, documents: Ids) -> None:
+        """Refuse what is no text of this vocabulary, or has another separator."""
         if check_text(tokens, documents, self.vocab_size) != self.separator:
             raise InputError(
                 f"expected documents that end with token {self.separator}, got {int(tokens[0])}; "
                 "encode the text with the tokenizer of the model"
             )
-        return self.score_stream(tokens, 1, workers)
 
     def score_stream(self, tokens: Ids, start: int, workers: int = 1) -> Scores:
         """Score ``tokens[start:]``; the tokens before are history, as far as the last separator."""

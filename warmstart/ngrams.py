@@ -20,7 +20,9 @@ as if its document had not been counted; for that the n-grams of the document mu
 reads the corpus again. The ids take 2 bytes a token, the levels about 12.
 """
 
+import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -108,9 +110,9 @@ class Documents:
             )
         here = first[total > 0]
         starts, ends = starts[here], ends[here]
-        cuts = np.flatnonzero(starts[1:] != ends[:-1]) + 1  # neighbours are copied at once
-        runs = zip(starts[np.append(0, cuts)].tolist(), ends[np.append(cuts, 0) - 1].tolist(), strict=True)
-        tokens = np.concatenate([text[start:end] for start, end in runs]) if here.size else text[:0].copy()
+        cuts = np.flatnonzero(np.append(True, starts[1:] != ends[:-1])[: here.size])  # neighbours are copied at once
+        runs = itertools.pairwise([*cuts.tolist(), here.size])
+        tokens = np.concatenate([text[:0], *(text[starts[i] : ends[j - 1]] for i, j in runs)])
         return cls(digests[here], total[total > 0], ends - starts, tokens)
 
     def texts(self) -> dict[bytes, tuple[int, Ids]]:
@@ -236,8 +238,8 @@ class NGramCounts:
 
     def save(self, path: Path) -> None:
         """Write one safetensors file, whole or not at all. The same statistic gives the same bytes."""
-        arrays = self._arrays()
-        files.save_arrays(path, arrays, {"ngrams": self._facts(), files.CHECKSUMS: files.checksums(arrays)})
+        arrays, facts = self._arrays(), {"ngrams": self._facts()}
+        files.save_arrays(path, arrays, facts | {files.CHECKSUMS: files.checksums(arrays, facts)})
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -249,8 +251,8 @@ class NGramCounts:
             The file is missing, truncated, damaged or of another kind.
         """
         arrays, content = files.map_arrays(path)
-        facts = dict(content.get("ngrams", {}))
-        if facts.pop("format", None) != FORMAT:
+        facts = content.get("ngrams")
+        if not isinstance(facts, dict) or facts.pop("format", None) != FORMAT:
             raise InputError(f"{path}: expected n-grams of format {FORMAT}, got another file; count the text again")
         levels = []
         for n in range(1, facts["order"] + 1):
@@ -305,6 +307,8 @@ def count_ngrams(
     >>> (counts + counts - counts).digest == counts.digest
     True
     """
+    from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
+
     separator = check_text(tokens, documents, vocab_size)
     if not 1 <= order <= LONGEST:
         raise InputError(f"order: expected a number from 1 to {LONGEST}, got {order}")
@@ -319,7 +323,9 @@ def count_ngrams(
             return _merge(count(slice(part.start, middle)), count(slice(middle, part.stop)), 1)
         low = max(0, part.start + 1 - (order - 1))
         text = np.asarray(tokens[low : part.stop + 1])
-        levels = _without_zeros(number_ngrams(text, vocab_size, order, separator, part.start + 1 - low)[0])
+        history = kernels.histories(text, separator, order - 1, np.zeros(1, np.int64))
+        counted = np.arange(text.size) > part.start - low
+        levels = _without_zeros(number_ngrams(text, vocab_size, history, counted, order)[0])
         with lock:
             done += part.stop - part.start
             if progress:
@@ -373,12 +379,18 @@ def check_text(tokens: Ids, documents: Ids, vocab_size: int) -> int:
     return int(tokens[0])
 
 
-def number_ngrams(
-    tokens: Ids, vocab_size: int, order: int, separator: int, first: int = 1
-) -> tuple[Levels, list[Ids]]:
+def number_ngrams(tokens: Ids, vocab_size: int, history: Ids, counted: Ids, order: int) -> tuple[Levels, list[Ids]]:
     """Count the n-grams of a text in memory, and number the one that ends at each position.
 
-    Those that end before position ``first`` are numbered but not counted.
+    Parameters
+    ----------
+    tokens : (n,) int
+    vocab_size : int
+    history : (n,) int
+        How many tokens before each one belong to its history.
+    counted : (n,) bool
+        N-grams that end elsewhere are numbered but not counted.
+    order : int
 
     Returns
     -------
@@ -389,15 +401,14 @@ def number_ngrams(
     from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
 
     tokens = tokens.astype(id_type(vocab_size), copy=False)
-    history = kernels.histories(tokens, separator, order - 1)
     by_token = kernels.token_order(tokens, vocab_size)
     ids = [tokens.astype(np.int32)]
     lasts: list[Ids] = [np.arange(vocab_size, dtype=tokens.dtype)]
-    counts: list[Ids] = [np.bincount(tokens[first:], minlength=vocab_size)]
+    counts: list[Ids] = [np.bincount(tokens[counted], minlength=vocab_size)]
     offsets: list[Ids] = []
     for n in range(2, order + 1):
         number, last, count, extensions = kernels.count_level(
-            tokens, history, by_token, ids[-1], lasts[-1].size, n, first
+            tokens, history, by_token, ids[-1], lasts[-1].size, n, counted
         )
         ids.append(number)
         lasts.append(last)
@@ -408,7 +419,7 @@ def number_ngrams(
 
 
 def _sum(parts: list[Levels]) -> Levels:
-    return parts[0] if len(parts) == 1 else _merge(*parts, 1)
+    return functools.reduce(lambda a, b: _merge(a, b, 1), parts)
 
 
 def _merge(a: Levels, b: Levels, sign: int) -> Levels:
