@@ -259,7 +259,9 @@ def delta_rule(q: Array, k: Array, v: Array, beta: Array, S: Array) -> tuple[Arr
 Gram = tuple[int, ...]
 
 
-def ngram_counts(text: Sequence[int], separator: int, order: int, targets: Iterable[int] | None = None) -> Counter[Gram]:
+def ngram_counts(
+    text: Sequence[int], separator: int, order: int, targets: Iterable[int] | None = None
+) -> Counter[Gram]:
     """Count what ends at the targets (all but the first token); no n-gram reaches behind the last separator before."""
     counts: Counter[Gram] = Counter()
     for i in range(1, len(text)) if targets is None else targets:

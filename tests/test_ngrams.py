@@ -50,7 +50,7 @@ def documents_of(counts):
 
 
 def assert_equal_text(counts, text):
-    vocab_size, separator, documents = text
+    _, separator, documents = text
     tokens, _ = joined(documents, separator)
     twin = reference.ngram_counts(tokens.tolist(), separator, counts.order)
     assert as_counter(counts) == twin

@@ -239,7 +239,7 @@ def score(
                     weight *= gammas[h]
         if i >= start:
             out[i - start] = p if p >= 0 else weight * probs[token]
-        longest = 1 if token == separator else min(n_contexts + 1, order - 1)
+        longest = min(1 if token == separator else n_contexts + 1, order - 1)
         contexts[0] = token
         n_contexts = min(1, order - 1)
         while n_contexts < longest and contexts[n_contexts] >= 0:
