@@ -5,7 +5,8 @@ of the examples, so that float sums can be compared with ``==``. Shapes are thos
 """
 
 import itertools
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -294,3 +295,113 @@ def cache_row(
         return max(pair - discount, 0) / total + discount * types / total * probability(y, length - 1)
 
     return [probability(y, order - 1) for y in range(vocab_size)]
+
+
+# N-grams: a text is a list of tokens that begins and ends with the separator, an n-gram is a tuple
+
+Gram = tuple[int, ...]
+
+
+def ngram_counts(
+    text: Sequence[int], separator: int, order: int, targets: Iterable[int] | None = None
+) -> Counter[Gram]:
+    """Count what ends at the targets (all but the first token); no n-gram reaches behind the last separator before."""
+    counts: Counter[Gram] = Counter()
+    for i in range(1, len(text)) if targets is None else targets:
+        history: Gram = ()
+        for j in range(i - 1, -1, -1):
+            history = (text[j], *history)
+            if text[j] == separator:
+                break
+        for n in range(min(order - 1, len(history)) + 1):
+            counts[(*history[len(history) - n :], text[i])] += 1
+    return counts
+
+
+class KneserNey:
+    """Interpolated modified Kneser-Ney (Chen and Goodman 1999, section 3), from the definitions.
+
+    thresholds: for every length, n-grams that occur at most so often are pruned; discounts: those of other counts.
+    """
+
+    def __init__(
+        self,
+        counts: Counter[Gram],
+        vocab_size: int,
+        separator: int,
+        order: int,
+        thresholds: Sequence[int] | None = None,
+        discounts: dict[int, list[float]] | None = None,
+    ) -> None:
+        self.raw, self.vocab_size, self.order = counts, vocab_size, order
+        self.separator, self.thresholds = separator, thresholds or [0] * order
+        before: dict[Gram, set[int]] = {}
+        for gram in counts:
+            before.setdefault(gram[1:], set()).add(gram[0])
+        self.counts: dict[Gram, int] = {}
+        for gram, times in counts.items():
+            whole = len(gram) == order or (len(gram) > 1 and gram[0] == separator)
+            self.counts[gram] = times if whole else len(before[gram])
+        self.extensions: dict[Gram, list[int]] = {}
+        for gram in counts:
+            self.extensions.setdefault(gram[:-1], []).append(gram[-1])
+        self.discounts = discounts or {n: self._discounts(n) for n in range(1, order + 1)}
+
+    def _discounts(self, n: int) -> list[float]:
+        values = [count for gram, count in self.counts.items() if len(gram) == n]
+        n1, n2, n3, n4 = (values.count(i) for i in (1, 2, 3, 4))
+        if n1 and n2 and n3:
+            y = n1 / (n1 + 2 * n2)
+            found = [1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3]
+            if all(0 < discount <= i for i, discount in enumerate(found, start=1)):
+                return found
+        return [0.5, 1.0, 1.5]
+
+    def _is_kept(self, gram: Gram) -> bool:
+        return len(gram) == 1 or self.raw[gram] > self.thresholds[len(gram) - 1]
+
+    def _total(self, h: Gram) -> int:
+        return sum(self.counts[(*h, y)] for y in self.extensions.get(h, []))
+
+    def history(self, tokens: Sequence[int]) -> Gram:
+        """The part of the tokens before a target that may be used."""
+        out: Gram = ()
+        for token in reversed(tokens):
+            if len(out) == self.order - 1:
+                break
+            out = (token, *out)
+            if token == self.separator:
+                break
+        return out
+
+    def probability(self, y: int, h: Gram) -> float:
+        lower = self.probability(y, h[1:]) if h else 1 / self.vocab_size
+        total = self._total(h)
+        if not total:
+            return lower
+        D = self.discounts[len(h) + 1]
+        left = 0.0
+        for token in self.extensions[h]:
+            count = self.counts[(*h, token)]
+            left += D[min(count, 3) - 1] if self._is_kept((*h, token)) else count
+        count = self.counts.get((*h, y), 0)
+        seen = count - D[min(count, 3) - 1] if count and self._is_kept((*h, y)) else 0.0
+        return seen / total + left / total * lower
+
+    def known(self, h: Gram) -> tuple[int, int]:
+        """Length of the longest context that was counted and is in the tables, and the bits of its count."""
+        for n in range(len(h), 0, -1):
+            context = h[len(h) - n :]
+            here = self._is_kept(context) or any(self._is_kept((*context, y)) for y in self.extensions.get(context, []))
+            if here and self._total(context):
+                return n, len(f"{self._total(context):b}")
+        return 0, 0
+
+    def score(self, text: Sequence[int], targets: Iterable[int]) -> list[tuple[float, int, int]]:
+        """Probability of each target, length of the known context, bits of its count."""
+        return [(self.probability(text[i], h), *self.known(h)) for i in targets for h in [self.history(text[:i])]]
+
+    def without(self, text: Sequence[int], targets: Iterable[int]) -> "KneserNey":
+        """The model counted again without what ends at some targets, with the discounts of this one."""
+        counts = self.raw - ngram_counts(text, self.separator, self.order, targets)
+        return KneserNey(counts, self.vocab_size, self.separator, self.order, self.thresholds, self.discounts)

@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,20 @@ def test_every_kernel_is_compared_with_its_twin():
         assert public
         if package == "warmstart":
             assert [n for n in public if f"_kernels.{n}" not in text] == []
+
+
+def test_every_kernel_of_ngrams_is_reached_from_a_module_that_is_compared_with_a_twin():
+    """They take levels of tries, which no readable twin has; so what is compared are the functions that call them."""
+    kernels = importlib.import_module("warmstart._ngram_kernels")
+    public = [n for n, f in vars(kernels).items() if hasattr(f, "py_func")]
+    inside = inspect.getsource(kernels)
+    compared = [place.stem.removeprefix("test_") for place in (ROOT / "tests").glob("test_*.py")
+                if "reference." in place.read_text()]  # fmt: skip
+    files = [ROOT / "warmstart" / f"{name}.py" for name in compared]
+    callers = "".join(file.read_text() for file in files if file.exists())
+    assert {"count_level", "merge_level", "score"} < set(public)
+    for name in public:
+        assert f"kernels.{name}(" in callers or len(re.findall(rf"\b{name}\(", inside)) > 1, name
 
 
 def test_reference_shares_nothing_with_what_it_checks():

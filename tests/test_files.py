@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from warmstart.errors import InputError
-from warmstart.files import load_arrays, save_arrays, save_json
+from warmstart.files import CHECKSUMS, TYPES, checksums, load_arrays, map_arrays, save_arrays, save_json
 
 
 def test_transposed_views_come_back_as_they_were(tmp_path):
@@ -44,3 +44,44 @@ def test_foreign_and_missing_files_are_refused(tmp_path):
     for name in ("text", "missing", "."):
         with pytest.raises(InputError, match="expected a whole safetensors file"):
             load_arrays(tmp_path / name)
+
+
+@pytest.mark.parametrize("dtype", TYPES.values())
+def test_mapped_arrays_come_back_as_they_were(tmp_path, dtype):
+    x = np.arange(6).astype(dtype)
+    arrays = {"odd": np.arange(3, dtype=np.uint8), "x": x, "X.T": x.reshape(2, 3).T, "none": x[:0], "one": x[5:]}
+    save_arrays(tmp_path / "a", arrays, {"unit": 2, CHECKSUMS: checksums(arrays, {"unit": 2})})
+    read, facts = map_arrays(tmp_path / "a")
+    assert facts == {"unit": 2}
+    assert read.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert read[name].dtype == array.dtype
+        np.testing.assert_array_equal(read[name], array)
+        assert read[name].shape == array.shape
+
+
+def test_writing_to_mapped_arrays_leaves_the_file_as_it_is(tmp_path):
+    save_arrays(tmp_path / "a", {"x": np.arange(3)})
+    before = (tmp_path / "a").read_bytes()
+    map_arrays(tmp_path / "a")[0]["x"][:] = 7
+    assert (tmp_path / "a").read_bytes() == before
+
+
+def test_mapped_files_are_compared_with_their_checksums(tmp_path):
+    path, arrays, facts = tmp_path / "a", {"x": np.arange(3), "y": np.arange(2)}, {"unit": 2}
+    good = checksums(arrays, facts)
+    for wrong in (checksums(arrays | {"y": np.arange(2) + 1}, facts), {n: s for n, s in good.items() if n != "y"}, {}):
+        save_arrays(path, arrays, facts | {CHECKSUMS: wrong})
+        with pytest.raises(InputError, match="expected the content that was written"):
+            map_arrays(path)
+    save_arrays(path, arrays, {"unit": 3, CHECKSUMS: good})
+    with pytest.raises(InputError, match="got other bytes in warmstart"):
+        map_arrays(path)
+    save_arrays(path, arrays, facts)
+    assert map_arrays(path)[1] == facts
+
+
+def test_arrays_that_cannot_be_mapped_are_refused(tmp_path):
+    save_arrays(tmp_path / "a", {"x": np.array([True])})
+    with pytest.raises(InputError, match=r"expected arrays of U8, .*, got BOOL in x"):
+        map_arrays(tmp_path / "a")

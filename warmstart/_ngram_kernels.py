@@ -16,16 +16,17 @@ Flags = NDArray[Any]
 
 
 @nb.njit(cache=True, nogil=True)
-def histories(tokens: Ints, separator: int, longest: int) -> Ints:
+def histories(tokens: Ints, separator: int, longest: int, starts: Ints) -> Ints:
     """Return how many tokens before each one belong to its history (n,) int8, at most ``longest``.
 
-    A history starts at the last separator before the token. The first token of the array has no history.
+    A history starts at the last separator before the token. starts: ascending positions of tokens without a history.
     """
     out = np.zeros(tokens.size, np.int8)
-    length = 0
-    for i in range(1, tokens.size):
-        length = 1 if tokens[i - 1] == separator else min(length + 1, longest)
-        out[i] = min(length, longest)
+    for part in range(starts.size):
+        length = 0
+        for i in range(starts[part] + 1, starts[part + 1] if part + 1 < starts.size else tokens.size):
+            length = min(1 if tokens[i - 1] == separator else length + 1, longest)
+            out[i] = length
     return out
 
 
@@ -46,12 +47,12 @@ def token_order(tokens: Ints, vocab_size: int) -> Ints:
 
 @nb.njit(cache=True, nogil=True)
 def count_level(
-    tokens: Ints, history: Ints, order: Ints, prefixes: Ints, n_prefixes: int, n: int, first: int
+    tokens: Ints, history: Ints, order: Ints, prefixes: Ints, n_prefixes: int, n: int, counted: Flags
 ) -> tuple[Ints, Ints, Ints, Ints]:
     """Count the n-grams of one text whose prefixes are numbered.
 
     tokens, history, order (from `token_order`) (length,); prefixes (length,) int32: number of the (n-1)-gram that ends
-    at each position. N-grams that end before position ``first`` get a node but are not counted.
+    at each position; counted (length,): n-grams that end elsewhere get a number but are not counted.
 
     Returns ids (length,) int32 of the n-gram that ends at each position, -1 where there is none; the last tokens (m,);
     counts (m,) int32; offsets (n_prefixes + 1,) int32.
@@ -80,8 +81,7 @@ def count_level(
     counts = np.zeros(m + 1, np.int32)
     for i in places:
         last[ids[i]] = tokens[i]
-        if i >= first:
-            counts[ids[i]] += 1
+        counts[ids[i]] += counted[i]
     return ids, last, counts, np.cumsum(offsets).astype(np.int32)
 
 
@@ -89,19 +89,18 @@ def count_level(
 def merge_level(
     a_ids: Ints, a_offsets: Ints, a_last: Ints, a_counts: Ints,
     b_ids: Ints, b_offsets: Ints, b_last: Ints, b_counts: Ints, sign: int,
-) -> tuple[Ints, Ints, Ints, Ints, Ints, int]:  # fmt: skip
+    last: Ints, counts: Ints, a_next: Ints, b_next: Ints,
+) -> tuple[Ints, int, int]:  # fmt: skip
     """Merge the extensions of n-grams that two tries hold: ``a + sign * b``.
 
-    a_ids, b_ids (m,): number of each merged n-gram in either trie, -1 if it is not there.
+    a_ids, b_ids (m,): number of each merged n-gram in either trie, -1 if it is not there. Written are the last tokens
+    and counts of the extensions, and, if the arrays are not empty, their numbers in either trie.
 
-    Returns offsets (m + 1,) int64, last tokens, counts int64, and the same two numbers for the extensions; at last the
-    number of extensions.
+    Returns offsets (m + 1,) int32, the number of extensions and the largest count.
     """
-    size = a_last.size + b_last.size
-    offsets = np.zeros(a_ids.size + 1, np.int64)
-    last, counts = np.empty(size, a_last.dtype), np.empty(size, np.int64)
-    a_next, b_next = np.empty(size, np.int32), np.empty(size, np.int32)
-    m = 0
+    offsets = np.zeros(a_ids.size + 1, np.int32)
+    m: Any = np.int64(0)
+    largest: Any = np.int64(0)
     for node in range(a_ids.size):
         a, b = a_ids[node], b_ids[node]
         i, i_end = (np.int64(a_offsets[a]), np.int64(a_offsets[a + 1])) if a >= 0 else (np.int64(0), np.int64(0))
@@ -117,13 +116,15 @@ def merge_level(
                 last[m] = b_last[j]
                 count += sign * np.int64(b_counts[j])
             counts[m] = count
-            a_next[m] = i if in_a else -1
-            b_next[m] = j if in_b else -1
+            largest = max(largest, count)
+            if a_next.size:
+                a_next[m] = i if in_a else -1
+                b_next[m] = j if in_b else -1
             i += in_a
             j += in_b
             m += 1
         offsets[node + 1] = m
-    return offsets, last, counts, a_next, b_next, m
+    return offsets, m, largest
 
 
 @nb.njit(cache=True, nogil=True)
@@ -171,30 +172,37 @@ def suffixes(offsets: Ints, last: Ints, parent_suffixes: Ints, suffix_offsets: I
 
 
 @nb.njit(cache=True, nogil=True)
+def bits(total: int) -> int:
+    """Return the number of bits of a whole number."""
+    n = 0
+    while total > 0:
+        n += 1
+        total >>= 1
+    return n
+
+
+@nb.njit(cache=True, nogil=True)
 def solve_level(
-    offsets: Ints, counts: Ints, kept: Flags, suffix: Ints, discounts: Floats, lower: Floats, probs: Floats
-) -> tuple[Floats, Ints]:
+    offsets: Ints, counts: Ints, kept: Flags, suffix: Ints, discounts: Floats, lower: Floats,
+    probs: Floats, gammas: Floats, sizes: Ints,
+) -> None:  # fmt: skip
     """Interpolated Kneser-Ney of the extensions of every context, see `warmstart.kneser_ney`.
 
     offsets (m + 1,); counts, kept, suffix (extensions,); discounts (4,), of counts 0, 1, 2, and 3 or more; lower:
-    probabilities of the level below; probs (extensions,) is written.
-
-    Returns the weight of the level below (m,), 1 for a context without counts, and the sums of the counts (m,) int64.
+    probabilities of the level below. Written are the probabilities of extensions that are kept, the weight of the level
+    below (m,), and the bits of the sum of the counts (m,); 1 and 0 for a context without counts.
     """
-    gammas, totals = np.ones(offsets.size - 1), np.zeros(offsets.size - 1, np.int64)
     for h in range(gammas.size):
         total: Any = np.int64(0)
         left = 0.0
         for i in range(offsets[h], offsets[h + 1]):
             total += counts[i]
             left += discounts[min(counts[i], 3)] if kept[i] else counts[i]
-        if total == 0:
-            continue
-        gammas[h], totals[h] = left / total, total
+        gammas[h], sizes[h] = left / total if total else 1.0, bits(total)
         for i in range(offsets[h], offsets[h + 1]):
             if kept[i]:
-                probs[i] = (counts[i] - discounts[min(counts[i], 3)]) / total + gammas[h] * lower[suffix[i]]
-    return gammas, totals
+                seen = (counts[i] - discounts[min(counts[i], 3)]) / total if total else 0.0
+                probs[i] = seen + gammas[h] * lower[suffix[i]]
 
 
 @nb.njit(cache=True, nogil=True)
@@ -231,7 +239,7 @@ def score(
                     weight *= gammas[h]
         if i >= start:
             out[i - start] = p if p >= 0 else weight * probs[token]
-        longest = min(order - 1, 1 if token == separator else n_contexts + 1)
+        longest = min(1 if token == separator else n_contexts + 1, order - 1)
         contexts[0] = token
         n_contexts = min(1, order - 1)
         while n_contexts < longest and contexts[n_contexts] >= 0:
@@ -257,29 +265,34 @@ def locate(local_offsets: Ints, local_last: Ints, parents: Ints, offsets: Ints, 
 
 @nb.njit(cache=True, nogil=True)
 def context_sums(
-    local_offsets: Ints, parents: Ints, places: Ints, reduced: Ints, reduced_raw: Ints,
+    local_offsets: Ints, parents: Ints, kept: Flags, places: Ints, reduced: Ints, reduced_raw: Ints,
     offsets: Ints, counts: Ints, raw: Ints, discounts: Floats, threshold: int,
 ) -> tuple[Ints, Floats]:  # fmt: skip
     """Return the total count (m,) int64 of contexts without a part, and what is left for shorter contexts (m,) float64.
 
-    local_offsets: extensions of the contexts in the part; parents: their numbers in the whole; places, reduced,
-    reduced_raw: number in the whole, count and raw count without the part, of every extension in the part. offsets,
-    counts, raw: a level of the whole; discounts (4,); n-grams with a raw count up to the threshold are pruned.
+    local_offsets: extensions of the contexts in the part; parents: their numbers in the whole; kept: whether they are
+    in the tables without the part, as they also are if an extension is; places, reduced, reduced_raw: number in the
+    whole, count and raw count without the part, of every extension in the part. offsets, counts, raw: a level of the
+    whole; discounts (4,); n-grams with a raw count up to the threshold are pruned. The total of a context that is not
+    in the tables is 0.
     """
     totals, left = np.zeros(parents.size, np.int64), np.zeros(parents.size)
     for h in range(parents.size):
-        start, stop = local_offsets[h], local_offsets[h + 1]
-        if start == stop:
+        i, stop = np.int64(local_offsets[h]), np.int64(local_offsets[h + 1])
+        if i == stop:
             continue
-        i = start
+        known = kept[h]
         for place in range(offsets[parents[h]], offsets[parents[h] + 1]):
             count: Any = np.int64(counts[place])
             times: Any = np.int64(raw[place])
             if i < stop and places[i] == place:
-                count, times = reduced[i], reduced_raw[i]
+                count, times = np.int64(reduced[i]), np.int64(reduced_raw[i])
                 i += 1
             totals[h] += count
             left[h] += discounts[min(count, 3)] if times > threshold else count
+            known |= times > threshold
+        if not known:
+            totals[h] = 0
     return totals, left
 
 
@@ -300,8 +313,5 @@ def interpolate(
         total, count = totals[before[i]], counts[ids[i]]
         seen = count - discounts[min(count, 3)] if raw[ids[i]] > threshold else 0.0
         out[i] = (seen + left[before[i]] * out[i]) / total
-        known[i] = n - 1
-        size[i] = 0
-        while total > 0:
-            size[i] += 1
-            total >>= 1
+        if n > 1:
+            known[i], size[i] = n - 1, bits(total)

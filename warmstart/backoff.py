@@ -87,12 +87,16 @@ class BackoffModel:
         workers : int
             Number of threads. The result does not depend on it.
         """
+        self._check(tokens, documents)
+        return self.score_stream(tokens, 1, workers)
+
+    def _check(self, tokens: Ids, documents: Ids) -> None:
+        """Refuse what is no text of this vocabulary, or has another separator."""
         if check_text(tokens, documents, self.vocab_size) != self.separator:
             raise InputError(
                 f"expected documents that end with token {self.separator}, got {int(tokens[0])}; "
                 "encode the text with the tokenizer of the model"
             )
-        return self.score_stream(tokens, 1, workers)
 
     def score_stream(self, tokens: Ids, start: int, workers: int = 1) -> Scores:
         """Score ``tokens[start:]``; the tokens before are history, as far as the last separator."""
@@ -132,11 +136,11 @@ class BackoffModel:
 
     def contexts(self, context: ArrayLike) -> list[int]:
         """Return the numbers of the n-grams that end a history and are in the tables, shortest first."""
-        history = np.asarray(context, dtype=np.int64).reshape(-1)
-        if history.size and not 0 <= history.min() <= history.max() < self.vocab_size:
-            raise InputError(
-                f"expected token ids from 0 to {self.vocab_size - 1}, got {history.min()} to {history.max()}"
-            )
+        history = np.asarray(context).reshape(-1)
+        whole = not history.size or history.dtype.kind in "iu"
+        if not whole or (outside := history[(history < 0) | (history >= self.vocab_size)]).size:
+            got = outside[0] if whole else history.dtype
+            raise InputError(f"expected token ids from 0 to {self.vocab_size - 1}, got {got}")
         ends = np.flatnonzero(history == self.separator)
         history = history[max(int(ends[-1]) if ends.size else 0, history.size - self.order + 1) :]
         found = []
@@ -151,7 +155,7 @@ class BackoffModel:
         node = ngram[0]
         for token in ngram[1:]:
             start, stop = int(self.offsets[node]), int(self.offsets[node + 1])
-            node = start + int(np.searchsorted(self.last[start:stop], token))
+            node = start + int(np.searchsorted(self.last[start:stop], self.last.dtype.type(token)))
             if node == stop or self.last[node] != token:
                 return -1
         return node
@@ -164,6 +168,6 @@ class BackoffModel:
             for level in range(length, 1, -1):
                 columns.append(self.last[nodes].astype(np.int64))
                 starts = self.offsets[self.bases[level - 2] : self.bases[level - 1] + 1]
-                nodes = self.bases[level - 2] + np.searchsorted(starts, nodes, side="right") - 1
+                nodes = self.bases[level - 2] + np.searchsorted(starts, nodes.astype(starts.dtype), side="right") - 1
             columns.append(nodes.astype(np.int64))
             yield np.stack(columns[::-1], axis=1), slice(int(numbers[0]), int(numbers[-1]) + 1)

@@ -60,7 +60,7 @@ def load_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
 def map_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Read what `save_arrays` wrote as memory-mapped arrays, which the operating system loads page by page.
 
-    If the facts have ``checksums`` (see `checksums`), the arrays are compared with them.
+    If the facts have ``checksums`` (see `checksums`), what was read is compared with them.
 
     Raises
     ------
@@ -76,14 +76,18 @@ def map_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
             header = json.loads(raw.read(size))
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: expected a whole safetensors file, got: {error}; write it again") from error
-    content = np.memmap(path, np.uint8, mode="r")[8 + size :]
+    content = np.asarray(np.memmap(path, np.uint8, mode="c"))[8 + size :]  # private: what is written stays in memory
     arrays = {}
     for name in names:
         entry = header[name]
         start, stop = entry["data_offsets"]
+        if entry["dtype"] not in TYPES:
+            raise InputError(f"{path}: expected arrays of {', '.join(TYPES)}, got {entry['dtype']} in {name}")
         arrays[name] = content[start:stop].view(TYPES[entry["dtype"]]).reshape(entry["shape"])
-    if CHECKSUMS in facts:
-        damaged = sorted(name for name, value in checksums(arrays).items() if facts[CHECKSUMS].get(name) != value)
+    expected = facts.pop(CHECKSUMS, None) if isinstance(facts, dict) else None
+    if expected is not None:
+        found = checksums(arrays, facts if FACTS in expected else None)
+        damaged = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         if damaged:
             raise InputError(
                 f"{path}: expected the content that was written, got other bytes in {damaged[0]}; write it again"
@@ -91,9 +95,10 @@ def map_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     return arrays, facts
 
 
-def checksums(arrays: Mapping[str, NDArray[Any]]) -> dict[str, int]:
-    """Return the CRC-32 of every array, for the fact ``checksums``."""
-    return {name: zlib.crc32(np.ascontiguousarray(array).data) for name, array in arrays.items()}
+def checksums(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any] | None = None) -> dict[str, int]:
+    """Return the CRC-32 of every array, and of the other facts, for the fact ``checksums``."""
+    sums = {name: zlib.crc32(np.ascontiguousarray(array).data) for name, array in arrays.items()}
+    return sums if facts is None else sums | {FACTS: zlib.crc32(json.dumps(facts, sort_keys=True).encode())}
 
 
 def save_json(path: Path, value: dict[str, Any]) -> None:

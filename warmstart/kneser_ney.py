@@ -9,8 +9,9 @@
 
     P_n(y | h) = max(c(hy) - D(c(hy)), 0) / c(h) + gamma(h) P_{n-1}(y | h'),   gamma(h) = sum_i D_i N_i(h) / c(h)
 
-with h' = h without its first token and P_0 = 1 / V. An n-gram that begins with the separator has nothing before it and
-keeps its raw count on every level. Source: Chen and Goodman 1999 (Computer Speech and Language 13), section 3.
+with h' = h without its first token and P_0 = 1 / V; an h without counts has gamma 1. An n-gram of two or more tokens
+that begins with the separator has nothing before it and keeps its raw count on every level. Source: Chen and Goodman
+1999 (Computer Speech and Language 13), section 3.
 """
 
 import itertools
@@ -23,11 +24,12 @@ from numpy.typing import NDArray
 from warmstart._threads import run_parts
 from warmstart.backoff import BackoffModel, Ids, Scores
 from warmstart.errors import InputError
-from warmstart.ngrams import Level, NGramCounts, check_text, number_ngrams
+from warmstart.ngrams import Documents, Levels, NGramCounts, id_type, number_ngrams
 
 Array = NDArray[Any]
 
 FALLBACK = (0.5, 1.0, 1.5)
+TARGETS_PER_BATCH = 1 << 17  # parts of so many targets are left out together
 PIECES = 8  # a document of more than an eighth of the text is left out piece by piece
 
 
@@ -71,34 +73,26 @@ class KneserNey(BackoffModel):
         super().__init__(counts.vocab_size, counts.separator, counts.order, *self._solved(suffixes))
 
     def _solved(self, suffixes: list[Array]) -> tuple[Array, ...]:
-        """Return the tables: bases, last, offsets, probs, gammas and sizes."""
+        """Return the tables: bases, last, offsets, probs, gammas and sizes. The suffixes are used up."""
         from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
 
         levels, size = self.counts.levels, self.counts.vocab_size
         kept = [level.counts > limit for level, limit in zip(levels, self.thresholds, strict=True)]
         kept[0][:] = True
-        bases = np.cumsum([0, *map(np.count_nonzero, kept)])
-        last = np.empty(bases[-1], levels[0].last.dtype)
+        bases = np.cumsum([0, *(level.last.size for level in levels)])
         offsets = np.empty(bases[-2] + 1, np.int32 if bases[-1] < 2**31 else np.int64)
         probs, gammas, sizes = np.empty(bases[-1]), np.empty(bases[-2]), np.empty(bases[-2], np.uint8)
-        last[:size], offsets[0] = levels[0].last, size
-        level_probs = probs[:size]
-        uniform, start = np.full(1, 1.0 / size), np.zeros(size, np.int32)
-        kernels.solve_level(
-            np.array([0, size]), self.adjusted[0], kept[0], start, self.discounts[0], uniform, level_probs
-        )
-        for n, suffix in enumerate(suffixes, start=1):
-            lower, here = slice(*bases[n - 1 : n + 1]), slice(*bases[n : n + 2])
-            below, level_probs = level_probs, probs[here] if kept[n].all() else np.zeros(kept[n].size)
-            rule = self.adjusted[n], kept[n], suffix, self.discounts[n], below, level_probs
-            gamma, totals = kernels.solve_level(levels[n - 1].offsets, *rule)
-            ends = np.concatenate([np.zeros(1, np.int32), np.cumsum(kept[n], dtype=np.int32)])[
-                levels[n - 1].offsets[1:]
-            ]
-            last[here], probs[here] = levels[n].last[kept[n]], level_probs[kept[n]]
-            offsets[lower.start + 1 : lower.stop + 1] = ends[kept[n - 1]] + bases[n]
-            gammas[lower], sizes[lower] = gamma[kept[n - 1]], _bits(totals[kept[n - 1]])
-        return bases, last, offsets, probs, gammas, sizes
+        lower, root = np.full(1, 1.0 / size), (np.empty(1), np.empty(1, np.uint8))
+        rule = self.adjusted[0], kept[0], np.zeros(size, np.int32), self.discounts[0], lower
+        kernels.solve_level(np.array([0, size]), *rule, probs[:size], *root)
+        offsets[0] = size
+        for n in range(1, self.counts.order):
+            below, here = (slice(*bases[i : i + 2]) for i in (n - 1, n))
+            rule = self.adjusted[n], kept[n], suffixes.pop(0), self.discounts[n], probs[below]
+            kernels.solve_level(levels[n - 1].offsets, *rule, probs[here], gammas[below], sizes[below])
+            np.add(levels[n - 1].offsets[1:], bases[n], out=offsets[below.start + 1 : below.stop + 1])
+        tables = bases, np.concatenate([level.last for level in levels]), offsets, probs, gammas, sizes
+        return _pruned(kept, *tables) if any(self.thresholds) else tables
 
     def left_out(self, tokens: Ids, documents: Ids, workers: int = 1) -> Scores:
         """Score counted text, each target as if its part had not been counted.
@@ -116,57 +110,56 @@ class KneserNey(BackoffModel):
         Raises
         ------
         InputError
-            A part was never counted.
+            A document was never counted.
         """
-        if check_text(tokens, documents, self.vocab_size) != self.separator:
-            raise InputError("expected documents that were counted, got another separator")
+        self._check(tokens, documents)
+        texts = Documents.of(tokens, documents, id_type(self.vocab_size))
+        if not self.counts.documents.includes(texts):
+            raise InputError("expected documents that were counted, got others; give documents of the counted text")
         spans = parts(documents, self.counts.n_tokens)
-        scores = run_parts(lambda span: self._without(tokens, span), spans, workers)
+        ends = np.flatnonzero(tokens == self.separator)
+        batches = _batches(spans)
+        scores = run_parts(lambda batch: self._without(tokens, ends, batch), batches, workers)
         return Scores(*(np.concatenate(arrays) for arrays in zip(*scores, strict=True)))
 
-    def _without(self, tokens: Ids, span: slice) -> Scores:
-        """Score the targets of a part without it."""
+    def _without(self, tokens: Ids, ends: Ids, spans: list[slice]) -> Scores:
+        """Score the targets of some parts, each without its own; ends: positions of the separators of the text."""
         from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
 
-        levels, order = self.counts.levels, self.order
-        low = max(0, span.start - order + 1)
-        if (inside := np.flatnonzero(tokens[low : span.start] == self.separator)).size:
-            low += int(inside[-1])
-        local, ids = number_ngrams(
-            np.asarray(tokens[low : span.stop]), self.vocab_size, order, self.separator, span.start - low
-        )
-        places = _places(local, levels)
-        raw = [whole.counts[place] - part.counts for whole, part, place in zip(levels, local, places, strict=True)]
-        if any((place < 0).any() or (left < 0).any() for place, left in zip(places, raw, strict=True)):
-            raise InputError("expected documents that were counted, got n-grams that were not; give the counted text")
+        levels, order, size = self.counts.levels, self.order, self.vocab_size
+        part, text, begins, here = _cut(tokens, ends, spans, order)
+        types, local_text = np.unique(part.astype(np.int64) * size + text, return_inverse=True)  # a token of a part
+        history = kernels.histories(text, self.separator, order - 1, begins)
+        counted = np.zeros(text.size, np.bool_)
+        counted[here] = True
+        local, ids = number_ngrams(local_text, types.size, history, counted, order)
+        places = _places(types % size, local, levels)
+        raw = [level.counts[place] - own.counts for level, own, place in zip(levels, local, places, strict=True)]
         reduced = self._reduced(local, places, raw)
-        n = span.stop - span.start
-        scores = Scores(np.full(n, 1.0 / self.vocab_size), np.zeros(n, np.int8), np.zeros(n, np.uint8))
-        first = span.start - low
-        before, offsets, parents = np.zeros(n, np.int32), np.array([0, self.vocab_size]), np.zeros(1, np.int64)
+        scores = Scores(np.full(here.size, 1.0 / size), np.zeros(here.size, np.int8), np.zeros(here.size, np.uint8))
+        root = np.searchsorted(types, np.arange(len(spans) + 1) * size)
+        before, whole, always = part[here], np.array([0, size]), np.ones(types.size, np.bool_)
+        contexts = root, np.zeros(len(spans), np.int64), always
         for k in range(order):
-            whole = np.array([0, self.vocab_size]) if k == 0 else levels[k - 1].offsets
-            reduction = places[k], reduced[k], raw[k], whole, self.adjusted[k], levels[k].counts
             rule = self.discounts[k], self.thresholds[k]
-            totals, left = kernels.context_sums(offsets, parents, *reduction, *rule)
-            ends = ids[k][first:]
-            kernels.interpolate(
-                ends, before, reduced[k], raw[k], totals, left, *rule, k + 1, scores.probs, scores.known, scores.size
+            totals, left = kernels.context_sums(
+                *contexts, places[k], reduced[k], raw[k], whole, self.adjusted[k], levels[k].counts, *rule
             )
-            before, offsets, parents = ids[k][first - 1 : -1], local[k].offsets, places[k]
+            kernels.interpolate(ids[k][here], before, reduced[k], raw[k], totals, left, *rule, k + 1, *scores)
+            before, whole = ids[k][here - 1], levels[k].offsets
+            contexts = local[k].offsets, places[k], raw[k] > self.thresholds[k] if k else always
         return scores
 
-    def _reduced(self, local: tuple[Level, ...], places: list[Array], raw: list[Array]) -> list[Array]:
+    def _reduced(self, local: Levels, places: list[Array], raw: list[Array]) -> list[Array]:
         """Return the counts that the n-grams of a part have without it."""
         out = [raw[-1]]
-        bounds = _of_separator(local, self.separator)
+        first = [places[0] == self.separator]  # whether an n-gram begins with the separator
+        for level in local[:-1]:
+            first.append(np.repeat(first[-1], np.diff(level.offsets)))
         for k, suffix in reversed(list(enumerate(_suffixes(local)))):
             gone = (raw[k + 1] == 0) & (local[k + 1].counts > 0)
-            fewer = np.bincount(suffix[gone], minlength=local[k].last.size)
-            counts = self.adjusted[k][places[k]] - fewer
-            if k:
-                counts[bounds[k]] = raw[k][bounds[k]]
-            out.insert(0, counts)
+            fewer = self.adjusted[k][places[k]] - np.bincount(suffix[gone], minlength=local[k].last.size)
+            out.insert(0, np.where(first[k], raw[k], fewer) if k else fewer)
         return out
 
 
@@ -189,31 +182,48 @@ def parts(documents: Ids, n_tokens: int) -> list[slice]:
     return out
 
 
+def _batches(spans: list[slice]) -> list[list[slice]]:
+    """Group neighbouring parts."""
+    out: list[list[slice]] = []
+    size = TARGETS_PER_BATCH
+    for span in spans:
+        size += span.stop - span.start
+        if size > TARGETS_PER_BATCH:
+            out.append([])
+            size = span.stop - span.start
+        out[-1].append(span)
+    return out
+
+
+def _cut(tokens: Ids, ends: Ids, spans: list[slice], order: int) -> tuple[Array, Array, Array, Array]:
+    """Return parts with their histories as one text: part and token of every place, first places, places of targets."""
+    starts = np.array([span.start for span in spans])
+    lows = np.maximum(starts - order + 1, ends[np.searchsorted(ends, starts) - 1])
+    stops = np.array([span.stop for span in spans])
+    lengths = stops - lows
+    text = np.concatenate([tokens[low:stop] for low, stop in zip(lows.tolist(), stops.tolist(), strict=True)])
+    begins = np.cumsum(lengths) - lengths
+    part = np.repeat(np.arange(len(spans), dtype=np.int32), lengths)
+    return part, text, begins, np.flatnonzero(np.arange(text.size) >= (begins + starts - lows)[part])
+
+
 def _thresholds(prune: Sequence[int], order: int) -> list[int]:
     values = [*prune, *[prune[-1] if prune else 0] * (order - len(prune))]
-    if len(values) > order or values[0] != 0 or values != sorted(values):
+    whole = all(isinstance(value, int | np.integer) for value in values)
+    if not whole or len(values) > order or values[0] != 0 or values != sorted(values):
         raise InputError(
             f"prune: expected at most {order} whole numbers that begin with 0 and do not fall, got {list(prune)}"
         )
     return values
 
 
-def _suffixes(levels: tuple[Level, ...]) -> list[Array]:
+def _suffixes(levels: Levels) -> list[Array]:
     """Return the number of every n-gram without its first token, for the levels above the first."""
     from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
 
-    root, out = np.array([0, levels[0].last.size]), [level.last.astype(np.int32) for level in levels[1:2]]
-    for n in range(2, len(levels)):
-        below, upper = (levels[n - 2].offsets if n > 1 else root), levels[n - 1]
-        out.append(kernels.suffixes(upper.offsets, levels[n].last, out[-1], below, upper.last))
-    return out
-
-
-def _of_separator(levels: tuple[Level, ...], separator: int) -> list[slice]:
-    """Return the n-grams of every level that begin with the separator."""
-    out = [slice(separator, separator + 1)]
-    for level in levels[:-1]:
-        out.append(slice(int(level.offsets[out[-1].start]), int(level.offsets[out[-1].stop])))
+    out = [level.last.astype(np.int32) for level in levels[1:2]]
+    for below, upper, level in zip(levels, levels[1:], levels[2:], strict=False):
+        out.append(kernels.suffixes(upper.offsets, level.last, out[-1], below.offsets, upper.last))
     return out
 
 
@@ -224,9 +234,11 @@ def _adjusted(counts: NGramCounts, suffixes: list[Array]) -> list[Array]:
         np.bincount(suffix, minlength=level.last.size).astype(np.int32)
         for level, suffix in zip(levels[:-1], suffixes, strict=True)
     ]
-    for level, adjusted, bound in zip(levels[1:], out[1:], _of_separator(levels, counts.separator)[1:], strict=False):
-        adjusted[bound] = level.counts[bound]
-    return [*out, levels[-1].counts.astype(np.int32, copy=False)]
+    first = slice(counts.separator, counts.separator + 1)  # the n-grams that begin with the separator
+    for below, level, adjusted in zip(levels[:-2], levels[1:-1], out[1:], strict=True):
+        first = slice(int(below.offsets[first.start]), int(below.offsets[first.stop]))
+        adjusted[first] = level.counts[first]
+    return [*out, levels[-1].counts]
 
 
 def _discounts(counts: Array) -> tuple[NDArray[np.float64], bool]:
@@ -236,21 +248,27 @@ def _discounts(counts: Array) -> tuple[NDArray[np.float64], bool]:
         return np.array([0.0, *FALLBACK]), True
     y = n1 / (n1 + 2 * n2)
     values = np.array([0.0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3])
-    fallback = bool((values < 0).any() or (values > np.arange(4)).any())
+    fallback = bool((values[1:] <= 0).any() or (values > np.arange(4)).any())  # 0 would allow a probability of 0
     return (np.array([0.0, *FALLBACK]), True) if fallback else (values, False)
 
 
-def _places(local: tuple[Level, ...], levels: tuple[Level, ...]) -> list[Array]:
-    """Return the numbers of the n-grams of a part in the levels of the whole, -1 where one is missing."""
+def _places(first: Array, local: Levels, levels: Levels) -> list[Array]:
+    """Return the numbers of the n-grams of a part in the levels of the whole; first: those of its tokens."""
     from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
 
-    out = [np.arange(levels[0].last.size)]
-    for n in range(1, len(levels)):
-        part, whole = (kind[n - 1].offsets for kind in (local, levels))
-        out.append(kernels.locate(part, local[n].last, out[-1], whole, levels[n].last))
+    out = [first]
+    for part, whole, extensions, level in zip(local, levels, local[1:], levels[1:], strict=False):
+        last = first[extensions.last]
+        out.append(kernels.locate(part.offsets, last, out[-1], whole.offsets, level.last))
     return out
 
 
-def _bits(totals: Array) -> NDArray[np.uint8]:
-    """Return the number of bits of whole numbers."""
-    return np.frexp(totals.astype(np.float64))[1].astype(np.uint8)
+def _pruned(
+    kept: list[Array], bases: Array, last: Array, offsets: Array, probs: Array, gammas: Array, sizes: Array
+) -> tuple[Array, ...]:
+    """Return tables with the n-grams of every level that are kept."""
+    chosen = np.concatenate(kept)
+    contexts = chosen[: gammas.size]
+    numbers = np.append(0, np.cumsum(chosen)).astype(offsets.dtype)
+    offsets = numbers[offsets[np.append(contexts, True)]]
+    return numbers[bases].astype(np.int64), last[chosen], offsets, probs[chosen], gammas[contexts], sizes[contexts]

@@ -20,25 +20,27 @@ as if its document had not been counted; for that the n-grams of the document mu
 reads the corpus again. The ids take 2 bytes a token, the levels about 12.
 """
 
+import functools
 import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from warmstart import files
-from warmstart._threads import blocks, run_parts
+from warmstart._threads import run_parts, shares
 from warmstart.errors import InputError
 from warmstart.progress import Progress
 
 FORMAT = 1
 ORDER = 5
-CHUNK = 1 << 22  # targets counted at once
+CHUNK = 1 << 21  # targets counted at once
 LARGE = 255  # in a file, a count of at least this is written apart
 MOST = 2**31 - 1  # n-grams of a level, and occurrences of an n-gram
 LONGEST = 100  # order
@@ -54,6 +56,9 @@ class Level:
     last: Ids
     counts: Ids
     offsets: Ids
+
+
+Levels = tuple[Level, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,20 +84,36 @@ class Documents:
     @classmethod
     def of(cls, tokens: Ids, borders: Ids, dtype: np.dtype[Any]) -> Self:
         """Return the documents of a text; borders are the positions of its separators."""
-        texts: dict[bytes, tuple[int, Ids]] = {}
-        for start, end in zip((borders[:-1] + 1).tolist(), borders[1:].tolist(), strict=True):
-            text = np.ascontiguousarray(tokens[start:end], dtype=dtype)
-            digest = hashlib.blake2b(text.data, digest_size=16).digest()
-            texts[digest] = (texts[digest][0] + 1 if digest in texts else 1, text)
-        return cls._from(texts, dtype)
+        text = np.ascontiguousarray(tokens, dtype=dtype)
+        starts, ends = np.asarray(borders[:-1], np.int64) + 1, np.asarray(borders[1:], np.int64)
+        spans = zip(starts.tolist(), ends.tolist(), strict=True)
+        digests = b"".join(hashlib.blake2b(text.data[start:end], digest_size=16).digest() for start, end in spans)
+        copies = np.ones(starts.size, np.int64)
+        return cls._of_spans(np.frombuffer(digests, np.uint8).reshape(-1, 16), copies, text, starts, ends)
 
     @classmethod
-    def _from(cls, texts: Mapping[bytes, tuple[int, Ids]], dtype: np.dtype[Any]) -> Self:
-        order = sorted(texts)
-        digests = np.frombuffer(b"".join(order), np.uint8).reshape(-1, 16)
-        copies = np.array([texts[digest][0] for digest in order], np.int64)
-        lengths = np.array([texts[digest][1].size for digest in order], np.int64)
-        return cls(digests, copies, lengths, np.concatenate([np.zeros(0, dtype), *(texts[d][1] for d in order)]))
+    def _of_spans(cls, digests: Ids, copies: Ids, text: Ids, starts: Ids, ends: Ids) -> Self:
+        """Return the multiset of documents that lie at some places of a text; those with 0 copies in all are left out.
+
+        Raises
+        ------
+        InputError
+            The copies of a document are negative in all.
+        """
+        keys, first, groups = np.unique(_keys(digests), return_index=True, return_inverse=True)
+        total = np.zeros(keys.size, np.int64)
+        np.add.at(total, groups, copies)
+        if (missing := first[total < 0]).size:
+            raise InputError(
+                f"expected documents that were counted, got one of {(ends - starts)[missing[0]]} tokens that was not, "
+                "or not so often; take out only what was added, encoded with the same tokenizer"
+            )
+        here = first[total > 0]
+        starts, ends = starts[here], ends[here]
+        cuts = np.flatnonzero(np.append(True, starts[1:] != ends[:-1])[: here.size])  # neighbours are copied at once
+        runs = itertools.pairwise([*cuts.tolist(), here.size])
+        tokens = np.concatenate([text[:0], *(text[starts[i] : ends[j - 1]] for i, j in runs)])
+        return cls(digests[here], total[total > 0], ends - starts, tokens)
 
     def texts(self) -> dict[bytes, tuple[int, Ids]]:
         """Return copies and tokens of every different document by its digest."""
@@ -115,16 +136,22 @@ class Documents:
         InputError
             A document to be taken out is not there.
         """
-        texts = self.texts()
-        for digest, (copies, text) in other.texts().items():
-            left = texts.get(digest, (0, text))[0] + sign * copies
-            if left < 0:
-                raise InputError(
-                    f"expected documents that were counted, got one of {text.size} tokens that was not, or not so "
-                    "often; take out only what was added, encoded with the same tokenizer"
-                )
-            texts[digest] = (left, text)
-        return self._from({digest: entry for digest, entry in texts.items() if entry[0]}, self.tokens.dtype)
+        digests = np.concatenate([self.digests, other.digests])
+        ends = np.cumsum(np.concatenate([self.lengths, other.lengths]))
+        starts = np.append(0, ends[:-1])
+        copies = np.concatenate([self.copies, sign * other.copies])
+        return self._of_spans(digests, copies, np.concatenate([self.tokens, other.tokens]), starts, ends)
+
+    def includes(self, other: Self) -> bool:
+        """Return whether every document of another multiset is here, however often."""
+        here, there = _keys(self.digests), _keys(other.digests)
+        places = np.searchsorted(here, there)
+        return not there.size or bool(here.size and (here[places % here.size] == there).all())
+
+
+def _keys(digests: Ids) -> NDArray[np.void]:
+    """Return digests (n, 16) uint8 as one value each (n,), which NumPy sorts by their bytes."""
+    return np.ascontiguousarray(digests).view("V16").reshape(-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +171,7 @@ class NGramCounts:
     vocab_size: int
     separator: int
     order: int
-    levels: tuple[Level, ...]
+    levels: Levels
     documents: Documents
     vocabulary: str = ""
 
@@ -215,8 +242,8 @@ class NGramCounts:
 
     def save(self, path: Path) -> None:
         """Write one safetensors file, whole or not at all. The same statistic gives the same bytes."""
-        arrays = self._arrays()
-        files.save_arrays(path, arrays, {"ngrams": self._facts(), files.CHECKSUMS: files.checksums(arrays)})
+        arrays, facts = self._arrays(), {"ngrams": self._facts()}
+        files.save_arrays(path, arrays, facts | {files.CHECKSUMS: files.checksums(arrays, facts)})
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -228,8 +255,8 @@ class NGramCounts:
             The file is missing, truncated, damaged or of another kind.
         """
         arrays, content = files.map_arrays(path)
-        facts = dict(content.get("ngrams", {}))
-        if facts.pop("format", None) != FORMAT:
+        facts = content.get("ngrams")
+        if not isinstance(facts, dict) or facts.pop("format", None) != FORMAT:
             raise InputError(f"{path}: expected n-grams of format {FORMAT}, got another file; count the text again")
         levels = []
         for n in range(1, facts["order"] + 1):
@@ -266,7 +293,7 @@ def count_ngrams(
     workers : int
         Number of threads. The result does not depend on it.
     progress : callable, optional
-        Called as ``progress("count n-grams", tokens, total)``.
+        Called as ``progress("count n-grams", tokens, total)``, possibly from another thread.
 
     Raises
     ------
@@ -284,32 +311,37 @@ def count_ngrams(
     >>> (counts + counts - counts).digest == counts.digest
     True
     """
+    from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
+
     separator = check_text(tokens, documents, vocab_size)
     if not 1 <= order <= LONGEST:
         raise InputError(f"order: expected a number from 1 to {LONGEST}, got {order}")
-    done = [0]
+    vocab_size, order, total = int(vocab_size), int(order), tokens.size - 1
+    done, lock = 0, Lock()
 
-    def count(chunk: slice) -> tuple[Level, ...]:
-        start = max(0, chunk.start + 1 - (order - 1))
-        text = np.asarray(tokens[start : chunk.stop + 1])
-        levels = number_ngrams(text, vocab_size, order, separator, chunk.start + 1 - start)[0]
-        done[0] += chunk.stop - chunk.start
-        if progress:
-            progress("count n-grams", done[0], tokens.size - 1)
-        return _without_zeros(levels)
+    def count(part: slice) -> Levels:
+        """Count the n-grams that end at some targets, halving what is larger than a chunk."""
+        nonlocal done
+        if part.stop - part.start > CHUNK:
+            middle = (part.start + part.stop) // 2
+            return _merge(count(slice(part.start, middle)), count(slice(middle, part.stop)), 1)
+        low = max(0, part.start + 1 - (order - 1))
+        text = np.asarray(tokens[low : part.stop + 1])
+        history = kernels.histories(text, separator, order - 1, np.zeros(1, np.int64))
+        counted = np.arange(text.size) > part.start - low
+        levels = _without_zeros(number_ngrams(text, vocab_size, history, counted, order)[0])
+        with lock:
+            done += part.stop - part.start
+            if progress:
+                progress("count n-grams", done, total)
+        return levels
 
-    chunks = blocks(tokens.size - 1, CHUNK)
-    sums: list[tuple[int, tuple[Level, ...]]] = []  # number of chunks, their counts: equal numbers are merged
-    for i in range(0, len(chunks), workers):
-        for levels in run_parts(count, chunks[i : i + workers], workers):
-            sums.append((1, levels))
-            while len(sums) > 1 and (sums[-2][0] == sums[-1][0]):
-                _merge_last(sums)
+    sums = run_parts(count, shares(total, min(workers, total)), workers)
     while len(sums) > 1:
-        _merge_last(sums)
+        sums = run_parts(_sum, [sums[i : i + 2] for i in range(0, len(sums), 2)], workers)
     digest = "" if vocabulary is None else vocabulary_digest(vocabulary)
     bag = Documents.of(tokens, documents, id_type(vocab_size))
-    return NGramCounts(vocab_size, separator, order, sums[0][1], bag, digest)
+    return NGramCounts(vocab_size, separator, order, sums[0], bag, digest)
 
 
 def joined(texts: Iterable[Ids], separator: int, vocab_size: int) -> tuple[Ids, NDArray[np.int64]]:
@@ -325,11 +357,6 @@ def joined(texts: Iterable[Ids], separator: int, vocab_size: int) -> tuple[Ids, 
     end = np.array([separator], id_type(vocab_size))
     parts = [end, *itertools.chain.from_iterable((text.astype(end.dtype, copy=False), end) for text in texts)]
     return np.concatenate(parts), np.cumsum([0, *(text.size + 1 for text in texts)])
-
-
-def _merge_last(sums: list[tuple[int, tuple[Level, ...]]]) -> None:
-    (n, b), (m, a) = sums.pop(), sums.pop()
-    sums.append((m + n, _merge(a, b, 1)))
 
 
 def id_type(vocab_size: int) -> np.dtype[Any]:
@@ -361,21 +388,28 @@ def check_text(tokens: Ids, documents: Ids, vocab_size: int) -> int:
             "encode the text with the tokenizer of the model"
         )
     borders = np.asarray(documents)
-    ends = borders.size >= 2 and borders[0] == 0 and borders[-1] == tokens.size - 1 and (np.diff(borders) > 0).all()
-    if not ends or (tokens[borders] != tokens[0]).any():
+    ascending = borders.ndim == 1 and borders.dtype.kind in "iu" and (borders[1:] > borders[:-1]).all()
+    whole = ascending and borders.size >= 2 and borders[0] == 0 and borders[-1] == tokens.size - 1
+    if not whole or (tokens[borders] != tokens[0]).any():
         raise InputError(
             "documents: expected the ascending positions of separators, from the first token to the last, got "
-            f"{borders[:3].tolist()} ... {borders[-1:].tolist()} for {tokens.size} tokens"
+            f"{borders.reshape(-1)[:3].tolist()} ... {borders.reshape(-1)[-1:].tolist()} for {tokens.size} tokens"
         )
     return int(tokens[0])
 
 
-def number_ngrams(
-    tokens: Ids, vocab_size: int, order: int, separator: int, first: int = 1
-) -> tuple[tuple[Level, ...], list[Ids]]:
+def number_ngrams(tokens: Ids, vocab_size: int, history: Ids, counted: Ids, order: int) -> tuple[Levels, list[Ids]]:
     """Count the n-grams of a text in memory, and number the one that ends at each position.
 
-    Those that end before position ``first`` are numbered but not counted.
+    Parameters
+    ----------
+    tokens : (n,) int
+    vocab_size : int
+    history : (n,) int
+        How many tokens before each one belong to its history.
+    counted : (n,) bool
+        N-grams that end elsewhere are numbered but not counted.
+    order : int
 
     Returns
     -------
@@ -386,15 +420,14 @@ def number_ngrams(
     from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
 
     tokens = tokens.astype(id_type(vocab_size), copy=False)
-    history = kernels.histories(tokens, separator, order - 1)
     by_token = kernels.token_order(tokens, vocab_size)
     ids = [tokens.astype(np.int32)]
     lasts: list[Ids] = [np.arange(vocab_size, dtype=tokens.dtype)]
-    counts: list[Ids] = [np.bincount(tokens[first:], minlength=vocab_size)]
+    counts: list[Ids] = [np.bincount(tokens[counted], minlength=vocab_size)]
     offsets: list[Ids] = []
     for n in range(2, order + 1):
         number, last, count, extensions = kernels.count_level(
-            tokens, history, by_token, ids[-1], lasts[-1].size, n, first
+            tokens, history, by_token, ids[-1], lasts[-1].size, n, counted
         )
         ids.append(number)
         lasts.append(last)
@@ -404,25 +437,35 @@ def number_ngrams(
     return tuple(map(Level, lasts, counts, offsets)), ids
 
 
-def _merge(a: tuple[Level, ...], b: tuple[Level, ...], sign: int) -> tuple[Level, ...]:
+def _sum(parts: list[Levels]) -> Levels:
+    return functools.reduce(lambda a, b: _merge(a, b, 1), parts)
+
+
+def _merge(a: Levels, b: Levels, sign: int) -> Levels:
     """Return ``a + sign * b`` without n-grams that no longer occur."""
     from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
 
     a_ids = b_ids = np.arange(a[0].last.size, dtype=np.int32)
     levels = [Level(a[0].last, a[0].counts + sign * b[0].counts, a[0].offsets)]
     for n in range(1, len(a)):
-        offsets, last, counts, a_ids, b_ids, size = kernels.merge_level(
-            a_ids, a[n - 1].offsets, a[n].last, a[n].counts, b_ids, b[n - 1].offsets, b[n].last, b[n].counts, sign
-        )
-        a_ids, b_ids = a_ids[:size], b_ids[:size]
-        if counts[:size].size and max(counts[:size].max(), size) > MOST:
+        most = a[n].last.size + b[n].last.size
+        last, counts = np.empty(most, a[n].last.dtype), np.empty(most, np.int32)
+        a_next, b_next = (np.empty(most if n + 1 < len(a) else 0, np.int32) for _ in range(2))
+        offsets, size, largest = kernels.merge_level(
+            a_ids, a[n - 1].offsets, a[n].last, a[n].counts, b_ids, b[n - 1].offsets, b[n].last, b[n].counts, sign,
+            last, counts, a_next, b_next,
+        )  # fmt: skip
+        if max(size, largest) > MOST:
             raise InputError(f"expected at most {MOST} n-grams of {n + 1} tokens and occurrences of each, got more")
-        levels[-1] = replace(levels[-1], offsets=offsets.astype(np.int32))
-        levels.append(Level(last[:size].copy(), counts[:size].astype(np.int32), np.zeros(0, np.int32)))
-    return _without_zeros(tuple(levels))
+        last.resize(size, refcheck=False)  # shrinks in place, without a copy
+        counts.resize(size, refcheck=False)
+        a_ids, b_ids = a_next[:size], b_next[:size]
+        levels[-1] = replace(levels[-1], offsets=offsets)
+        levels.append(Level(last, counts, np.zeros(0, np.int32)))
+    return tuple(levels) if sign > 0 else _without_zeros(tuple(levels))
 
 
-def _without_zeros(levels: tuple[Level, ...]) -> tuple[Level, ...]:
+def _without_zeros(levels: Levels) -> Levels:
     """Drop n-grams above level 1 that have no count and no extension with one."""
     from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
 
