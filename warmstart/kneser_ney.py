@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from warmstart._threads import run_parts
 from warmstart.backoff import BackoffModel, Ids, Scores
 from warmstart.errors import InputError
-from warmstart.ngrams import Documents, Levels, NGramCounts, id_type, number_ngrams
+from warmstart.ngrams import Documents, Levels, NGramCounts, id_type, number_ngrams, suffix_numbers
 
 Array = NDArray[Any]
 
@@ -65,7 +65,7 @@ class KneserNey(BackoffModel):
     def __init__(self, counts: NGramCounts, prune: Sequence[int] = ()) -> None:
         self.counts = counts
         self.thresholds = _thresholds(prune, counts.order)
-        suffixes = _suffixes(counts.levels)
+        suffixes = suffix_numbers(counts.levels)
         self.adjusted = _adjusted(counts, suffixes)
         discounts = [_discounts(counts) for counts in self.adjusted]
         self.discounts = np.array([values for values, _ in discounts])
@@ -156,7 +156,7 @@ class KneserNey(BackoffModel):
         first = [places[0] == self.separator]  # whether an n-gram begins with the separator
         for level in local[:-1]:
             first.append(np.repeat(first[-1], np.diff(level.offsets)))
-        for k, suffix in reversed(list(enumerate(_suffixes(local)))):
+        for k, suffix in reversed(list(enumerate(suffix_numbers(local)))):
             gone = (raw[k + 1] == 0) & (local[k + 1].counts > 0)
             fewer = self.adjusted[k][places[k]] - np.bincount(suffix[gone], minlength=local[k].last.size)
             out.insert(0, np.where(first[k], raw[k], fewer) if k else fewer)
@@ -215,16 +215,6 @@ def _thresholds(prune: Sequence[int], order: int) -> list[int]:
             f"prune: expected at most {order} whole numbers that begin with 0 and do not fall, got {list(prune)}"
         )
     return values
-
-
-def _suffixes(levels: Levels) -> list[Array]:
-    """Return the number of every n-gram without its first token, for the levels above the first."""
-    from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
-
-    out = [level.last.astype(np.int32) for level in levels[1:2]]
-    for below, upper, level in zip(levels, levels[1:], levels[2:], strict=False):
-        out.append(kernels.suffixes(upper.offsets, level.last, out[-1], below.offsets, upper.last))
-    return out
 
 
 def _adjusted(counts: NGramCounts, suffixes: list[Array]) -> list[Array]:

@@ -441,6 +441,16 @@ def _sum(parts: list[Levels]) -> Levels:
     return functools.reduce(lambda a, b: _merge(a, b, 1), parts)
 
 
+def suffix_numbers(levels: Levels) -> list[Ids]:
+    """Return the number of every n-gram without its first token, for the levels above the first."""
+    from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
+
+    out = [level.last.astype(np.int32) for level in levels[1:2]]
+    for below, upper, level in zip(levels, levels[1:], levels[2:], strict=False):
+        out.append(kernels.suffixes(upper.offsets, level.last, out[-1], below.offsets, upper.last))
+    return out
+
+
 def _merge(a: Levels, b: Levels, sign: int) -> Levels:
     """Return ``a + sign * b`` without n-grams that no longer occur."""
     from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import

@@ -27,7 +27,7 @@ READ = 4  # times as many tokens are read, so that stretches come from many docu
 STRETCH = 4096  # targets
 NETWORK_TARGETS = 1 << 16  # of the sample for the network
 
-Solve = Callable[[Ids, NDArray[np.int64]], NearShallowModel]  # tokens and documents to a network
+Solve = Callable[[list[Ids]], NearShallowModel]  # documents to a network
 
 
 def fit_mixture(
@@ -45,7 +45,7 @@ def fit_mixture(
         ``ngrams`` and the model of ``classes`` are solved from ``counts``.
     counts : NGramCounts
     solve : callable, optional
-        Solves a network from tokens and documents, as ``experts.network`` was solved. Given if there is one.
+        Solves a network from documents, as ``experts.network`` was solved. Given if there is one.
     workers : int
         Number of threads. The result does not depend on it.
     progress : callable, optional
@@ -152,7 +152,7 @@ def _with_network(experts: Experts, counts: NGramCounts, gate: Gate, solve: Solv
     rest, texts, held_out = split(counts)
     if not rest:
         raise InputError("expected more than one token of text to judge the network on, got less; give more text")
-    network = solve(*joined(rest, counts.separator, counts.vocab_size))
+    network = solve(rest)
     tokens, borders = joined(texts, counts.separator, counts.vocab_size)
     inside = np.zeros(tokens.size - 1, np.bool_)
     for part in held_out:

@@ -1,7 +1,7 @@
 """From the statistic of a text to a language model: the experts that were asked for, and the gate that weighs them.
 
-Everything is a function of the statistic: the network reads its documents in the order of their digests. So texts can be
-added and taken out, and the model equals that of a text which was counted at once.
+Everything is a function of the statistic: the network reads its documents in the order of their digests. So texts can
+be added and taken out, and the model equals that of a text which was counted at once.
 """
 
 import time
