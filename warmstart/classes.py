@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from warmstart.backoff import Scores
+from warmstart.backoff import BackoffModel, Scores
 from warmstart.counts import bigram_counts
+from warmstart.errors import InputError
 from warmstart.kneser_ney import KneserNey
 from warmstart.ngrams import NGramCounts, count_ngrams, id_type, joined
-from warmstart.progress import Progress
 from warmstart.spectral import Bigram, decompose
 
 CLASSES = 512
@@ -67,27 +67,47 @@ class ClassModel:
     ----------
     labels : (V,) int64
         Class of every token.
-    model : KneserNey
+    model : BackoffModel
         N-grams of the classes.
     shares : (V,) float64
         Share of every token in the counts of its class.
     """
 
     labels: NDArray[np.int64]
-    model: KneserNey
+    model: BackoffModel
     shares: NDArray[np.float64]
 
     @classmethod
-    def solve(
-        cls, counts: NGramCounts, labels: NDArray[np.int64], workers: int = 1, progress: Progress | None = None
+    def of(
+        cls,
+        labels: NDArray[np.int64],
+        unigrams: NDArray[np.int64],
+        counts: NGramCounts | None,
+        tables: BackoffModel | None = None,
+        workers: int = 1,
     ) -> "ClassModel":
-        """Count the classes of the documents of a statistic, and solve the counts."""
-        tokens, borders = joined(counts.documents.all(), counts.separator, counts.vocab_size)
-        n_classes, order = int(labels.max()) + 1, min(ORDER, counts.order)
-        classes = labels[tokens].astype(id_type(n_classes))
-        model = KneserNey(count_ngrams(classes, borders, n_classes, order, workers=workers, progress=progress))
-        frequency = counts.levels[0].counts + 0.5
-        return cls(labels, model, frequency / np.bincount(labels, frequency)[labels])
+        """Return the model of some classes, from tables or from the documents of a statistic.
+
+        Parameters
+        ----------
+        labels : (V,) int
+        unigrams : (V,) int
+            Number of times each token was counted.
+        counts : NGramCounts or None
+            Needed if there are no tables.
+        tables : BackoffModel, optional
+        workers : int
+            Number of threads. The result does not depend on it.
+        """
+        if tables is None and counts is not None:
+            tokens, borders = joined(counts.documents.all(), counts.separator, counts.vocab_size)
+            n_classes, order = int(labels.max()) + 1, min(ORDER, counts.order)
+            classes = labels[tokens].astype(id_type(n_classes))
+            tables = KneserNey(count_ngrams(classes, borders, n_classes, order, workers=workers))
+        if tables is None:
+            raise InputError("expected counts or tables of classes, got none")
+        frequency = unigrams + 0.5
+        return cls(labels, tables, frequency / np.bincount(labels, frequency)[labels])
 
     @cached_property
     def n_classes(self) -> int:

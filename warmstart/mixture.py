@@ -80,7 +80,7 @@ class Experts:
     def feature_sizes(self) -> tuple[int, ...]:
         """Number of values of each feature of the gate."""
         known = (self.ngrams.order,) if self.ngrams is not None else ()
-        return (*(CACHE_FEATURES if self.cache else ()), *known, rank_bits(len(self.prior) - 1) + 1)
+        return (*(CACHE_FEATURES if self.cache else ()), *known, int(rank_bits(len(self.prior) - 1)) + 1)
 
     def start(self) -> "Memory":
         """Return what is remembered of a document at its separator: nothing."""

@@ -93,7 +93,7 @@ def left_out_evidence(
     ngrams = classes = None
     if isinstance(experts.ngrams, KneserNey):
         ngrams = experts.ngrams.left_out(tokens, borders, workers)
-    if experts.classes is not None:
+    if experts.classes is not None and isinstance(experts.classes.model, KneserNey):
         labels = experts.classes.labels[tokens].astype(experts.classes.model.last.dtype)
         classes = experts.classes.model.left_out(labels, borders, workers)
     memory, found = experts.start(), []

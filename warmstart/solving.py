@@ -18,7 +18,7 @@ from warmstart.mixture import Experts, Mixture
 from warmstart.near_shallow import Config, Fitter, NearShallowModel
 from warmstart.ngrams import LONGEST, NGramCounts, joined
 from warmstart.progress import Progress
-from warmstart.sample import fit_mixture
+from warmstart.sample import Solve, fit_mixture
 from warmstart.solution import check_settings, class_prior
 
 COUNT_CONTEXTS = ("ngrams", "classes", "cache")
@@ -88,7 +88,13 @@ class Solved:
     report: dict[str, Any]
 
 
-def solve(counts: NGramCounts, recipe: Recipe, workers: int = 1, progress: Progress | None = None) -> Solved:
+def solve(
+    counts: NGramCounts,
+    recipe: Recipe,
+    workers: int = 1,
+    progress: Progress | None = None,
+    network: NearShallowModel | None = None,
+) -> Solved:
     """Solve a statistic.
 
     Parameters
@@ -100,16 +106,20 @@ def solve(counts: NGramCounts, recipe: Recipe, workers: int = 1, progress: Progr
         Number of threads. The result does not depend on it.
     progress : callable, optional
         Called as ``progress(stage, done, total)``.
+    network : NearShallowModel, optional
+        A network that is not to be solved, such as a random one.
     """
     clock = _Clock()
-    config = recipe.config(counts.vocab_size, counts.separator)
-    network, report = None, {}
-    if config is not None:
+    config, report, again = recipe.config(counts.vocab_size, counts.separator), {}, None
+    if network is not None:
+        again = _same(network)
+    elif config is not None:
         fitter = _fitter(counts, recipe, config, counts.documents.all(), workers, progress)
         network = fitter.fit()
         report = {"smoothing": fitter.report.smoothing, "temperatures": fitter.report.temperatures}
         clock.seconds |= fitter.report.seconds
         clock.lap()
+        again = _without_sample(counts, recipe, config, workers, progress)
     if not recipe.counted:
         return Solved(network, None, report | {"seconds": clock.seconds})
     experts = Experts(counts.separator, class_prior(counts.levels[0].counts), network=network)
@@ -120,18 +130,22 @@ def solve(counts: NGramCounts, recipe: Recipe, workers: int = 1, progress: Progr
         report |= {"ngrams": experts.ngrams.n_ngrams, "prune": list(experts.ngrams.thresholds)}
         report["discount_fallbacks"] = experts.ngrams.fallbacks
     if "classes" in recipe.contexts:
-        experts.classes = ClassModel.solve(counts, token_classes(counts), workers)
+        experts.classes = ClassModel.of(token_classes(counts), counts.levels[0].counts, counts, workers=workers)
         clock.lap("classes")
-    solve_again = None
-    if config is not None:
-
-        def solve_again(documents: list[Any]) -> NearShallowModel:
-            return _fitter(counts, recipe, config, documents, workers, progress).fit()
-
-    mixture, losses = fit_mixture(experts, counts, solve_again, workers, progress)
+    mixture, losses = fit_mixture(experts, counts, again, workers, progress)
     clock.lap("gate")
     report["left_out_perplexity"] = {name: float(np.exp(loss)) for name, loss in losses.items()}
     return Solved(network, mixture, report | {"seconds": clock.seconds})
+
+
+def _same(network: NearShallowModel) -> Solve:
+    return lambda _: network
+
+
+def _without_sample(
+    counts: NGramCounts, recipe: Recipe, config: Config, workers: int, progress: Progress | None
+) -> Solve:
+    return lambda documents: _fitter(counts, recipe, config, documents, workers, progress).fit()
 
 
 def _fitter(
