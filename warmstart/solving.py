@@ -5,7 +5,7 @@ be added and taken out, and the model equals that of a text which was counted at
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from warmstart.contexts import CONTEXTS
 from warmstart.errors import InputError
 from warmstart.kneser_ney import KneserNey
 from warmstart.mixture import Experts, Mixture
-from warmstart.near_shallow import Config, Fitter, NearShallowModel
+from warmstart.near_shallow import Config, Fitter, NearShallowModel, Report
 from warmstart.ngrams import LONGEST, NGramCounts, joined
 from warmstart.progress import Progress
 from warmstart.sample import Solve, fit_mixture
@@ -114,12 +114,14 @@ def solve(
     if network is not None:
         again = _same(network)
     elif config is not None:
-        fitter = _fitter(counts, recipe, config, counts.documents.all(), workers, progress)
+        tokens, borders = joined(counts.documents.all(), counts.separator, counts.vocab_size)
+        fitter = Fitter(tokens, borders, counts.levels[0].counts, config, workers=workers, progress=progress)
+        fitter.smoothing, fitter.temperature = recipe.smoothing, recipe.temperature
         network = fitter.fit()
         report = {"smoothing": fitter.report.smoothing, "temperatures": fitter.report.temperatures}
         clock.seconds |= fitter.report.seconds
         clock.lap()
-        again = _without_sample(counts, recipe, config, workers, progress)
+        again = _like(fitter, counts)
     if not recipe.counted:
         return Solved(network, None, report | {"seconds": clock.seconds})
     experts = Experts(counts.separator, class_prior(counts.levels[0].counts), network=network)
@@ -142,19 +144,17 @@ def _same(network: NearShallowModel) -> Solve:
     return lambda _: network
 
 
-def _without_sample(
-    counts: NGramCounts, recipe: Recipe, config: Config, workers: int, progress: Progress | None
-) -> Solve:
-    return lambda documents: _fitter(counts, recipe, config, documents, workers, progress).fit()
+def _like(fitter: Fitter, counts: NGramCounts) -> Solve:
+    """Return what solves the same network from other documents, with the smoothing and temperatures of the first."""
 
+    def solve_documents(documents: list[Any]) -> NearShallowModel:
+        tokens, borders = joined(documents, counts.separator, counts.vocab_size)
+        frequency = np.bincount(tokens[1:], minlength=counts.vocab_size)
+        return replace(
+            fitter, tokens=tokens, documents=borders, counts=frequency, like=fitter.report, report=Report()
+        ).fit()
 
-def _fitter(
-    counts: NGramCounts, recipe: Recipe, config: Config, documents: list[Any], workers: int, progress: Progress | None
-) -> Fitter:
-    tokens, borders = joined(documents, counts.separator, counts.vocab_size)
-    frequency = np.bincount(tokens[1:], minlength=counts.vocab_size)
-    settings = {"smoothing": recipe.smoothing, "temperature": recipe.temperature}
-    return Fitter(tokens, borders, frequency, config, workers=workers, progress=progress, **settings)  # type: ignore[arg-type]
+    return solve_documents
 
 
 def thresholds(counts: NGramCounts, recipe: Recipe) -> tuple[int, ...]:
