@@ -35,6 +35,10 @@ AWKWARD = {
     "two tokens": (2, 0, [[1, 1, 0, 1], [1], []]),
     "every n-gram once": (30, 0, [list(range(1, 30))]),
     "one document": (4, 0, [[1, 2, 3, 1, 2, 1, 1, 3, 2, 1] * 3]),
+    # Leaves the piece 1 2 3 1 2 out: nothing is left of the context 1 2 but what the next piece says of it.
+    "a piece that ends with its own context": (10, 0, [[1, 2, 3, 1, 2, 4, *[5, 6, 7, 8, 9] * 6, 5, 7, 6, 8]]),
+    # The same, and a third 1 2 4 later: with n-grams pruned that occur once, 1 2 is pruned and 1 2 4 is not.
+    "a context that is rarer than its extension": (10, 0, [[1, 2, 3, 1, 2, 4, *[5, 6, 7, 8, 9] * 6, 1, 2, 4, 8]]),
     "a token never seen": (5, 0, [[1, 2, 1, 2, 4], [2, 1]]),
 }
 RANDOM = {f"random {seed}": random_text(seed) for seed in range(4)}

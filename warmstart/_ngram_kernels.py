@@ -264,7 +264,7 @@ def locate(local_offsets: Ints, local_last: Ints, parents: Ints, offsets: Ints, 
 
 
 @nb.njit(cache=True, nogil=True)
-def enter(tally: Ints, count: int, raw: int, threshold: int, sign: int) -> None:
+def enter(tally: Ints, count: Any, raw: Any, threshold: int, sign: int) -> None:
     """Add an extension to the tally of its context (6,), or take it out.
 
     A tally is the sum of the counts; how many extensions that are kept have count 1, 2, and 3 or more; the sum of the
@@ -272,8 +272,7 @@ def enter(tally: Ints, count: int, raw: int, threshold: int, sign: int) -> None:
     """
     tally[0] += sign * count
     if raw > threshold:
-        if count > 0:
-            tally[min(count, 3)] += sign
+        tally[min(count, 3)] += sign
         tally[5] += sign
     else:
         tally[4] += sign * count

@@ -155,8 +155,7 @@ class KneserNey(BackoffModel):
         for level in local[:-1]:
             first.append(np.repeat(first[-1], np.diff(level.offsets)))
         for k, suffix in reversed(list(enumerate(_suffixes(local)))):
-            gone = (raw[k + 1] == 0) & (local[k + 1].counts > 0)
-            fewer = self.adjusted[k][places[k]] - np.bincount(suffix[gone], minlength=local[k].last.size)
+            fewer = self.adjusted[k][places[k]] - np.bincount(suffix[raw[k + 1] == 0], minlength=local[k].last.size)
             out.insert(0, np.where(first[k], raw[k], fewer) if k else fewer)
         return out
 
@@ -196,10 +195,10 @@ def _batches(spans: list[slice]) -> list[list[slice]]:
 def _numbered(
     tokens: Ids, ends: Ids, spans: list[slice], counts: NGramCounts
 ) -> tuple[Array, Array, Array, Levels, list[Array]]:
-    """Number the n-grams of parts and of the histories before them, as one text in which no two parts share a token.
+    """Return parts, with the histories before them, as one text in which no two parts share a token, and its n-grams.
 
-    Returns the part of every place of that text, the places of the targets, the tokens of the parts (part * V + token,
-    in order), and what `number_ngrams` returns for numbers of these tokens.
+    They are: the part of every place of that text; the places of the targets; the tokens of the parts, part * V + token
+    in order; and what `number_ngrams` returns, where a token is its place among these.
     """
     from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
 
