@@ -285,3 +285,11 @@ def test_parts_are_documents_or_eighths(lengths, others):
         inside = [s.stop - s.start for s in found if border < s.start <= border + length]
         assert len(inside) == (min(8, length) if length > total / 8 else 1)
         assert max(inside) - min(inside) <= 1
+
+
+def test_a_vocabulary_above_65_536():
+    text = (70_000, 69_998, [[65_536, 65_535, 69_999, 0], [1, 65_536, 65_535], [0, 65_536, 65_535, 1]])
+    model, twin, tokens, borders = solved(text, 3)
+    assert_scores_are(model.score(tokens, borders), twin.score(tokens.tolist(), range(1, tokens.size)))
+    assert_left_out_is_counted_again(text, 3, ())
+    assert abs(model.row([65_536, 65_535]).sum() - 1) < 1e-9
