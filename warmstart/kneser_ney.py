@@ -126,28 +126,26 @@ class KneserNey(BackoffModel):
         """Score the targets of some parts, each without its own; ends: positions of the separators of the text."""
         from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
 
-        levels, order, size = self.counts.levels, self.order, self.vocab_size
-        part, text, begins, here = _cut(tokens, ends, spans, order)
-        types, local_text = np.unique(part.astype(np.int64) * size + text, return_inverse=True)  # a token of a part
-        history = kernels.histories(text, self.separator, order - 1, begins)
-        counted = np.zeros(text.size, np.bool_)
-        counted[here] = True
-        local, ids = number_ngrams(local_text, types.size, history, counted, order)
+        levels, size = self.counts.levels, self.vocab_size
+        part, here, types, local, ids = _numbered(tokens, ends, spans, self.counts)
         places = _places(types % size, local, levels)
         raw = [level.counts[place] - own.counts for level, own, place in zip(levels, local, places, strict=True)]
         reduced = self._reduced(local, places, raw)
         scores = Scores(np.full(here.size, 1.0 / size), np.zeros(here.size, np.int8), np.zeros(here.size, np.uint8))
         root = np.searchsorted(types, np.arange(len(spans) + 1) * size)
         before, whole, always = part[here], np.array([0, size]), np.ones(types.size, np.bool_)
-        contexts = root, np.zeros(len(spans), np.int64), always
-        for k in range(order):
+        extensions, parents, kept = root, np.zeros(len(spans), np.int64), always
+        for k in range(self.order):
             rule = self.discounts[k], self.thresholds[k]
+            counts = self.adjusted[k], levels[k].counts
+            contexts, groups = np.unique(parents, return_inverse=True)  # many parts have the frequent ones
+            sums = kernels.tallies(contexts, whole, *counts, self.thresholds[k])
             totals, left = kernels.context_sums(
-                *contexts, places[k], reduced[k], raw[k], whole, self.adjusted[k], levels[k].counts, *rule
+                extensions, groups, sums, kept, places[k], reduced[k], raw[k], *counts, *rule
             )
             kernels.interpolate(ids[k][here], before, reduced[k], raw[k], totals, left, *rule, k + 1, *scores)
             before, whole = ids[k][here - 1], levels[k].offsets
-            contexts = local[k].offsets, places[k], raw[k] > self.thresholds[k] if k else always
+            extensions, parents, kept = local[k].offsets, places[k], raw[k] > self.thresholds[k] if k else always
         return scores
 
     def _reduced(self, local: Levels, places: list[Array], raw: list[Array]) -> list[Array]:
@@ -157,8 +155,7 @@ class KneserNey(BackoffModel):
         for level in local[:-1]:
             first.append(np.repeat(first[-1], np.diff(level.offsets)))
         for k, suffix in reversed(list(enumerate(suffix_numbers(local)))):
-            gone = (raw[k + 1] == 0) & (local[k + 1].counts > 0)
-            fewer = self.adjusted[k][places[k]] - np.bincount(suffix[gone], minlength=local[k].last.size)
+            fewer = self.adjusted[k][places[k]] - np.bincount(suffix[raw[k + 1] == 0], minlength=local[k].last.size)
             out.insert(0, np.where(first[k], raw[k], fewer) if k else fewer)
         return out
 
@@ -195,16 +192,26 @@ def _batches(spans: list[slice]) -> list[list[slice]]:
     return out
 
 
-def _cut(tokens: Ids, ends: Ids, spans: list[slice], order: int) -> tuple[Array, Array, Array, Array]:
-    """Return parts with their histories as one text: part and token of every place, first places, places of targets."""
-    starts = np.array([span.start for span in spans])
-    lows = np.maximum(starts - order + 1, ends[np.searchsorted(ends, starts) - 1])
-    stops = np.array([span.stop for span in spans])
-    lengths = stops - lows
+def _numbered(
+    tokens: Ids, ends: Ids, spans: list[slice], counts: NGramCounts
+) -> tuple[Array, Array, Array, Levels, list[Array]]:
+    """Return parts, with the histories before them, as one text in which no two parts share a token, and its n-grams.
+
+    They are: the part of every place of that text; the places of the targets; the tokens of the parts, part * V + token
+    in order; and what `number_ngrams` returns, where a token is its place among these.
+    """
+    from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
+
+    starts, stops = (np.array([getattr(span, name) for span in spans]) for name in ("start", "stop"))
+    lows = np.maximum(starts - counts.order + 1, ends[np.searchsorted(ends, starts) - 1])
     text = np.concatenate([tokens[low:stop] for low, stop in zip(lows.tolist(), stops.tolist(), strict=True)])
+    lengths = stops - lows
     begins = np.cumsum(lengths) - lengths
     part = np.repeat(np.arange(len(spans), dtype=np.int32), lengths)
-    return part, text, begins, np.flatnonzero(np.arange(text.size) >= (begins + starts - lows)[part])
+    counted = np.arange(text.size) >= (begins + starts - lows)[part]
+    history = kernels.histories(text, counts.separator, counts.order - 1, begins)
+    types, numbers = np.unique(part.astype(np.int64) * counts.vocab_size + text, return_inverse=True)
+    return part, np.flatnonzero(counted), types, *number_ngrams(numbers, types.size, history, counted, counts.order)
 
 
 def _thresholds(prune: Sequence[int], order: int) -> list[int]:

@@ -198,6 +198,8 @@ class NGramCounts:
     def __sub__(self, other: "NGramCounts") -> "NGramCounts":
         """Return the statistic without a text, as if it had never been counted.
 
+        If nothing is left, it is the neutral element: it has no n-grams and no documents, and a model of it is uniform.
+
         Raises
         ------
         InputError
