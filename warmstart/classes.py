@@ -25,7 +25,6 @@ from warmstart.kneser_ney import KneserNey
 from warmstart.ngrams import NGramCounts, count_ngrams, id_type, joined
 from warmstart.spectral import Bigram, decompose
 
-CLASSES = 512
 ORDER = 3  # of the n-grams of classes, at most that of the tokens
 RANK = 64
 EXPONENTS = (0.35, 0.35)  # of the weights of rows and columns; these and the next were chosen on validation text
@@ -33,30 +32,32 @@ ROUNDS = 15  # of k-means
 ADDED = 2.0  # tokens
 
 
-def token_classes(counts: NGramCounts, n_classes: int = CLASSES) -> NDArray[np.int64]:
-    """Group the tokens of a statistic of order 2 or more.
+def token_classes(counts: NGramCounts, numbers: tuple[int, ...] = (512,)) -> list[NDArray[np.int64]]:
+    """Group the tokens of a statistic of order 2 or more into several numbers of classes.
 
     Returns
     -------
-    (V,) int64
+    list of (V,) int64
         The class of every token; 0 is the separator's own. A small vocabulary has one class for at least 16 tokens, and
-        below 64 tokens each token is a class.
+        below 64 tokens each token is a class. So some of the numbers can become the same, which is then there once.
     """
     from sklearn.cluster import KMeans
 
-    size = counts.vocab_size
-    n_classes = min(n_classes, size // 16)
-    if n_classes < 4:
-        others = np.cumsum(np.arange(size) != counts.separator)
-        return np.where(np.arange(size) == counts.separator, 0, others)
+    size, separator = counts.vocab_size, counts.separator
+    numbers = tuple(dict.fromkeys(min(number, size // 16) for number in numbers))
+    if min(numbers) < 4:
+        others = np.cumsum(np.arange(size) != separator)
+        return [np.where(np.arange(size) == separator, 0, others)]
+    found = []
     with threadpool_limits(1):  # sums in threads have other last bits
         vectors = np.concatenate(decompose(Bigram.of(bigram_counts(counts)), EXPONENTS, min(RANK, size // 4)), axis=1)
-        means = KMeans(n_classes - 1, init="random", n_init=1, max_iter=ROUNDS, random_state=0)
-        labels: NDArray[np.int64] = (
-            means.fit(vectors, sample_weight=counts.levels[0].counts + 1.0).labels_.astype(np.int64) + 1
-        )
-    labels[counts.separator] = 0
-    return labels
+        for number in numbers:
+            means = KMeans(number - 1, init="random", n_init=1, max_iter=ROUNDS, random_state=0)
+            means.fit(vectors, sample_weight=counts.levels[0].counts + 1.0)
+            labels: NDArray[np.int64] = means.labels_.astype(np.int64) + 1
+            labels[separator] = 0
+            found.append(labels)
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@
 | `model.safetensors` | float32 weights of the network by the names of `Config.shapes`; `safetensors.torch` reads it |
 | `mixture.safetensors` | the weights of the experts by bucket, the classes of tokens, token counts, and the settings |
 | `counts.safetensors` | the statistic of the text, see `warmstart.ngrams`; a pruned model goes without |
-| `ngrams.safetensors`, `classes.safetensors` | tables of a pruned model, see `BackoffModel.save` |
+| `ngrams.safetensors`, `classes-0.safetensors`, ... | tables of a pruned model, see `BackoffModel.save` |
 | `tokenizer.json` and others | files of the caller |
 """
 
@@ -27,7 +27,7 @@ from warmstart.near_shallow import Config, NearShallowModel
 MODEL_TYPE, COUNTS_TYPE = "near-shallow", "counts"  # with a network, and without
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, MIXTURE, COUNTS = "config.json", "model.safetensors", "mixture.safetensors", "counts.safetensors"
-TABLES = ("ngrams.safetensors", "classes.safetensors")
+NGRAMS, CLASSES = "ngrams.safetensors", tuple(f"classes-{i}.safetensors" for i in range(8))
 
 Folder = str | os.PathLike[str]
 Content = bytes | Callable[[Path], object]
@@ -80,7 +80,7 @@ def save_model(folder: Folder, model: NearShallowModel | None, extra: Mapping[st
             save_arrays(new / WEIGHTS, model.arrays)
         save_json(new / CONFIG, fields)
         if path.exists():
-            older = set() if extra is None else {WEIGHTS, MIXTURE, COUNTS, *TABLES}
+            older = set() if extra is None else {WEIGHTS, MIXTURE, COUNTS, NGRAMS, *CLASSES}
             replaced = {str(path): older | {file.name for file in new.iterdir()}}
             shutil.copytree(path, new, symlinks=True, ignore=lambda at, _: replaced.get(at, set()), dirs_exist_ok=True)
         _swap(path, new, old=Path(f"{work}.old"))

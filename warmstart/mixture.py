@@ -3,7 +3,7 @@
 | expert | what it knows |
 |---|---|
 | ``ngrams`` | the text that was counted: Kneser-Ney, see `warmstart.kneser_ney` |
-| ``classes`` | the same for classes of tokens, with the words of this document, see `warmstart.classes` |
+| ``classes 512`` | the same for 512 classes of tokens, with the words of this document, see `warmstart.classes` |
 | ``cache`` | this document so far: its last 131,072 tokens, n-grams up to order 4, see `warmstart.cache` |
 | ``cache 1024``, ``cache 128`` | the last 1,024 and 128 tokens of the document, up to order 3 |
 | ``network`` | the near-shallow model, see `warmstart.near_shallow` |
@@ -56,7 +56,7 @@ class Experts:
     prior : (V,) float64
         Probabilities of the unigram model, all positive.
     ngrams : BackoffModel or None
-    classes : ClassModel or None
+    classes : tuple of ClassModel
     cache : bool
         Whether the caches take part.
     network : NearShallowModel or None
@@ -65,16 +65,17 @@ class Experts:
     separator: int
     prior: Floats = field(repr=False)
     ngrams: BackoffModel | None = None
-    classes: ClassModel | None = None
+    classes: tuple[ClassModel, ...] = ()
     cache: bool = False
     network: NearShallowModel | None = None
 
     @property
     def names(self) -> list[str]:
         """The experts in the order of the weights, the unigram model last."""
-        present = {"ngrams": self.ngrams, "classes": self.classes, **dict.fromkeys(CACHES, self.cache or None)}
-        present["network"] = self.network
-        return [*(name for name, expert in present.items() if expert is not None), "unigram"]
+        names = ["ngrams"] if self.ngrams is not None else []
+        names += [f"classes {model.n_classes}" for model in self.classes]
+        names += CACHES if self.cache else []
+        return [*names, *([] if self.network is None else ["network"]), "unigram"]
 
     @property
     def feature_sizes(self) -> tuple[int, ...]:
@@ -86,14 +87,16 @@ class Experts:
         """Return what is remembered of a document at its separator: nothing."""
         size, separator = len(self.prior), self.separator
         caches = {n: DocumentCache(size, separator, *shape, DISCOUNT) for n, shape in CACHES.items() if self.cache}
-        classes = None
-        if self.cache and self.classes is not None:
-            own = int(self.classes.labels[separator])
-            classes = DocumentCache(self.classes.n_classes, own, 1, CACHES["cache"][1], DISCOUNT)
+        window = CACHES["cache"][1]
+        classes = [
+            DocumentCache(model.n_classes, int(model.labels[separator]), 1, window, DISCOUNT)
+            for model in self.classes
+            if self.cache
+        ]
         return Memory(caches, classes)
 
     def evidence(
-        self, tokens: Ids, start: int, memory: "Memory", ngrams: Scores | None, classes: Scores | None
+        self, tokens: Ids, start: int, memory: "Memory", ngrams: Scores | None, classes: list[Scores]
     ) -> Evidence:
         """Return what the experts say of ``tokens[start:]``.
 
@@ -104,18 +107,19 @@ class Experts:
         start : int
         memory : Memory
             As after ``tokens[:start]``; it is changed.
-        ngrams, classes : Scores or None
-            Of the targets, by ``self.ngrams`` and ``self.classes``.
+        ngrams : Scores or None
+        classes : list of Scores
+            Of the targets, by ``self.ngrams`` and each of ``self.classes``.
         """
         targets = np.asarray(tokens[start:], dtype=np.int64)
         said = {name: cache.read(targets) for name, cache in memory.caches.items()}
         columns = [] if ngrams is None else [ngrams.probs]
-        if self.classes is not None and classes is not None:
-            share = self.classes.shares[targets]
-            if memory.classes is not None:
-                seen = memory.classes.read(self.classes.labels[targets]).counts[:, 0, 0]
-                share = self.classes.within(targets, said["cache"].counts[:, 0, 0], seen)
-            columns.append(classes.probs * share)
+        for i, (model, scores) in enumerate(zip(self.classes, classes, strict=True)):
+            share = model.shares[targets]
+            if self.cache:
+                seen = memory.classes[i].read(model.labels[targets]).counts[:, 0, 0]
+                share = model.within(targets, said["cache"].counts[:, 0, 0], seen)
+            columns.append(scores.probs * share)
         columns += [counts.probabilities(DISCOUNT) for counts in said.values()]
         columns.append(self.prior[targets])
         known = None if ngrams is None else ngrams.known
@@ -129,7 +133,7 @@ class Experts:
             text = np.asarray(tokens[low : chunk.stop + 1])
             first = chunk.start + 1 - low
             ngrams = None if self.ngrams is None else self.ngrams.score_stream(text, first, workers)
-            classes = None if self.classes is None else self.classes.score(text, first, workers)
+            classes = [model.score(text, first, workers) for model in self.classes]
             yield chunk, self.evidence(text, first, memory, ngrams, classes)
 
 
@@ -138,7 +142,7 @@ class Memory:
     """What the caches hold of a document; `Experts.evidence` changes it."""
 
     caches: dict[str, DocumentCache]
-    classes: DocumentCache | None
+    classes: list[DocumentCache]
 
 
 def features(caches: dict[str, CacheCounts], known: NDArray[np.int8] | None, previous: Ids) -> NDArray[np.int64]:

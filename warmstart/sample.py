@@ -90,16 +90,17 @@ def left_out_evidence(
     progress: Progress | None = None,
 ) -> Evidence:
     """Return the evidence for the scored targets of counted documents, each as if its part had not been counted."""
-    ngrams = classes = None
+    ngrams, classes = None, []
     if isinstance(experts.ngrams, KneserNey):
         ngrams = experts.ngrams.left_out(tokens, borders, workers)
-    if experts.classes is not None and isinstance(experts.classes.model, KneserNey):
-        labels = experts.classes.labels[tokens].astype(experts.classes.model.last.dtype)
-        classes = experts.classes.model.left_out(labels, borders, workers)
+    for own in experts.classes:
+        if isinstance(own.model, KneserNey):
+            labels = own.labels[tokens].astype(own.model.last.dtype)
+            classes.append(own.model.left_out(labels, borders, workers))
     memory, found = experts.start(), []
     for part in blocks(tokens.size - 1, TARGETS_PER_CHUNK):
-        own = [None if scores is None else scores.of(part) for scores in (ngrams, classes)]
-        evidence = experts.evidence(tokens[part.start : part.stop + 1], 1, memory, *own)
+        text, of_ngrams = tokens[part.start : part.stop + 1], None if ngrams is None else ngrams.of(part)
+        evidence = experts.evidence(text, 1, memory, of_ngrams, [scores.of(part) for scores in classes])
         found.append([array[scored[part]] for array in evidence])
         if progress:
             progress("weigh experts", part.stop, tokens.size - 1)

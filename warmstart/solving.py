@@ -38,6 +38,8 @@ class Recipe:
         See `warmstart.kneser_ney.KneserNey`.
     max_ngrams : int, optional
         In place of ``prune``: n-grams that occur rarely are pruned until at most so many are left.
+    classes : tuple of int
+        Number of classes of each class model.
     network : dict
         Fields of `warmstart.near_shallow.Config`.
     smoothing, temperature : float or "fit"
@@ -48,6 +50,7 @@ class Recipe:
     order: int
     prune: tuple[int, ...] = ()
     max_ngrams: int | None = None
+    classes: tuple[int, ...] = (512,)
     network: dict[str, Any] = field(default_factory=dict)
     smoothing: float | str = "fit"
     temperature: float | str = "fit"
@@ -132,7 +135,10 @@ def solve(
         report |= {"ngrams": experts.ngrams.n_ngrams, "prune": list(experts.ngrams.thresholds)}
         report["discount_fallbacks"] = experts.ngrams.fallbacks
     if "classes" in recipe.contexts:
-        experts.classes = ClassModel.of(token_classes(counts), counts.levels[0].counts, counts, workers=workers)
+        experts.classes = tuple(
+            ClassModel.of(labels, counts.levels[0].counts, counts, workers=workers)
+            for labels in token_classes(counts, recipe.classes)
+        )
         clock.lap("classes")
     mixture, losses = fit_mixture(experts, counts, again, workers, progress)
     clock.lap("gate")

@@ -60,8 +60,7 @@ class Stream:
         rows = {"unigram": experts.prior}
         if experts.ngrams is not None:
             rows["ngrams"] = experts.ngrams.row(self.history[-experts.ngrams.order :])
-        if experts.classes is not None:
-            rows["classes"] = self._class_row(experts.classes)
+        rows |= {f"classes {model.n_classes}": self._class_row(model) for model in experts.classes}
         rows |= {name: cache.row() for name, cache in self.memory.caches.items()}
         if experts.network is not None and self.state is not None:
             inputs = experts.network.inputs(self._chunk(experts.separator), deepcopy(self.state))

@@ -43,7 +43,7 @@ SCORED_TARGETS = 8192  # targets scored between two reports of progress
 PRESETS: dict[str, dict[str, Any]] = {
     "potato": {
         "network": {"bits": 32, "hidden_bits": 16, "radius": 1, "block_size": 4},
-        "order": 3, "max_ngrams": 1_200_000, "contexts": ("ngrams", "cache", "radial"),
+        "order": 3, "max_ngrams": 1_600_000, "contexts": ("ngrams", "cache"),
     },
     "micro": {
         "network": {"bits": 128, "hidden_bits": 32, "radius": 2, "block_size": 8},
@@ -51,15 +51,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "small": {
         "network": {"bits": 512, "hidden_bits": 128, "radius": 2, "block_size": 8},
-        "order": 5, "contexts": ("ngrams", "classes", "cache", "radial", "document"),
+        "order": 5, "classes": (512,), "contexts": ("ngrams", "classes", "cache", "radial", "document"),
     },
     "base": {
         "network": {"bits": 1024, "hidden_bits": 256, "radius": 2, "block_size": 8},
-        "order": 5, "contexts": ("ngrams", "classes", "cache", "radial", "document"),
+        "order": 5, "classes": (256, 1024), "contexts": ("ngrams", "classes", "cache", "radial", "document"),
     },
     "large": {
         "network": {"bits": 2048, "hidden_bits": 128, "radius": 2, "block_size": 16},
-        "order": 6, "contexts": ("ngrams", "classes", "cache", "radial", "document"),
+        "order": 6, "classes": (256, 512, 1024, 2048),
+        "contexts": ("ngrams", "classes", "cache", "radial", "document"),
     },
 }  # fmt: skip
 
@@ -277,6 +278,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             preset["order"] if self.order is None else self.order,
             () if self.prune is None else tuple(self.prune),
             preset.get("max_ngrams") if self.prune is None else None,
+            preset.get("classes", (512,)),
             preset["network"] | {name: size for name, size in sizes.items() if size is not None},
             self.smoothing,
             self.temperature,
@@ -490,12 +492,13 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             experts, gate = self.mixture_.experts, self.mixture_.gate
             facts["gate"] = list(gate.sizes)
             arrays["gate"] = gate.weights
-            if experts.classes is not None:
-                arrays["classes"] = experts.classes.labels.astype(np.int32)
+            if experts.classes:
+                arrays["classes"] = np.stack([model.labels for model in experts.classes]).astype(np.int32)
             if pruned:
-                tables = [experts.ngrams, None if experts.classes is None else experts.classes.model]
-                names = zip(folders.TABLES, tables, strict=True)
-                extra |= {name: model.save for name, model in names if model is not None}
+                tables = dict(zip(folders.CLASSES, (model.model for model in experts.classes), strict=False))
+                if experts.ngrams is not None:
+                    tables[folders.NGRAMS] = experts.ngrams
+                extra |= {name: model.save for name, model in tables.items()}
         if self.counts_ is not None and not pruned:
             extra[folders.COUNTS] = self.counts_.save
         extra[folders.MIXTURE] = lambda path: save_arrays(path, arrays, {"language_model": facts})
@@ -544,12 +547,12 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             experts = Experts(int(tokenizer.get_vocab()[SEPARATOR]), class_prior(arrays["unigrams"]), network=network)
             experts.cache = "cache" in facts["contexts"]
             if "ngrams" in facts["contexts"]:
-                path = folder / folders.TABLES[0]
-                experts.ngrams = BackoffModel.load(path) if counts is None else KneserNey(counts)
-            if "classes" in facts["contexts"]:
-                labels, path = arrays["classes"].astype(np.int64), folder / folders.TABLES[1]
-                tables = BackoffModel.load(path) if counts is None else None
-                experts.classes = ClassModel.of(labels, arrays["unigrams"], counts, tables, workers)
+                tables = None if counts is not None else BackoffModel.load(folder / folders.NGRAMS)
+                experts.ngrams = KneserNey(counts) if counts is not None else tables
+            for labels, name in zip(arrays.get("classes", []), folders.CLASSES, strict=False):
+                tables = None if counts is not None else BackoffModel.load(folder / name)
+                own = ClassModel.of(labels.astype(np.int64), arrays["unigrams"], counts, tables, workers)
+                experts.classes += (own,)
             mixture = Mixture(experts, Gate(tuple(facts["gate"]), arrays["gate"]))
         model._set(tokenizer, counts, arrays["unigrams"], Solved(network, mixture, {}), {}, facts["bytes"])
         return model
