@@ -405,3 +405,26 @@ class KneserNey:
         """The model counted again without what ends at some targets, with the discounts of this one."""
         counts = self.raw - ngram_counts(text, self.separator, self.order, targets)
         return KneserNey(counts, self.vocab_size, self.separator, self.order, self.thresholds, self.discounts)
+
+
+# The mixture of experts
+
+
+def expectation_maximisation(probs: Array, prior: Array, weights: Array, strength: float, floor: float) -> Array:
+    """One step for the targets of one bucket: the weights (m,) after it. probs (n, m), prior (m,), weights (m,).
+
+    The last expert has at least ``floor``; then the others share the rest as they would without this bound.
+    """
+    mass = strength * prior
+    for row in probs:
+        shares = weights * row
+        mass = mass + shares / shares.sum()
+    new = mass / mass.sum()
+    if new[-1] < floor:
+        new = np.append((1 - floor) * mass[:-1] / mass[:-1].sum(), floor)
+    return np.asarray(new)
+
+
+def bucket(values: Sequence[int], sizes: Sequence[int]) -> tuple[int, ...]:
+    """The features of a target, each at most its largest value."""
+    return tuple(min(value, size - 1) for value, size in zip(values, sizes, strict=True))
