@@ -143,10 +143,9 @@ def test_an_added_expert_is_last_but_one_and_does_no_harm(sample):
     before, alone = loss(found, probs, features), -np.log(added).mean()
     now = loss(larger, np.insert(probs, -1, added, axis=1), features)
     assert now <= min(before, alone) - 2 * np.log(1 - FLOOR) + 2e-3  # of the mixture, and of the last expert
-    others = np.delete(larger.weights, -2, axis=1)
-    if probs.shape[1] > 2:  # in proportion, but for the floor of the last
-        kept = found.weights[:, :-1] / found.weights[:, :-1].sum(axis=1, keepdims=True)
-        np.testing.assert_allclose(others[:, :-1] / others[:, :-1].sum(axis=1, keepdims=True), kept, atol=1e-9)
+    for old, new in zip(found.weights, np.delete(larger.weights, -2, axis=1), strict=True):
+        products = np.outer(old[:-1], new[:-1])  # symmetric if they are in proportion, all but the last
+        np.testing.assert_allclose(products, products.T, atol=1e-12)
 
 
 def test_a_perfect_added_expert_takes_over_where_it_is_right():
