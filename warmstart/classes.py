@@ -56,7 +56,7 @@ def token_classes(counts: NGramCounts, n_classes: int = CLASSES) -> NDArray[np.i
             means.fit(vectors, sample_weight=counts.levels[0].counts + 1.0).labels_.astype(np.int64) + 1
         )
     labels[counts.separator] = 0
-    return labels
+    return np.unique(labels, return_inverse=True)[1].astype(np.int64)  # without classes that have no token
 
 
 @dataclass(frozen=True, eq=False)
