@@ -25,15 +25,13 @@ def chain(vocab_size, separator, seed=0, length=3000):
 
 
 def test_kinds_of_tokens_are_found():
-    labels = token_classes(counted(chain(160, 5), 160, 5), n_classes=5)
-    assert labels[5] == 0
-    assert (labels == 0).sum() == 1
-    assert labels.max() == 4
+    labels = token_classes(counted(chain(160, 5), 160, 5))
+    assert np.flatnonzero(labels == 0).tolist() == [5]
+    assert labels.max() + 1 == 160 // 16
+    table = np.zeros((10, 4), int)
     tokens = np.delete(np.arange(160), 5)
-    table = np.zeros((5, 4), int)
     np.add.at(table, (labels[tokens], tokens % 4), 1)
-    assert table.max(axis=0).sum() >= 0.9 * 159
-    assert sorted(table.argmax(axis=0).tolist()) == [1, 2, 3, 4]
+    assert table.max(axis=1).sum() >= 0.95 * 159  # nearly every class is of one kind
 
 
 @pytest.mark.parametrize("vocab_size", [2, 3, 16, 63])
