@@ -56,7 +56,7 @@ def token_classes(counts: NGramCounts, numbers: tuple[int, ...] = (512,)) -> lis
             means.fit(vectors, sample_weight=counts.levels[0].counts + 1.0)
             labels: NDArray[np.int64] = means.labels_.astype(np.int64) + 1
             labels[separator] = 0
-            found.append(labels)
+            found.append(np.unique(labels, return_inverse=True)[1].astype(np.int64))  # no class without a token
     return found
 
 

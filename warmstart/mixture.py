@@ -25,6 +25,7 @@ from warmstart.backoff import BackoffModel, Scores
 from warmstart.cache import CacheCounts, DocumentCache
 from warmstart.classes import ClassModel
 from warmstart.contexts import read
+from warmstart.errors import InputError
 from warmstart.gate import Gate
 from warmstart.near_shallow import NearShallowModel, State, token_losses
 from warmstart.progress import Progress
@@ -127,9 +128,10 @@ class Experts:
 
     def scan(self, tokens: Ids, workers: int = 1) -> Iterator[tuple[slice, Evidence]]:
         """Yield the evidence for every target of a text, chunk by chunk, and the slice of targets (from 0)."""
-        memory = self.start()
+        tables = [model for model in (self.ngrams, *(own.model for own in self.classes)) if model is not None]
+        memory, longest = self.start(), max((table.order for table in tables), default=1)
         for chunk in blocks(tokens.size - 1, TARGETS_PER_CHUNK):
-            low = max(0, chunk.start + 1 - (self.ngrams.order if self.ngrams is not None else 1))
+            low = max(0, chunk.start + 1 - longest)
             text = np.asarray(tokens[low : chunk.stop + 1])
             first = chunk.start + 1 - low
             ngrams = None if self.ngrams is None else self.ngrams.score_stream(text, first, workers)
@@ -206,10 +208,26 @@ class MixtureScores(NamedTuple):
 
 @dataclass(eq=False)
 class Mixture:
-    """Experts and the gate that weighs them."""
+    """Experts and the gate that weighs them.
+
+    Raises
+    ------
+    InputError
+        The gate is that of other experts.
+    """
 
     experts: Experts
     gate: Gate
+
+    def __post_init__(self) -> None:
+        """Refuse a gate that does not fit."""
+        names, sizes = self.experts.names, self.experts.feature_sizes
+        shape = (int(np.prod(sizes)), len(names))
+        if self.gate.sizes != sizes or self.gate.weights.shape != shape:
+            raise InputError(
+                f"expected weights {shape} of {', '.join(names)} by features of sizes {sizes}, got "
+                f"{self.gate.weights.shape} by {self.gate.sizes}; fit the mixture again"
+            )
 
     def score(self, tokens: Ids, documents: Ids, workers: int = 1, progress: Progress | None = None) -> MixtureScores:
         """Score every target of a text.
