@@ -47,20 +47,20 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "micro": {
         "network": {"bits": 128, "hidden_bits": 32, "radius": 2, "block_size": 8},
-        "order": 4, "contexts": ("ngrams", "cache", "radial", "document"),
+        "order": 4, "contexts": ("ngrams", "cache", "radial"),
     },
     "small": {
         "network": {"bits": 512, "hidden_bits": 128, "radius": 2, "block_size": 8},
-        "order": 5, "classes": (512,), "contexts": ("ngrams", "classes", "cache", "radial", "document"),
+        "order": 5, "classes": (512,), "contexts": ("ngrams", "classes", "cache", "radial"),
     },
     "base": {
         "network": {"bits": 1024, "hidden_bits": 256, "radius": 2, "block_size": 8},
-        "order": 5, "classes": (256, 1024), "contexts": ("ngrams", "classes", "cache", "radial", "document"),
+        "order": 5, "classes": (256, 1024), "contexts": ("ngrams", "classes", "cache", "radial"),
     },
     "large": {
         "network": {"bits": 2048, "hidden_bits": 128, "radius": 2, "block_size": 16},
         "order": 6, "classes": (256, 512, 1024, 2048),
-        "contexts": ("ngrams", "classes", "cache", "radial", "document"),
+        "contexts": ("ngrams", "classes", "cache", "radial"),
     },
 }  # fmt: skip
 
@@ -82,8 +82,8 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
     contexts : tuple of str, optional
         What the next token is predicted from. "ngrams": the n-grams of the counted text. "classes": those of classes of
         tokens. "cache": what this document has said so far. "radial", "attended", "block", "document", "memory":
-        contexts of the network (see `warmstart.contexts`). Only with some of these can the model be trained further;
-        `warmstart finetune` cannot train "memory".
+        contexts of the network (see `warmstart.contexts`). Only with one of these can the model be trained further, and
+        best with "document" among them; `warmstart finetune` cannot train "memory".
     order : int, optional
         Length of the longest n-grams.
     prune : tuple of int
