@@ -171,7 +171,12 @@ def evaluate(
     sources = _paths(text) or default_corpus("test")
     with Reporter(quiet) as progress:
         result = loaded.evaluate(sources, split_documents=split_documents, workers=workers, progress=progress)
+    experts = {} if as_json else result.pop("experts", {})
+    shares = {} if as_json else result.pop("shares", {})
     _print(result, as_json, quiet)
+    if experts and not quiet:
+        rows = [[name, _shown(experts[name]), f"{shares[name]:.1%}"] for name in experts]
+        _print_table(rows, ["expert", "perplexity alone", "share in the mixture"])
 
 
 @app.command()

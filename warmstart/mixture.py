@@ -3,7 +3,7 @@
 | expert | what it knows |
 |---|---|
 | ``ngrams`` | the text that was counted: Kneser-Ney, see `warmstart.kneser_ney` |
-| ``classes 512`` | the same for 512 classes of tokens, with the words of this document, see `warmstart.classes` |
+| ``classes`` | the same for classes of tokens, with the words of this document, see `warmstart.classes` |
 | ``cache`` | this document so far: its last 131,072 tokens, n-grams up to order 4, see `warmstart.cache` |
 | ``cache 1024``, ``cache 128`` | the last 1,024 and 128 tokens of the document, up to order 3 |
 | ``network`` | the near-shallow model, see `warmstart.near_shallow` |
@@ -74,9 +74,14 @@ class Experts:
     def names(self) -> list[str]:
         """The experts in the order of the weights, the unigram model last."""
         names = ["ngrams"] if self.ngrams is not None else []
-        names += [f"classes {model.n_classes}" for model in self.classes]
+        names += self.class_names
         names += CACHES if self.cache else []
         return [*names, *([] if self.network is None else ["network"]), "unigram"]
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the class models."""
+        return ["classes"] if len(self.classes) == 1 else [f"classes {model.n_classes}" for model in self.classes]
 
     @property
     def feature_sizes(self) -> tuple[int, ...]:

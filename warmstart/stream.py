@@ -60,7 +60,7 @@ class Stream:
         rows = {"unigram": experts.prior}
         if experts.ngrams is not None:
             rows["ngrams"] = experts.ngrams.row(self.history[-experts.ngrams.order :])
-        rows |= {f"classes {model.n_classes}": self._class_row(model) for model in experts.classes}
+        rows |= dict(zip(experts.class_names, map(self._class_row, experts.classes), strict=True))
         rows |= {name: cache.row() for name, cache in self.memory.caches.items()}
         if experts.network is not None and self.state is not None:
             inputs = experts.network.inputs(self._chunk(experts.separator), deepcopy(self.state))
