@@ -272,14 +272,21 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         if self.preset not in PRESETS:
             raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {self.preset!r}")
         preset = PRESETS[self.preset]
+        contexts = preset["contexts"] if self.contexts is None else tuple(self.contexts)
         sizes: dict[str, Any] = {"bits": self.bits, "radius": self.radius, "block_size": self.block_size}
+        sizes = {name: size for name, size in sizes.items() if size is not None}
+        if sizes and set(contexts) <= set(COUNT_CONTEXTS):
+            raise InputError(
+                f"{next(iter(sizes))}: expected a context of the network with it, such as radial, got contexts "
+                f"{', '.join(contexts)}; add one or leave it out"
+            )
         return Recipe(
-            preset["contexts"] if self.contexts is None else tuple(self.contexts),
+            contexts,
             preset["order"] if self.order is None else self.order,
             () if self.prune is None else tuple(self.prune),
             preset.get("max_ngrams") if self.prune is None else None,
             preset.get("classes", (512,)),
-            preset["network"] | {name: size for name, size in sizes.items() if size is not None},
+            preset["network"] | sizes,
             self.smoothing,
             self.temperature,
         )
@@ -302,6 +309,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         n_tokens = int(unigrams.sum())
         self.report_: dict[str, Any] = {
             "tokens": n_tokens,
+            **({} if counts is None else {"documents": int(counts.documents.copies.sum())}),
             "bytes": n_bytes,
             "vocab_size": tokenizer.get_vocab_size(),
             "parameters": 0 if self.model_ is None else self.model_.config.n_parameters,
@@ -532,12 +540,12 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
                 f"{folder}/{folders.COUNTS}: expected counts in the tokens of tokenizer.json, got those of another "
                 "tokenizer; fit again"
             )
-        sizes = facts["network"]
+        sizes = {} if network is None else facts["network"]
         model = cls(
             facts["preset"],
-            bits=sizes["bits"],
-            radius=sizes["radius"],
-            block_size=sizes["block_size"],
+            bits=sizes.get("bits"),
+            radius=sizes.get("radius"),
+            block_size=sizes.get("block_size"),
             contexts=tuple(facts["contexts"]),
             order=facts["order"],
             prune=tuple(facts["prune"]) or None,
