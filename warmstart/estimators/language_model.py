@@ -29,7 +29,7 @@ from warmstart.near_shallow import NearShallowModel, token_losses
 from warmstart.ngrams import NGramCounts, count_ngrams, vocabulary_digest
 from warmstart.progress import Progress, peak_memory
 from warmstart.solution import class_prior
-from warmstart.solving import Recipe, Solved, solve
+from warmstart.solving import COUNT_CONTEXTS, Recipe, Solved, solve
 from warmstart.stream import Explanation, Stream
 from warmstart.tokenizer import SEPARATOR, load_tokenizer
 
@@ -275,7 +275,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         contexts = preset["contexts"] if self.contexts is None else tuple(self.contexts)
         sizes: dict[str, Any] = {"bits": self.bits, "radius": self.radius, "block_size": self.block_size}
         sizes = {name: size for name, size in sizes.items() if size is not None}
-        if sizes and set(contexts) <= set(COUNT_CONTEXTS):
+        if sizes and contexts and set(contexts) <= set(COUNT_CONTEXTS):
             raise InputError(
                 f"{next(iter(sizes))}: expected a context of the network with it, such as radial, got contexts "
                 f"{', '.join(contexts)}; add one or leave it out"
