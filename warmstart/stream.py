@@ -158,7 +158,7 @@ class Stream:
         if model is None:
             return []
         whole = float(model.probs[token])
-        parts = [((token,), whole)]
+        parts: list[tuple[tuple[int, ...], float]] = [((token,), whole)]
         for length, h in enumerate(model.contexts(self.history[-model.order :]), start=1):
             gram, gamma = (*self.history[-length:], token), float(model.gammas[h])
             parts, lower = [(shorter, gamma * part) for shorter, part in parts], gamma * whole
