@@ -76,7 +76,8 @@ def test_fit_eval_generate(run, text, tmp_path):
     assert code == 0, err
     fitted = json.loads(out)
     assert fitted["documents"] == 20
-    assert set(fitted["seconds"]) == {"corpus", "attention", "values", "output", "bigrams"}
+    stages = {"attention", "values", "output"} | {"ngrams", "classes"} & set(fitted["contexts"])
+    assert set(fitted["seconds"]) == {"corpus", "count", "gate", *stages}
     assert fitted["tokens_per_second"] > 0
     assert fitted["peak_memory_bytes"] > 1e6
     assert fitted["parameters"] == sum(a.size for a in load_arrays(folder / "model.safetensors")[0].values())
