@@ -375,10 +375,14 @@ class KneserNey:
         return out
 
     def probability(self, y: int, h: Gram) -> float:
-        lower = self.probability(y, h[1:]) if h else 1 / self.vocab_size
+        own, gamma = self._terms(y, h)
+        return own + gamma * (self.probability(y, h[1:]) if h else 1 / self.vocab_size)
+
+    def _terms(self, y: int, h: Gram) -> tuple[float, float]:
+        """The n-gram's own part of the probability, and the weight of the shorter context."""
         total = self._total(h)
         if not total:
-            return lower
+            return 0.0, 1.0
         D = self.discounts[len(h) + 1]
         left = 0.0
         for token in self.extensions[h]:
@@ -386,7 +390,15 @@ class KneserNey:
             left += D[min(count, 3) - 1] if self._is_kept((*h, token)) else count
         count = self.counts.get((*h, y), 0)
         seen = count - D[min(count, 3) - 1] if count and self._is_kept((*h, y)) else 0.0
-        return seen / total + left / total * lower
+        return seen / total, left / total
+
+    def parts(self, y: int, h: Gram) -> dict[Gram, float]:
+        """What each n-gram that ends in y adds to its probability; a single token has that of the empty context."""
+        if not h:
+            return {(y,): self.probability(y, ())}
+        own, gamma = self._terms(y, h)
+        shorter = {gram: gamma * part for gram, part in self.parts(y, h[1:]).items()}
+        return shorter | ({(*h, y): own} if own > 0 else {})
 
     def known(self, h: Gram) -> tuple[int, int]:
         """Length of the longest context that was counted and is in the tables, and the bits of its count."""

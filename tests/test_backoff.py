@@ -1,6 +1,8 @@
 """Look-up in tables of probabilities and back-off weights: by hand, and equal to a walk over dictionaries."""
 
 import itertools
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,3 +135,87 @@ def test_texts_that_do_not_fit_are_refused():
         by_hand().score(np.array([1, 2, 1]), np.array([0, 2]))
     with pytest.raises(InputError, match="ascending positions"):
         by_hand().score(np.array([0, 2, 0]), np.array([0, 1]))
+
+
+# Files
+
+
+@given(texts(most=12), st.integers(1, 5), st.sampled_from([(), (0, 1), (0, 0, 2), (0, 99)]))
+def test_saved_tables_give_the_same_probabilities(text, order, prune):
+    """Those of n-grams are kept as float32; look-ups, sizes and sums of rows are exact."""
+    vocab_size, separator, documents = text
+    tokens, borders = joined(documents, separator)
+    model = KneserNey(count_ngrams(tokens, borders, vocab_size, order), prune[:order])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.safetensors")
+        model.save(path)
+        loaded = BackoffModel.load(path)
+        again = Path(folder, "again.safetensors")
+        loaded.save(again)
+        twice = BackoffModel.load(again)
+    assert (loaded.vocab_size, loaded.separator, loaded.order) == (vocab_size, separator, order)
+    assert loaded.n_ngrams == model.n_ngrams
+    for name in ("last", "offsets", "sizes", "bases"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(model, name))
+    np.testing.assert_allclose(loaded.probs, model.probs, rtol=1e-6)
+    np.testing.assert_allclose(loaded.gammas, model.gammas, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(twice.probs, loaded.probs, rtol=1e-7)
+    found, expected = loaded.score(tokens, borders), model.score(tokens, borders)
+    np.testing.assert_array_equal(found.known, expected.known)
+    np.testing.assert_array_equal(found.size, expected.size)
+    for i in range(min(tokens.size, 12)):
+        row = loaded.row(tokens[:i])
+        assert row.sum() == pytest.approx(1, abs=1e-9)
+        assert row.min() > 0
+
+
+def test_rows_sum_to_1_where_float32_rounds_the_most():
+    """A context seen often with many equally frequent tokens: their parts, rounded to float32, may pass 1."""
+    documents = [[token for _ in range(40) for token in (1, 2 + i)] for i in range(30)]
+    tokens, borders = joined(documents, 0)
+    model = KneserNey(count_ngrams(tokens, borders, 32, 3))
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder, "a.safetensors"))
+        loaded = BackoffModel.load(Path(folder, "a.safetensors"))
+    for context in ([], [1], [0, 1], [2, 1], [31, 1], [1, 2], [5]):
+        assert loaded.row(context).sum() == pytest.approx(1, abs=1e-12)
+
+
+def test_the_same_tables_give_the_same_bytes_and_damage_is_found(tmp_path):
+    tokens, borders = joined([[1, 2, 1, 2, 2], [2, 1]], 0)
+    model = KneserNey(count_ngrams(tokens, borders, 3, 3))
+    for name in ("a", "b"):
+        model.save(tmp_path / name)
+    data = (tmp_path / "a").read_bytes()
+    assert data == (tmp_path / "b").read_bytes()
+    expected = model.row([1, 2])
+    refused = 0
+    for bit in np.random.default_rng(0).integers(0, 8 * len(data), 300).tolist():
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "c").write_bytes(flipped)
+        try:
+            np.testing.assert_allclose(BackoffModel.load(tmp_path / "c").row([1, 2]), expected, rtol=1e-6)
+        except InputError as error:
+            assert str(tmp_path / "c") in str(error)  # noqa: PT017 - not every file is refused
+            refused += 1
+    assert refused > 250
+    for size in (0, 8, 100, len(data) - 1):
+        (tmp_path / "c").write_bytes(data[:size])
+        with pytest.raises(InputError, match="expected a whole safetensors file"):
+            BackoffModel.load(tmp_path / "c")
+
+
+def test_other_files_are_no_tables(tmp_path):
+    count_ngrams(np.array([0, 1, 0]), np.array([0, 2]), 2).save(tmp_path / "counts")
+    with pytest.raises(InputError, match="expected n-gram tables, got another file"):
+        BackoffModel.load(tmp_path / "counts")
+
+
+def test_a_model_that_does_not_interpolate_is_not_saved(tmp_path):
+    """By hand: 0.25 after 1 is less than the 0.4 x 0.9 that the unigram would give."""
+    model = by_hand()
+    model.probs[:3] = [0.9, 0.05, 0.05]
+    with pytest.raises(InputError, match="shorter contexts are more probable"):
+        model.save(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []

@@ -54,7 +54,7 @@ def names(folder):
 
 
 def small(text, model, *more):
-    return ["fit", text, "-o", model, "--preset", "potato", "--vocab-size", "300", "--workers", "1", *more]
+    return ["fit", text, "-o", model, "--preset", "potato", "--contexts", "ngrams,cache,radial", "--vocab-size", "300", "--workers", "1", *more]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,8 @@ def test_fit_eval_generate(run, text, tmp_path):
     assert code == 0, err
     fitted = json.loads(out)
     assert fitted["documents"] == 20
-    assert set(fitted["seconds"]) == {"corpus", "attention", "values", "output", "bigrams"}
+    stages = {"attention", "values", "output"} | {"ngrams", "classes"} & set(fitted["contexts"])
+    assert set(fitted["seconds"]) == {"corpus", "count", "gate", *stages}
     assert fitted["tokens_per_second"] > 0
     assert fitted["peak_memory_bytes"] > 1e6
     assert fitted["parameters"] == sum(a.size for a in load_arrays(folder / "model.safetensors")[0].values())
@@ -163,11 +164,11 @@ def test_other_tokenizers(run, text, tmp_path, kind):
         (b"  \n \n", [], "corpus with text"),
         (b"fine so far \xff and more", [], "corpus.txt: .*12"),
         (b"one two", ["--tokenizer", "words", "--contexts", "block"], "more tokens than the context"),
-        (None, ["--bits", "2"], "bits"),
+        (None, ["--contexts", "radial", "--bits", "2"], "bits"),
         (None, ["--contexts", "radial,circle"], "circle"),
         (None, ["--contexts", "radial,radial"], "once each"),
         (None, ["--preset", "huge"], "preset"),
-        (None, ["--radius", "0"], "radius"),
+        (None, ["--contexts", "radial", "--radius", "0"], "radius"),
         (None, ["--block-size", "100000", "--contexts", "block"], "context of 100000"),
         (None, ["--vocab-size", "100"], "vocab"),
         (None, ["--smoothing", "-1"], "positive number"),

@@ -12,7 +12,7 @@ import pytest
 from warmstart import folder as module
 from warmstart.errors import InputError
 from warmstart.files import load_arrays, save_arrays
-from warmstart.folder import check_target, load_model, save_model
+from warmstart.folder import check_target, has_network, load_model, save_model
 from warmstart.near_shallow import Config, NearShallowModel
 
 CONTEXTS = ("radial", "block", "document")
@@ -280,3 +280,36 @@ def test_a_file_and_nothing_are_no_model_folders(saved):
     for path, got in ((saved / "config.json", "a file"), (saved / "missing", "nothing there")):
         with pytest.raises(InputError, match=f"expected a model folder, got {got}"):
             load_model(path)
+
+
+def test_folders_of_counts_alone(tmp_path):
+    save_model(tmp_path / "model", None, {"mixture.safetensors": b"m"})
+    assert names(tmp_path / "model") == ["config.json", "mixture.safetensors"]
+    assert not has_network(tmp_path / "model")
+    with pytest.raises(InputError, match="expected a model with a network, got counts alone"):
+        load_model(tmp_path / "model")
+    rewrite(tmp_path / "model", format_version=2)
+    with pytest.raises(InputError, match="expected format_version 1, got 2"):
+        has_network(tmp_path / "model")
+    save_model(tmp_path / "model", None, {})
+    assert names(tmp_path / "model") == ["config.json"]
+
+
+def test_files_of_an_older_model_go_if_the_whole_model_is_written(saved):
+    older = ("mixture.safetensors", "counts.safetensors", "ngrams.safetensors", "classes-0.safetensors")
+    for name in older:
+        (saved / name).write_bytes(b"old")
+    save_model(saved, model(seed=1))
+    assert names(saved) == sorted(["config.json", "model.safetensors", "tokenizer.json", *older])
+    save_model(saved, model(seed=1), {"counts.safetensors": b"new"})
+    assert names(saved) == ["config.json", "counts.safetensors", "model.safetensors", "tokenizer.json"]
+    save_model(saved, None, {"tokenizer.json": b"new"})
+    assert names(saved) == ["config.json", "tokenizer.json"]
+
+
+def test_weights_with_a_flipped_bit_are_refused(saved):
+    data = bytearray((saved / "model.safetensors").read_bytes())
+    data[-9] ^= 4
+    (saved / "model.safetensors").write_bytes(data)
+    with pytest.raises(InputError, match=r"expected the content that was written, got other bytes in output\.weight"):
+        load_model(saved)

@@ -1,6 +1,7 @@
 """The language model as an estimator, on a made-up language whose perplexity is known."""
 
 import itertools
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ from sklearn.exceptions import NotFittedError
 
 from bitcipher import CapacityError
 from warmstart import Corpus, InputError, NearShallowLM, WarmStartLM
+from warmstart.contexts import CONTEXTS
+from warmstart.explanation import described
+from warmstart.files import CHECKSUMS, checksums, load_arrays, save_arrays
 
 RNG = np.random.default_rng(0)
 WORDS = ["sun", "moon", "star", "sky", "rain", "wind", "snow", "fog"]
@@ -114,3 +118,433 @@ def test_bad_parameters(corpus, parameters, error, match):
 def test_ids_out_of_range(model, ids):
     with pytest.raises(InputError, match="expected token ids"):
         model.predict_proba(ids)
+
+
+# Experts
+
+
+COUNTS = ("ngrams", "classes", "cache")
+ALL = (*COUNTS, "radial", "document")
+SIZES = {"bits": 16, "radius": 1, "block_size": 2}
+
+
+@pytest.fixture(scope="module")
+def mixed(corpus):
+    return WarmStartLM("potato", contexts=ALL, order=3, **SIZES).fit(corpus)
+
+
+def files(model, folder):
+    """The bytes of every file of a saved model."""
+    model.save_pretrained(folder)
+    content = {path.name: path.read_bytes() for path in folder.iterdir()}
+    shutil.rmtree(folder)
+    return content
+
+
+def test_a_mixture_finds_the_chain(mixed):
+    scores = mixed.evaluate(TEST)
+    assert scores["perplexity"] < 2.2
+    assert list(scores["experts"]) == ["ngrams", "classes", "cache", "cache 1024", "cache 128", "network", "unigram"]
+    assert scores["experts"]["unigram"] == pytest.approx(scores["unigram_perplexity"], rel=1e-9)
+    assert min(scores["experts"].values()) < 1.05 * scores["perplexity"]
+    assert sum(scores["shares"].values()) == pytest.approx(1)
+    assert set(scores["contexts"]) == {"radial", "document"}
+    assert mixed.report_["documents"] == 60
+    assert mixed.report_["left_out_perplexity"]["mixture"] < 2.2
+    assert scores == {**mixed.evaluate(TEST, workers=2), "seconds": scores["seconds"]}
+
+
+@pytest.mark.parametrize("contexts", [("cache",), COUNTS, ALL])
+def test_a_mixture_is_scored_as_it_predicts(corpus, contexts):
+    model = WarmStartLM("potato", contexts=contexts, **SIZES).fit(corpus)
+    ids = [*model.tokenizer_.encode(TEST[0], add_special_tokens=False).ids, corpus.separator]
+    rows = [model.predict_proba(ids[:i]) for i in range(len(ids))]
+    assert max(abs(row.sum() - 1) for row in rows) < 1e-9
+    nats = [-np.log(row[token]) for row, token in zip(rows, ids, strict=True)]
+    close = 1e-6 if "radial" in contexts else 1e-9
+    assert np.log(model.perplexity([TEST[0]])) == pytest.approx(np.mean(nats), rel=close)
+
+
+@pytest.mark.parametrize(
+    "contexts", [("ngrams",), ("cache",), COUNTS, (*COUNTS, "radial", "attended"), ("radial", "memory")]
+)
+def test_documents_in_any_order_and_any_shards_give_the_same_bytes(corpus, tmp_path, contexts):
+    texts, options = TRAIN[:24], {"contexts": contexts, "order": 4, **SIZES}
+
+    def encoded(*texts):
+        return Corpus.encode(texts, corpus.tokenizer)
+
+    def fitted(first, *more, workers=1):
+        model = WarmStartLM("micro", **options).fit(encoded(*first), workers=workers)
+        for shard in more:
+            model.partial_fit(encoded(*shard) if workers == 1 else list(shard), workers=workers)
+        return files(model, tmp_path / "model")
+
+    expected = fitted(texts)
+    network = {"model.safetensors"} if set(contexts) & set(CONTEXTS) else set()
+    assert expected.keys() == {"config.json", "counts.safetensors", "mixture.safetensors", "tokenizer.json"} | network
+    for shards in ([texts[::-1]], [texts[15:], texts[:3], texts[3:15]]):
+        for workers in (1, 2):
+            found = fitted(*shards, workers=workers)
+            assert {name for name in expected if found[name] != expected[name]} == set()
+
+
+@pytest.mark.parametrize("contexts", [("ngrams",), COUNTS, (*COUNTS, *CONTEXTS), ("radial", "document")])
+def test_what_is_forgotten_leaves_no_trace(corpus, tmp_path, contexts):
+    texts, options = TRAIN[:24], {"contexts": contexts, "order": 4, **SIZES}
+    rest = WarmStartLM("micro", **options).fit(Corpus.encode(texts[4:], corpus.tokenizer))
+    expected = files(rest, tmp_path / "rest")
+    model = WarmStartLM("micro", **options).fit(Corpus.encode(texts, corpus.tokenizer))
+    whole = files(model, tmp_path / "whole")
+    assert whole["mixture.safetensors"] != expected["mixture.safetensors"]
+    with pytest.raises(InputError, match="documents that were counted"):
+        model.forget([texts[5], "sun sun sun"])
+    assert files(model, tmp_path / "whole") == whole
+    with pytest.raises(InputError, match="some text that stays"):
+        model.forget(texts)
+    assert files(model, tmp_path / "whole") == whole
+    assert model.forget(texts[:4]) is model
+    assert files(model, tmp_path / "model") == expected
+    model.save_pretrained(tmp_path / "saved")
+    loaded = WarmStartLM.from_pretrained(tmp_path / "saved").partial_fit(texts[:4]).forget(texts[4:][::-1])
+    assert files(loaded, tmp_path / "model") == files(
+        WarmStartLM("micro", **options).fit(Corpus.encode(texts[:4], corpus.tokenizer)), tmp_path / "model"
+    )
+
+
+def test_the_first_partial_fit_is_a_fit(tmp_path):
+    first, same = (WarmStartLM("potato", vocab_size=300, contexts=("ngrams",)) for _ in range(2))
+    first.partial_fit(TRAIN[:3])
+    same.fit(TRAIN[:3])
+    assert files(first, tmp_path / "model") == files(same, tmp_path / "model")
+    with pytest.raises(NotFittedError):
+        WarmStartLM().forget(TRAIN[:1])
+
+
+def test_other_parameters_than_those_of_the_counts_are_refused(corpus):
+    model = WarmStartLM("potato", contexts=("ngrams",), order=3).fit(corpus)
+    with pytest.raises(InputError, match="order of the counts, 3, got parameters for 4"):
+        model.set_params(order=4).partial_fit(TEST)
+    before = model.set_params(order=3).perplexity(TEST)
+    model.set_params(contexts=("ngrams", "cache")).partial_fit(TEST)
+    assert model.perplexity(TEST) < before
+    assert "cache" in model.evaluate(TEST)["experts"]
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit", "forget", "evaluate"])
+def test_a_corpus_of_another_tokenizer_is_refused(corpus, method):
+    """It has as many tokens, with other ids."""
+    model = WarmStartLM("potato", contexts=("ngrams", "cache")).fit(corpus)
+    other = Corpus.build([text.replace("sun", "sea") for text in TRAIN], tokenizer="words")
+    assert other.vocab_size == corpus.vocab_size
+    if method == "fit":
+        assert model.fit(other).tokenizer_.token_to_id("sea") is not None
+        model.fit(corpus)
+        return
+    with pytest.raises(InputError, match="in the tokens of the model, got another tokenizer"):
+        getattr(model, method)(other)
+
+
+# Parameters
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"contexts": ("ngrams",), "smoothing": 3.0, "temperature": 0.5, "vocab_size": 300},
+        {"contexts": ("cache", "radial"), "bits": 24, "radius": 2, "block_size": 3, "temperature": 1.5},
+        {"contexts": ["ngrams", "document"], "order": 4, "prune": [0, 1]},
+        {"prune": (), "order": 1},
+        {"contexts": ("radial",), "smoothing": 7.0},
+        {},
+    ],
+)
+def test_what_is_loaded_has_its_parameters(corpus, tmp_path, parameters):
+    model = WarmStartLM("potato", **parameters).fit(corpus)
+    clone(model).fit(corpus)
+    model.save_pretrained(tmp_path / "model")
+    loaded = WarmStartLM.from_pretrained(tmp_path / "model")
+    assert loaded._recipe() == model._recipe()
+    assert loaded.vocab_size == model.vocab_size
+    assert clone(loaded).get_params() == loaded.get_params()
+    assert files(loaded, tmp_path / "again") == files(model, tmp_path / "first")
+    if "prune" not in parameters:
+        for either in (loaded, model):
+            either.partial_fit(TEST)
+        assert files(loaded, tmp_path / "again") == files(model, tmp_path / "first")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "match"),
+    [
+        ({"order": 0}, "order: expected a whole number from 1 to 100, got 0"),
+        ({"order": 101}, "got 101"),
+        ({"order": True}, "got True"),
+        ({"order": 2.0}, r"got 2\.0"),
+        ({"order": "5"}, "got '5'"),
+        ({"contexts": ("classes",), "order": 1}, "from 2 to 100, got 1"),
+        ({"contexts": ()}, "contexts: expected some of ngrams, classes, cache, radial"),
+        ({"contexts": "cache"}, "contexts"),
+        ({"contexts": ("ngrams", "ngrams")}, "once each"),
+        ({"contexts": ("ngrams", "bigrams")}, "bigrams"),
+        ({"prune": (0, 2, 1)}, "do not fall"),
+        ({"prune": (1,)}, "begin with 0"),
+        ({"prune": (0, 1.5)}, "whole numbers"),
+        ({"prune": (0,) * 9}, "at most 3"),
+        ({"bits": 0, "contexts": ("radial",)}, "bits"),
+        ({"bits": 2.5, "contexts": ("radial",)}, "bits"),
+        ({"block_size": -1, "contexts": ("radial",)}, "block_size"),
+    ],
+)
+def test_bad_parameters_are_refused_before_the_text_is_read(parameters, match):
+    def unread():
+        raise AssertionError("read")
+        yield
+
+    with pytest.raises(InputError, match=match):
+        WarmStartLM(**{"preset": "potato", **parameters}).fit(unread())
+
+
+@pytest.mark.parametrize("contexts", [("ngrams", "cache"), ("radial",)])
+@pytest.mark.parametrize("ids", [[-1], [10_000], [0, 99_999], [1.0], [True], ["sun"]])
+def test_ids_that_are_none(corpus, contexts, ids):
+    model = WarmStartLM("potato", contexts=contexts).fit(corpus)
+    with pytest.raises(InputError, match="expected token ids"):
+        model.predict_proba(ids)
+    with pytest.raises(InputError, match="expected token ids" if contexts[1:] else "counts to explain"):
+        model.explain(ids)
+
+
+# Text and explanations
+
+
+def test_a_mixture_writes_the_chain(mixed):
+    words = ("sun " + mixed.generate("sun", max_tokens=30, temperature=0.5, seed=0)).split()
+    assert len(words) > 5
+    assert sum(b in NEXT[a] for a, b in itertools.pairwise(words)) > 0.9 * (len(words) - 1)
+    assert mixed.generate("sun", seed=3) == mixed.generate("sun", seed=3)
+    assert len({mixed.generate("sun", seed=seed) for seed in range(4)}) > 1
+    assert mixed.generate("sun", temperature=0, seed=1) == mixed.generate("sun", temperature=0, seed=2)
+    assert mixed.generate(max_tokens=0) == ""
+    for bad in ({"max_tokens": -1}, {"temperature": -1.0}, {"top_p": 0.0}):
+        with pytest.raises(InputError, match=next(iter(bad))):
+            mixed.generate("sun", **bad)
+
+
+def test_explanations(mixed):
+    text = "sun moon sun moon sky sun"
+    ids = mixed.tokenizer_.encode(text).ids
+    explanation = mixed.explain(ids, top=4)
+    row = mixed.predict_proba(ids)
+    for reason in explanation.reasons:
+        assert reason.probability == pytest.approx(row[reason.token], rel=1e-12)
+        assert sum(reason.shares.values()) == pytest.approx(1)
+        assert sum(share for _, share in reason.ngrams) == pytest.approx(reason.shares["ngrams"])
+    assert sum(explanation.weights.values()) == pytest.approx(1)
+    shown = described(explanation, ids, mixed.tokenizer_)
+    moon = next(reason for reason in shown["tokens"] if reason["token"] == "moon")  # noqa: S105 - no password
+    assert moon["probability"] == pytest.approx(row[moon["id"]])
+    assert [(place["position"], place["text"]) for place in moon["places"]] == [
+        (3, "sun moon sun moon"),
+        (1, "sun moon"),
+    ]
+    assert all(ids[place["position"]] == moon["id"] for place in moon["places"])
+    assert moon["ngrams"][0]["text"].endswith("moon")
+
+
+# Folders
+
+
+@pytest.mark.parametrize("contexts", [("cache",), ("ngrams",), COUNTS, ALL, ("radial", "document")])
+def test_a_folder_gives_the_same_model(corpus, tmp_path, contexts):
+    model = WarmStartLM("potato", contexts=contexts, **SIZES).fit(corpus)
+    model.save_pretrained(tmp_path / "model")
+    loaded = WarmStartLM.from_pretrained(tmp_path / "model", workers=2)
+    one, other = ({**either.evaluate(TEST), "seconds": 0} for either in (model, loaded))
+    assert one == other
+    np.testing.assert_array_equal(loaded.predict_proba([1, 2, 1]), model.predict_proba([1, 2, 1]))
+    assert loaded.generate("sun", seed=1) == model.generate("sun", seed=1)
+    assert loaded.report_["tokens"] == model.report_["tokens"]
+    if "ngrams" in contexts or "cache" in contexts:
+        assert loaded.explain([1, 2, 1]) == model.explain([1, 2, 1])
+
+
+@pytest.mark.parametrize("prune", [(0, 0, 1), (0, 2), (0, 10**6)])
+def test_a_pruned_model_has_tables_and_no_counts(corpus, tmp_path, prune):
+    model = WarmStartLM("potato", contexts=ALL, prune=prune, **SIZES).fit(corpus)
+    assert model.report_["prune"] == [*prune, *[prune[-1]] * (3 - len(prune))]
+    model.save_pretrained(tmp_path / "model")
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
+        "classes-0.safetensors", "config.json", "mixture.safetensors", "model.safetensors", "ngrams.safetensors",
+        "tokenizer.json",
+    ]  # fmt: skip
+    loaded = WarmStartLM.from_pretrained(tmp_path / "model")
+    assert loaded.perplexity(TEST) == pytest.approx(model.perplexity(TEST), rel=1e-6)
+    for change in (loaded.partial_fit, loaded.forget):
+        with pytest.raises(InputError, match="expected a model with its counts, got a pruned one"):
+            change(TEST)
+    again = files(loaded, tmp_path / "again")
+    assert again == files(WarmStartLM.from_pretrained(tmp_path / "model"), tmp_path / "again")
+    loaded.save_pretrained(tmp_path / "again")
+    one, other = (WarmStartLM.from_pretrained(tmp_path / name).evaluate(TEST) for name in ("model", "again"))
+    assert one["perplexity"] == pytest.approx(other["perplexity"], rel=1e-7)
+    row = loaded.predict_proba([1, 2])
+    assert row.sum() == pytest.approx(1, abs=1e-9)
+    assert "bigram_perplexity" not in one
+
+
+def test_the_most_ngrams_of_a_preset(corpus, tmp_path, monkeypatch):
+    from warmstart.estimators import language_model
+
+    monkeypatch.setitem(language_model.PRESETS["potato"], "max_ngrams", 60)
+    model = WarmStartLM("potato", contexts=("ngrams",)).fit(corpus)
+    assert sum(model.report_["ngrams"]) <= 60
+    limit = model.report_["prune"][-1]
+    one_less = WarmStartLM("potato", contexts=("ngrams",), prune=(0, limit - 1)).fit(corpus)
+    assert sum(one_less.report_["ngrams"]) > 60
+    model.save_pretrained(tmp_path / "model")
+    assert WarmStartLM.from_pretrained(tmp_path / "model").get_params()["prune"] is None
+    monkeypatch.setitem(language_model.PRESETS["potato"], "max_ngrams", 9)
+    with pytest.raises(InputError, match="room for more than the 10 tokens among 9 n-grams"):
+        WarmStartLM("potato", contexts=("ngrams",)).fit(corpus)
+
+
+def test_a_replaced_model_leaves_no_file(corpus, tmp_path):
+    folder = tmp_path / "model"
+    for contexts, prune in ((ALL, None), (ALL, (0, 1)), (("cache",), None), (("radial",), None), (("ngrams",), (0, 1))):
+        WarmStartLM("potato", contexts=contexts, prune=prune, **SIZES).fit(corpus).save_pretrained(folder)
+        (folder / "notes.txt").write_text("mine")
+        kinds = {"mixture": True, "model": "radial" in contexts, "counts": prune is None,
+                 "ngrams": prune and "ngrams" in contexts, "classes-0": prune and "classes" in contexts}  # fmt: skip
+        expected = {f"{name}.safetensors" for name, there in kinds.items() if there}
+        assert {path.name for path in folder.iterdir()} == {"config.json", "notes.txt", "tokenizer.json", *expected}
+        WarmStartLM.from_pretrained(folder)
+
+
+def test_a_network_can_be_replaced_beside_the_counts(mixed, corpus, tmp_path):
+    mixed.save_pretrained(tmp_path / "model")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    network = NearShallowLM.from_pretrained(tmp_path / "model")
+    with torch.no_grad():
+        network.output.weight.mul_(0.5)
+    network.save_pretrained(tmp_path / "model")
+    after = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    assert {name for name in before if before[name] != after[name]} == {"model.safetensors"}
+    assert before.keys() == after.keys()
+    loaded = WarmStartLM.from_pretrained(tmp_path / "model")
+    one, other = loaded.evaluate(TEST), mixed.evaluate(TEST)
+    assert {name for name in one["experts"] if one["experts"][name] != other["experts"][name]} == {"network"}
+
+    alone = WarmStartLM("potato", contexts=COUNTS, **SIZES).fit(corpus)
+    alone.save_pretrained(tmp_path / "counts")
+    network.save_pretrained(tmp_path / "counts")
+    with pytest.raises(InputError, match="fit the mixture again"):
+        WarmStartLM.from_pretrained(tmp_path / "counts")
+
+
+@pytest.fixture(scope="module")
+def folders(corpus, tmp_path_factory):
+    """A whole model and a pruned one."""
+    parent = tmp_path_factory.mktemp("folders")
+    for name, prune in (("whole", None), ("pruned", (0, 1))):
+        model = WarmStartLM("potato", contexts=(*COUNTS, "radial"), prune=prune, **SIZES)
+        model.fit(Corpus.encode(TRAIN[:6], corpus.tokenizer)).save_pretrained(parent / name)
+    return parent
+
+
+NAMES = [
+    ("whole", name) for name in ("config.json", "counts.safetensors", "mixture.safetensors", "model.safetensors",
+                                 "tokenizer.json")
+] + [("pruned", "ngrams.safetensors"), ("pruned", "classes-0.safetensors")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "name"), NAMES)
+def test_damaged_files_are_refused(folders, tmp_path, kind, name):
+    """A bit that is not noticed is one that changes nothing."""
+    folder = shutil.copytree(folders / kind, tmp_path / "model")
+    data, expected = (folder / name).read_bytes(), WarmStartLM.from_pretrained(folder).evaluate(TEST[:1])
+    for size in (0, 7, 8, len(data) // 2, len(data) - 2):
+        (folder / name).write_bytes(data[:size])
+        with pytest.raises(InputError, match=name):
+            WarmStartLM.from_pretrained(folder)
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=name):
+        WarmStartLM.from_pretrained(folder)
+    rng, refused = np.random.default_rng(0), 0
+    for bit in rng.integers(0, 8 * len(data), 60).tolist():
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (folder / name).write_bytes(flipped)
+        try:
+            loaded = WarmStartLM.from_pretrained(folder)
+        except InputError:
+            refused += 1
+        else:
+            assert {**loaded.evaluate(TEST[:1]), "seconds": expected["seconds"]} == expected, bit
+    assert refused > (5 if name == "config.json" else 40)
+
+
+@pytest.mark.parametrize(("kind", "name"), [entry for entry in NAMES if entry[1] not in ("config.json",)])
+def test_files_of_another_model_are_refused(folders, tmp_path, kind, name):
+    """The other model has as many tokens, with other ids."""
+    texts = [text.replace("sun", "sea").replace("fog", "mud") for text in TRAIN[:4]]
+    corpus = Corpus.build([*texts, "mud mud"], tokenizer="words")
+    prune = (0, 1) if kind == "pruned" else None
+    other = WarmStartLM("potato", contexts=(*COUNTS, "document"), prune=prune, **SIZES).fit(corpus)
+    other.save_pretrained(tmp_path / "other")
+    folder = shutil.copytree(folders / kind, tmp_path / "model")
+    shutil.copy(tmp_path / "other" / name, folder / name)
+    with pytest.raises(InputError, match="|".join((name, "tokenizer.json", "counts.safetensors"))):
+        WarmStartLM.from_pretrained(folder)
+
+
+def test_folders_of_older_versions_are_refused(folders, tmp_path):
+    folder = shutil.copytree(folders / "whole", tmp_path / "model")
+    arrays, facts = load_arrays(folder / "mixture.safetensors")
+    facts["language_model"]["format"] = 0
+    save_arrays(folder / "mixture.safetensors", arrays, facts | {CHECKSUMS: checksums(arrays, facts)})
+    with pytest.raises(InputError, match="language model of format 1"):
+        WarmStartLM.from_pretrained(folder)
+    (folder / "mixture.safetensors").unlink()
+    with pytest.raises(InputError, match=r"mixture.safetensors: expected the file, got none; .* older version"):
+        WarmStartLM.from_pretrained(folder)
+    config = (folder / "config.json").read_text().replace('"format_version": 1', '"format_version": 0')
+    (folder / "config.json").write_text(config)
+    with pytest.raises(InputError, match="format_version 1, got 0"):
+        WarmStartLM.from_pretrained(folder)
+
+
+# Tiny texts, with the contexts and sizes of the default
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["once upon a time there was a text of one document"],
+        ["a", "b", "a", "c"],
+        ["a b c d e f g h i j"],
+        ["a a a a a a a a a a a a a a a"],
+        ["same same"] * 9,
+    ],
+)
+@pytest.mark.parametrize("kind", ["bpe", "words"])
+@pytest.mark.parametrize("preset", ["small", "potato"])
+def test_tiny_texts(tmp_path, texts, kind, preset):
+    corpus = Corpus.build(texts, tokenizer=kind)
+    model = WarmStartLM(preset, bits=32).fit(corpus)
+    scores = model.evaluate(texts)
+    assert np.isfinite([scores["perplexity"], *scores["experts"].values(), *scores["shares"].values()]).all()
+    assert 1 <= scores["perplexity"] <= 100 * scores["unigram_perplexity"]
+    for ids in ([], [0], [1] * 9):
+        row = model.predict_proba(ids)
+        assert row.min() > 0
+        assert row.sum() == pytest.approx(1, abs=1e-9)
+    model.save_pretrained(tmp_path / "model")
+    assert WarmStartLM.from_pretrained(tmp_path / "model").perplexity(texts) == scores["perplexity"]
+
+
+def test_a_text_of_one_token():
+    with pytest.raises(InputError, match="give more text"):
+        WarmStartLM(bits=32).fit(["a"])
+    model = WarmStartLM(contexts=COUNTS).fit(["a"])
+    assert np.isfinite(model.perplexity(["a", "b a"]))

@@ -206,8 +206,8 @@ class BackoffModel:
             raise InputError("expected an interpolated model, got one whose shorter contexts are more probable")
         arrays = {"bases": self.bases, "last": self.last[size:], "offsets": self.offsets, "sizes": self.sizes}
         arrays["own"] = np.maximum(own, 0.0).astype(np.float32)
-        facts = {"vocab_size": size, "separator": self.separator, "order": self.order}
-        files.save_arrays(path, arrays, {"tables": facts, files.CHECKSUMS: files.checksums(arrays)})
+        facts = {"tables": {"vocab_size": size, "separator": self.separator, "order": self.order}}
+        files.save_arrays(path, arrays, facts | {files.CHECKSUMS: files.checksums(arrays, facts)})
 
     @classmethod
     def load(cls, path: Path) -> "BackoffModel":

@@ -78,9 +78,15 @@ def fit(
         ),
     ] = None,
     preset: Annotated[str, typer.Option(help="Size of the model: potato, micro, small, base or large.")] = "small",
-    bits: Annotated[int | None, typer.Option(help="Dimension of the token vectors.", show_default=PRESET)] = None,
-    radius: Annotated[int | None, typer.Option(help="Tokens in the radial context.", show_default=PRESET)] = None,
-    block_size: Annotated[int | None, typer.Option(help="Tokens in the block context.", show_default=PRESET)] = None,
+    bits: Annotated[
+        int | None, typer.Option(help="Network: dimension of the token vectors.", show_default=PRESET)
+    ] = None,
+    radius: Annotated[
+        int | None, typer.Option(help="Network: tokens in the radial context.", show_default=PRESET)
+    ] = None,
+    block_size: Annotated[
+        int | None, typer.Option(help="Network: tokens in the block context.", show_default=PRESET)
+    ] = None,
     contexts: Annotated[
         str | None,
         typer.Option(
@@ -230,7 +236,7 @@ def explain(
                 f"{reason['probability']:.1%}",
                 ", ".join(f"{name} {share:.0%}" for name, share in reason["experts"].items() if share >= SHOWN_SHARE),
                 ", ".join(f"{ngram['text']!r} {ngram['share']:.0%}" for ngram in reason["ngrams"][:2]),
-                ", ".join(f"...{place['text']} {place['share']:.0%}" for place in reason["places"][:2]),
+                ", ".join(f"{place['text']!r} {place['share']:.0%}" for place in reason["places"][:2]),
             ]
             for reason in result["tokens"]
         ]
@@ -403,10 +409,11 @@ def _print(result: dict[str, Any], as_json: bool, quiet: bool) -> None:
 def _print_table(rows: list[list[str]], header: list[str] | None = None) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(*(header or []), show_header=header is not None, box=None)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # in plain strings brackets are markup
     Console().print(table)
 
 

@@ -44,17 +44,21 @@ def save_arrays(path: Path, arrays: dict[str, NDArray[Any]], facts: dict[str, An
 def load_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Read arrays and facts.
 
+    If the facts have ``checksums`` (see `checksums`), what was read is compared with them.
+
     Raises
     ------
     InputError
-        The file is missing, truncated or no safetensors file.
+        The file is missing, truncated, damaged or no safetensors file.
     """
     try:
         with safe_open(path, framework="numpy") as file:
             facts = json.loads((file.metadata() or {}).get(FACTS, "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 - not a dict
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: expected a whole safetensors file, got: {error}; write it again") from error
+    _compare(path, arrays, facts)
+    return arrays, facts
 
 
 def map_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -84,6 +88,12 @@ def map_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         if entry["dtype"] not in TYPES:
             raise InputError(f"{path}: expected arrays of {', '.join(TYPES)}, got {entry['dtype']} in {name}")
         arrays[name] = content[start:stop].view(TYPES[entry["dtype"]]).reshape(entry["shape"])
+    _compare(path, arrays, facts)
+    return arrays, facts
+
+
+def _compare(path: Path, arrays: Mapping[str, NDArray[Any]], facts: Any) -> None:
+    """Take the checksums out of the facts of a file, and refuse other content."""
     expected = facts.pop(CHECKSUMS, None) if isinstance(facts, dict) else None
     if expected is not None:
         found = checksums(arrays, facts if FACTS in expected else None)
@@ -92,7 +102,6 @@ def map_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
             raise InputError(
                 f"{path}: expected the content that was written, got other bytes in {damaged[0]}; write it again"
             )
-    return arrays, facts
 
 
 def checksums(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any] | None = None) -> dict[str, int]:

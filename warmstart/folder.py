@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.errors import InputError
-from warmstart.files import load_arrays, replacing, save_arrays, save_json
+from warmstart.files import CHECKSUMS, checksums, load_arrays, replacing, save_arrays, save_json
 from warmstart.near_shallow import Config, NearShallowModel
 
 MODEL_TYPE, COUNTS_TYPE = "near-shallow", "counts"  # with a network, and without
@@ -77,7 +77,7 @@ def save_model(folder: Folder, model: NearShallowModel | None, extra: Mapping[st
             with replacing(new / name) as temporary:
                 temporary.write_bytes(content) if isinstance(content, bytes) else content(temporary)
         if model is not None:
-            save_arrays(new / WEIGHTS, model.arrays)
+            save_arrays(new / WEIGHTS, model.arrays, {CHECKSUMS: checksums(model.arrays)})
         save_json(new / CONFIG, fields)
         if path.exists():
             older = set() if extra is None else {WEIGHTS, MIXTURE, COUNTS, NGRAMS, *CLASSES}
@@ -136,13 +136,19 @@ def has_network(folder: Folder) -> bool:
     Raises
     ------
     InputError
-        There is no model in the folder.
+        There is no model of this version in the folder.
     """
     path = Path(folder)
     if not path.is_dir():
         got = "a file" if path.exists() else "nothing there"
         raise InputError(f"{path}: expected a model folder, got {got}; make one with `warmstart fit -o {path}`")
-    return bool(_read_json(path)["model_type"] == MODEL_TYPE)
+    content = _read_json(path)
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{path / CONFIG}: expected format_version {FORMAT_VERSION}, got {version!r}; save the model again"
+        )
+    return bool(content["model_type"] == MODEL_TYPE)
 
 
 def load_model(folder: Folder) -> NearShallowModel:
@@ -185,9 +191,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
 
 def _config(content: dict[str, Any], path: Path) -> Config:
     fields = {name: value for name, value in content.items() if name not in ("model_type", "format_version")}
-    version, known = content.get("format_version"), {field.name for field in dataclasses.fields(Config)}
-    if version != FORMAT_VERSION:
-        raise InputError(f"{path}: expected format_version {FORMAT_VERSION}, got {version!r}; save the model again")
+    known = {field.name for field in dataclasses.fields(Config)}
     if fields.keys() != known:
         raise InputError(
             f"{path}: expected the fields {', '.join(sorted(known))}, got none of {sorted(known - fields.keys())} and "

@@ -64,7 +64,7 @@ class KneserNey(BackoffModel):
 
     def __init__(self, counts: NGramCounts, prune: Sequence[int] = ()) -> None:
         self.counts = counts
-        self.thresholds = _thresholds(prune, counts.order)
+        self.thresholds = thresholds_by_length(prune, counts.order)
         suffixes = suffix_numbers(counts.levels)
         self.adjusted = _adjusted(counts, suffixes)
         discounts = [_discounts(counts) for counts in self.adjusted]
@@ -214,7 +214,19 @@ def _numbered(
     return part, np.flatnonzero(counted), types, *number_ngrams(numbers, types.size, history, counted, counts.order)
 
 
-def _thresholds(prune: Sequence[int], order: int) -> list[int]:
+def thresholds_by_length(prune: Sequence[int], order: int) -> list[int]:
+    """Return up to which count n-grams of every length are pruned, see `KneserNey`.
+
+    Raises
+    ------
+    InputError
+        There are more numbers than lengths, or they are not whole, do not begin with 0, or fall.
+
+    Examples
+    --------
+    >>> thresholds_by_length((0, 1), order=4)
+    [0, 1, 1, 1]
+    """
     values = [*prune, *[prune[-1] if prune else 0] * (order - len(prune))]
     whole = all(isinstance(value, int | np.integer) for value in values)
     if not whole or len(values) > order or values[0] != 0 or values != sorted(values):

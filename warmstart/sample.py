@@ -70,7 +70,7 @@ def fit_mixture(
 
 def first_documents(counts: NGramCounts, limit: int) -> list[Ids]:
     """Return the first documents in the order of their digests, until they have so many tokens."""
-    ends = np.cumsum(counts.documents.lengths + 1)
+    ends = np.cumsum(np.repeat(counts.documents.lengths + 1, counts.documents.copies))
     return counts.documents.all()[: int(np.searchsorted(ends, limit)) + 1]
 
 

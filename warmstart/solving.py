@@ -13,7 +13,7 @@ import numpy as np
 from warmstart.classes import ClassModel, token_classes
 from warmstart.contexts import CONTEXTS
 from warmstart.errors import InputError
-from warmstart.kneser_ney import KneserNey
+from warmstart.kneser_ney import KneserNey, thresholds_by_length
 from warmstart.mixture import Experts, Mixture
 from warmstart.near_shallow import Config, Fitter, NearShallowModel, Report
 from warmstart.ngrams import LONGEST, NGramCounts, joined
@@ -64,6 +64,8 @@ class Recipe:
         least = 2 if "classes" in self.contexts else 1
         if isinstance(self.order, bool) or not isinstance(self.order, int) or not least <= self.order <= LONGEST:
             raise InputError(f"order: expected a whole number from {least} to {LONGEST}, got {self.order!r}")
+        thresholds_by_length(self.prune, self.order)
+        self.config(vocab_size=1, separator=0)
         check_settings(self.smoothing, self.temperature)
 
     @property

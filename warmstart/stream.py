@@ -39,7 +39,16 @@ class Stream:
         self.seen = np.zeros(len(experts.prior), np.int64)  # tokens in the cache
 
     def advance(self, tokens: Iterable[int]) -> None:
-        """Read tokens. A separator begins a new document."""
+        """Read tokens. A separator begins a new document.
+
+        Raises
+        ------
+        InputError
+            A token is outside the vocabulary. Nothing has changed.
+        """
+        tokens, size = list(tokens), len(self.experts.prior)
+        if outside := [token for token in tokens if not 0 <= token < size]:
+            raise InputError(f"expected token ids from 0 to {size - 1}, got {outside[0]}")
         for token in tokens:
             if token == self.experts.separator:
                 self.start()
@@ -81,7 +90,7 @@ class Stream:
 
     def row(self) -> Floats:
         """Return the distribution of the next token (V,) float64; it sums to 1."""
-        row: Floats = self.weights() @ self.rows()
+        row: Floats = (self.weights()[:, None] * self.rows()).sum(axis=0)  # equal tokens stay equal, unlike with BLAS
         return row
 
     def _class_row(self, classes: ClassModel) -> Floats:
@@ -147,17 +156,16 @@ class Stream:
         model = self.experts.ngrams
         if model is None:
             return []
-        parts, left = [], 1.0
-        for h in reversed(contexts := model.contexts(self.history[-model.order :])):
-            length = contexts.index(h) + 1
-            gram = (*self.history[-length:], token)
-            if (node := model.find(list(gram))) >= 0:
-                lower = left * model.gammas[h] * model.row(gram[1:-1])[token] if length else 0.0
-                parts.append((gram, left * model.probs[node] - lower))
-            left *= model.gammas[h]
-        parts.append(((token,), left * model.probs[token]))
-        whole = sum(part for _, part in parts)
-        return sorted(((gram, float(part / whole)) for gram, part in parts), key=lambda entry: -entry[1])
+        whole = float(model.probs[token])
+        parts: list[tuple[tuple[int, ...], float]] = [((token,), whole)]
+        for length, h in enumerate(model.contexts(self.history[-model.order :]), start=1):
+            gram, gamma = (*self.history[-length:], token), float(model.gammas[h])
+            parts, lower = [(shorter, gamma * part) for shorter, part in parts], gamma * whole
+            node = model.find(list(gram))
+            whole = float(model.probs[node]) if node >= 0 else lower
+            if whole > lower:
+                parts.append((gram, whole - lower))
+        return sorted(((gram, part / max(whole, 1e-300)) for gram, part in parts), key=lambda entry: -entry[1])
 
     def _places(self, token: int) -> list[tuple[int, float]]:
         """Return where the document had the token after the longest context that it shares with the end.

@@ -3,6 +3,7 @@
 import contextlib
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -21,7 +22,7 @@ from warmstart.corpus import Corpus
 from warmstart.counts import NGrams
 from warmstart.documents import Sources
 from warmstart.errors import InputError
-from warmstart.files import load_arrays, save_arrays
+from warmstart.files import CHECKSUMS, checksums, load_arrays, save_arrays
 from warmstart.gate import Gate
 from warmstart.kneser_ney import KneserNey
 from warmstart.mixture import Experts, Mixture
@@ -29,7 +30,7 @@ from warmstart.near_shallow import NearShallowModel, token_losses
 from warmstart.ngrams import NGramCounts, count_ngrams, vocabulary_digest
 from warmstart.progress import Progress, peak_memory
 from warmstart.solution import class_prior
-from warmstart.solving import COUNT_CONTEXTS, Recipe, Solved, solve
+from warmstart.solving import Recipe, Solved, solve
 from warmstart.stream import Explanation, Stream
 from warmstart.tokenizer import SEPARATOR, load_tokenizer
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from warmstart.layers import NearShallowLM
 
+FORMAT = 1  # of the mixture in a model folder
 SCORED_TARGETS = 8192  # targets scored between two reports of progress
 PRESETS: dict[str, dict[str, Any]] = {
     "potato": {
@@ -184,7 +186,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             corpus = Corpus.build(corpus, vocab_size=self.vocab_size, progress=progress)
         built = time.perf_counter()
         tokenizer = corpus.tokenizer
-        counts = _count(corpus, recipe.counted_order, tokenizer, workers, progress)
+        counts = _count(corpus, recipe.counted_order, workers, progress)
         seconds = {"corpus": built - began, "count": time.perf_counter() - built}
         self._set(
             tokenizer,
@@ -230,9 +232,14 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
                 "pruning"
             )
         recipe = self._recipe()
+        if self.counts_.order != recipe.counted_order:
+            raise InputError(
+                f"expected the order of the counts, {self.counts_.order}, got parameters for {recipe.counted_order}; "
+                "set order and contexts back, or fit again"
+            )
         with self._encoded(texts, None, progress) as corpus:
             began = time.perf_counter()
-            change = _count(corpus, self.counts_.order, self.tokenizer_, workers, progress)
+            change = _count(corpus, self.counts_.order, workers, progress)
             counts = self.counts_ + change if sign > 0 else self.counts_ - change
             seconds = {"count": time.perf_counter() - began}
             n_bytes = self.report_["bytes"] + sign * corpus.n_bytes
@@ -260,7 +267,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             torch.manual_seed(seed)
             network = NearShallowLM(config).to_model()
         tokenizer = corpus.tokenizer
-        counts = _count(corpus, recipe.counted_order, tokenizer, workers, None)
+        counts = _count(corpus, recipe.counted_order, workers, None)
         solved = Solved(network, None, {"seconds": {}})
         if recipe.counted:
             solved = solve(counts, recipe, workers, network=network)
@@ -272,16 +279,10 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         if self.preset not in PRESETS:
             raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {self.preset!r}")
         preset = PRESETS[self.preset]
-        contexts = preset["contexts"] if self.contexts is None else tuple(self.contexts)
         sizes: dict[str, Any] = {"bits": self.bits, "radius": self.radius, "block_size": self.block_size}
         sizes = {name: size for name, size in sizes.items() if size is not None}
-        if sizes and contexts and set(contexts) <= set(COUNT_CONTEXTS):
-            raise InputError(
-                f"{next(iter(sizes))}: expected a context of the network with it, such as radial, got contexts "
-                f"{', '.join(contexts)}; add one or leave it out"
-            )
         return Recipe(
-            contexts,
+            preset["contexts"] if self.contexts is None else tuple(self.contexts),
             preset["order"] if self.order is None else self.order,
             () if self.prune is None else tuple(self.prune),
             preset.get("max_ngrams") if self.prune is None else None,
@@ -309,7 +310,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         n_tokens = int(unigrams.sum())
         self.report_: dict[str, Any] = {
             "tokens": n_tokens,
-            **({} if counts is None else {"documents": int(counts.documents.copies.sum())}),
+            "documents": None if counts is None else int(counts.documents.copies.sum()),
             "bytes": n_bytes,
             "vocab_size": tokenizer.get_vocab_size(),
             "parameters": 0 if self.model_ is None else self.model_.config.n_parameters,
@@ -323,8 +324,13 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
     def _encoded(
         self, text: Corpus | Sources, split_documents: str | None, progress: Progress | None
     ) -> Iterator[Corpus]:
-        """Give a text in the tokens of the model."""
+        """Give a text in the tokens of the model. Refuse a corpus with another tokenizer."""
         if isinstance(text, Corpus):
+            if text.tokenizer.get_vocab() != self.tokenizer_.get_vocab():
+                raise InputError(
+                    f"{text.folder}: expected text in the tokens of the model, got another tokenizer; encode the text "
+                    "with it"
+                )
             yield text
             return
         with tempfile.TemporaryDirectory(prefix="warmstart-", ignore_cleanup_errors=True) as folder:  # Windows does not
@@ -451,10 +457,12 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
 
     def _checked(self, ids: ArrayLike) -> NDArray[np.int64]:
         check_is_fitted(self, "tokenizer_")
-        history, size = np.asarray(ids, dtype=np.int64).reshape(-1), self.tokenizer_.get_vocab_size()
+        history, size = np.asarray(ids).reshape(-1), self.tokenizer_.get_vocab_size()
+        if history.size and history.dtype.kind not in "iu":
+            raise InputError(f"expected token ids, got an array of type {history.dtype}")
         if history.size and (history.min() < 0 or history.max() >= size):
             raise InputError(f"expected token ids from 0 to {size - 1}, got {history.min()} to {history.max()}")
-        return history
+        return history.astype(np.int64)
 
     def generate(
         self, prompt: str = "", *, max_tokens: int = 60, temperature: float = 0.8, top_p: float = 0.95, seed: int = 0
@@ -490,12 +498,19 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a model folder, whole or not at all; `warmstart.folder` lists its files."""
         check_is_fitted(self, "tokenizer_")
-        extra: dict[str, folders.Content] = {"tokenizer.json": self.tokenizer_.to_str(pretty=False).encode()}
-        recipe = self._recipe()
+        recipe, tokenizer = self._recipe(), self.tokenizer_.to_str(pretty=False).encode()
         pruned = self.counts_ is None or any(self.report_.get("prune", []))
-        facts: dict[str, Any] = {"preset": self.preset, "contexts": recipe.contexts, "order": recipe.order}
-        facts |= {"prune": recipe.prune, "network": recipe.network, "bytes": self.report_["bytes"], "pruned": pruned}
+        sizes = {name: recipe.network.get(name) for name in ("bits", "radius", "block_size")}
+        facts: dict[str, Any] = {
+            "format": FORMAT,
+            "parameters": self.get_params() | sizes | {"contexts": recipe.contexts, "order": recipe.order},
+            "tokenizer": zlib.crc32(tokenizer),
+            "bytes": self.report_["bytes"],
+            "pruned": pruned,
+            "tables": {},
+        }
         arrays: dict[str, Any] = {"unigrams": self.unigrams_}
+        extra: dict[str, folders.Content] = {"tokenizer.json": tokenizer}
         if self.mixture_ is not None:
             experts, gate = self.mixture_.experts, self.mixture_.gate
             facts["gate"] = list(gate.sizes)
@@ -503,13 +518,17 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             if experts.classes:
                 arrays["classes"] = np.stack([model.labels for model in experts.classes]).astype(np.int32)
             if pruned:
-                tables = dict(zip(folders.CLASSES, (model.model for model in experts.classes), strict=False))
+                tables = dict(zip(folders.CLASSES, (own.model for own in experts.classes), strict=False))
                 if experts.ngrams is not None:
                     tables[folders.NGRAMS] = experts.ngrams
-                extra |= {name: model.save for name, model in tables.items()}
+                for name, model in tables.items():
+                    facts["tables"][name] = model.n_ngrams
+                    extra[name] = model.save
         if self.counts_ is not None and not pruned:
             extra[folders.COUNTS] = self.counts_.save
-        extra[folders.MIXTURE] = lambda path: save_arrays(path, arrays, {"language_model": facts})
+        whole = {"language_model": facts}
+        whole |= {CHECKSUMS: checksums(arrays, whole)}
+        extra[folders.MIXTURE] = lambda path: save_arrays(path, arrays, whole)
         folders.save_model(Path(folder), self.model_, extra)
 
     @classmethod
@@ -519,60 +538,73 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         InputError
-            The folder is missing or incomplete, or holds something else.
+            The folder is missing or incomplete, a file is damaged or of another model, or the folder holds something
+            else.
         """
         folder = Path(folder)
         network = folders.load_model(folder) if folders.has_network(folder) else None
-        arrays, content = load_arrays(folder / folders.MIXTURE)
-        if "language_model" not in content:
+        arrays, facts, tokenizer = _read(folder)
+        unigrams, separator = arrays["unigrams"], int(tokenizer.get_vocab()[SEPARATOR])
+        if network is not None and (network.config.vocab_size, network.config.separator) != (unigrams.size, separator):
             raise InputError(
-                f"{folder}/{folders.MIXTURE}: expected the mixture of a model, got another file; fit again"
+                f"{folder}/{folders.CONFIG}: expected {unigrams.size} tokens and separator {separator}, got "
+                f"{network.config.vocab_size} and {network.config.separator}; fit again"
             )
-        facts, size = content["language_model"], arrays["unigrams"].size
-        tokenizer = load_tokenizer(folder)
-        if tokenizer.get_vocab_size() != size:
-            raise InputError(
-                f"{folder}/tokenizer.json: expected {size} tokens, got {tokenizer.get_vocab_size()}; fit again"
-            )
-        counts = None if facts["pruned"] else NGramCounts.load(folder / folders.COUNTS)
-        if counts is not None and counts.vocabulary != vocabulary_digest(tokenizer.get_vocab()):
-            raise InputError(
-                f"{folder}/{folders.COUNTS}: expected counts in the tokens of tokenizer.json, got those of another "
-                "tokenizer; fit again"
-            )
-        sizes = {} if network is None else facts["network"]
-        model = cls(
-            facts["preset"],
-            bits=sizes.get("bits"),
-            radius=sizes.get("radius"),
-            block_size=sizes.get("block_size"),
-            contexts=tuple(facts["contexts"]),
-            order=facts["order"],
-            prune=tuple(facts["prune"]) or None,
-        )
+        counts = None if facts["pruned"] else _read_counts(folder, unigrams, tokenizer)
+        parameters = facts["parameters"]
+        contexts, prune = tuple(parameters["contexts"]), parameters["prune"]
+        model = cls(**parameters | {"contexts": contexts, "prune": None if prune is None else tuple(prune)})
         mixture = None
         if "gate" in facts:
-            experts = Experts(int(tokenizer.get_vocab()[SEPARATOR]), class_prior(arrays["unigrams"]), network=network)
-            experts.cache = "cache" in facts["contexts"]
-            if "ngrams" in facts["contexts"]:
-                tables = None if counts is not None else BackoffModel.load(folder / folders.NGRAMS)
-                experts.ngrams = KneserNey(counts) if counts is not None else tables
+            experts = Experts(separator, class_prior(unigrams), cache="cache" in contexts, network=network)
+            if "ngrams" in contexts:
+                experts.ngrams = _read_tables(folder, folders.NGRAMS, facts) if counts is None else KneserNey(counts)
             for labels, name in zip(arrays.get("classes", []), folders.CLASSES, strict=False):
-                tables = None if counts is not None else BackoffModel.load(folder / name)
-                own = ClassModel.of(labels.astype(np.int64), arrays["unigrams"], counts, tables, workers)
-                experts.classes += (own,)
+                tables = _read_tables(folder, name, facts) if counts is None else None
+                experts.classes += (ClassModel.of(labels.astype(np.int64), unigrams, counts, tables, workers),)
             mixture = Mixture(experts, Gate(tuple(facts["gate"]), arrays["gate"]))
-        model._set(tokenizer, counts, arrays["unigrams"], Solved(network, mixture, {}), {}, facts["bytes"])
+        model._set(tokenizer, counts, unigrams, Solved(network, mixture, {}), {}, facts["bytes"])
         return model
 
 
-def _count(corpus: Corpus, order: int, tokenizer: "Tokenizer", workers: int, progress: Progress | None) -> NGramCounts:
-    vocabulary = tokenizer.get_vocab()
-    if corpus.vocab_size != len(vocabulary):
+def _read(folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any], "Tokenizer"]:
+    """Return the arrays and facts of the mixture in a model folder, and the tokenizer."""
+    path = folder / folders.MIXTURE
+    if not path.exists():
+        raise InputError(f"{path}: expected the file, got none; the model is of an older version or no `fit` wrote it")
+    arrays, content = load_arrays(path)
+    facts = content.get("language_model")
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise InputError(f"{path}: expected a language model of format {FORMAT}, got another file; fit again")
+    path = folder / "tokenizer.json"
+    tokenizer = load_tokenizer(folder)
+    if zlib.crc32(path.read_bytes()) != facts["tokenizer"]:
+        raise InputError(f"{path}: expected the tokenizer of the model, got another one; fit again")
+    return arrays, facts, tokenizer
+
+
+def _read_counts(folder: Path, unigrams: NDArray[np.int64], tokenizer: "Tokenizer") -> NGramCounts:
+    path = folder / folders.COUNTS
+    counts = NGramCounts.load(path)
+    if counts.vocabulary != vocabulary_digest(tokenizer.get_vocab()):
+        raise InputError(f"{path}: expected counts in the tokens of tokenizer.json, got those of another tokenizer")
+    if not np.array_equal(counts.levels[0].counts, unigrams):
+        raise InputError(f"{path}: expected the counts of the model, got those of another text; fit again")
+    return counts
+
+
+def _read_tables(folder: Path, name: str, facts: dict[str, Any]) -> BackoffModel:
+    tables = BackoffModel.load(folder / name)
+    if tables.n_ngrams != facts["tables"].get(name):
         raise InputError(
-            f"{corpus.folder}: expected text in the tokens of the model, got another tokenizer; encode the text with it"
+            f"{folder / name}: expected {facts['tables'].get(name)} n-grams of each length, got {tables.n_ngrams}; the "
+            "tables are those of another model, fit again"
         )
-    options: dict[str, Any] = {"vocabulary": vocabulary, "workers": workers, "progress": progress}
+    return tables
+
+
+def _count(corpus: Corpus, order: int, workers: int, progress: Progress | None) -> NGramCounts:
+    options: dict[str, Any] = {"vocabulary": corpus.tokenizer.get_vocab(), "workers": workers, "progress": progress}
     return count_ngrams(corpus.tokens, corpus.documents, corpus.vocab_size, order, **options)
 
 
