@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from benchmarks import counted, leaving_out, lm_section, lmplz, needs, render, texts
 from benchmarks.counted import ADDED, CACHED, DEFAULT
@@ -57,6 +57,14 @@ class Bench:
         self.vocabulary = 1024 if quick else 8192
         self.names: Sequence[str] = (texts.TEXTS[0], texts.PUBLISHED) if quick else texts.TEXTS
         self.preset = "potato" if quick else DEFAULT
+        self.orders = ORDERS[:1] if quick else ORDERS
+        self.order = self.orders[-1]
+
+    @classmethod
+    def of(cls, data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> Self:
+        """Return the bench with its kept results; each part can be run on its own."""
+        results = Results(None if quick else docs / "results" / "lm.jsonl", *CODE, progress=progress)
+        return cls(data, results, quick)
 
     def row(self, key: Row, function: Callable[..., Row], *arguments: Any, **labels: Any) -> Row:
         """Return the result of a function in a process of its own, kept or made; its first argument is the data."""
@@ -70,7 +78,7 @@ class Bench:
         """Measure n-grams of every text and order, and `lmplz` beside them if it is there or was."""
         binaries, rows = needs.kenlm(), []
         for name in self.names:
-            for order in ORDERS[:1] if self.quick else ORDERS:
+            for order in self.orders:
                 key, arguments = {"order": order, **self.about(name)}, (name, self.vocabulary, order)
                 row = self.row({"ngrams": "Kneser-Ney", **key}, counted.kneser_ney, *arguments, text=name, order=order)
                 theirs = {"ngrams": "lmplz", **key, "memory": lmplz.MEMORY}
@@ -119,42 +127,49 @@ class Bench:
             tables.setdefault(table, []).append(self.command(options, text, options=options, bits=bits))
         return tables
 
-    def run(self) -> dict[str, Any]:
-        """Return all parts."""
-        order, books = ORDERS[0] if self.quick else ORDERS[-1], texts.TEXTS[0]
+    def corpus(self) -> Row:
+        """Train a tokenizer and encode a text."""
+        name = texts.TEXTS[0]
+        return self.row({"corpus": "built", **self.about(name)}, counted.corpus_seconds, name, self.vocabulary)
+
+    def rows(self) -> Row:
+        """Measure whole distributions of the next token, with a large vocabulary."""
         words = self.vocabulary if self.quick else LARGE_VOCABULARY
-        about = {"order": order, **self.about(books)}
+        key = {"rows": counted.ROWS, "order": self.order, "text": texts.TEXTS[0], "vocabulary": words}
+        return self.row(key, counted.rows, words, self.order)
+
+    def leaving_out(self) -> dict[str, Row]:
+        """Fit the gate on counted text of which more or less is left out, for every text."""
+        arms = [*leaving_out.ARMS, *leaving_out.HALVES]
         return {
-            "ngrams": self.ngrams(),
-            "corpus": self.row(
-                {"corpus": "built", **self.about(books)}, counted.corpus_seconds, books, self.vocabulary
-            ),
-            "rows": self.row({"rows": counted.ROWS, **about, "vocabulary": words}, counted.rows, words, order),
-            "experts": self.experts(),
-            "leaving out": {
-                name: self.row(
-                    {"leaving out": [*leaving_out.ARMS, *leaving_out.HALVES], **about, **self.about(name)},
-                    leaving_out.gates,
-                    name,
-                    self.vocabulary,
-                    order,
-                )
-                for name in self.names
-            },
-            "presets": self.presets(),
-            "python": None if self.quick else self.command(f"--preset {self.preset}", PYTHON),
-            "networks": self.networks(),
+            name: self.row(
+                {"leaving out": arms, "order": self.order, **self.about(name)},
+                leaving_out.gates,
+                name,
+                self.vocabulary,
+                self.order,
+            )
+            for name in self.names
         }
+
+    def python(self) -> Row | None:
+        """Fit the default on Python's documentation; nothing in a quick run."""
+        return None if self.quick else self.command(f"--preset {self.preset}", PYTHON)
+
+    def parts(self) -> dict[str, Any]:
+        """Return all parts by name."""
+        names = ("ngrams", "corpus", "rows", "experts", "leaving_out", "presets", "python", "networks")
+        return {name: getattr(self, name)() for name in names}
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
     """Measure every part; ``quick``: the smallest of each."""
-    results = Results(None if quick else docs / "results" / "lm.jsonl", *CODE, progress=progress)
-    parts = Bench(data, results, quick).run()
+    bench = Bench.of(data, docs, quick, progress)
+    parts = bench.parts()
     if not quick:
         lm_section.pictures(docs / "images", parts)
         conclusion, body = lm_section.conclusion(parts), lm_section.body(parts)
-        render.write(docs, "lm", "Language models of counts", conclusion, body, results)
+        render.write(docs, "lm", "Language models of counts", conclusion, body, bench.results)
     return parts
 
 

@@ -228,7 +228,7 @@ A gate that weighs n-grams of order {longest["order"]} and the cache, fitted on 
 counts meanwhile decides how new that text looks, and what the mixture has on text that is new. "Its part" is what the
 package does: the token's document, or an eighth of it.
 
-{leaving_out_table(parts["leaving out"])}
+{leaving_out_table(parts["leaving_out"])}
 ### The network without n-grams
 
 The published near-shallow model alone, test books:

@@ -193,7 +193,7 @@ def whole(tmp_path, monkeypatch, binaries):
     """All parts of a whole run, and their results."""
     monkeypatch.setenv("KENLM", str(binaries))
     results = Stubs(None, "benchmarks.render")
-    return lm.Bench(tmp_path, results, quick=False).run(), results
+    return lm.Bench(tmp_path, results, quick=False).parts(), results
 
 
 def test_no_kept_result_is_out_of_use(whole):
