@@ -23,8 +23,8 @@ def main(
 ) -> None:
     """Measure, and write tables and plots to docs/benchmarks.md.
 
-    The data sets are read from the folder WARMSTART_DATA, by default ../shared/data. Kept results are not measured
-    again.
+    The data sets are read from the folder WARMSTART_DATA, by default ../shared/data. If KENLM is a folder with KenLM's
+    programs, `lm` measures them too. Kept results are not measured again.
     """
     try:
         if name not in (*needs.BENCHES, "all"):

@@ -110,6 +110,7 @@ def prepare(folder: str, train: Path, parts: Sequence[Path], vocab_size: int) ->
 def train_start(
     folder: str, build: Callable[[PairStatistics], Start], seed: int, rate: float, recipe: Recipe,
     shape: Mapping[str, int], steps: int, at: Collection[int], test: bool = False,
+    finish: Callable[[Start], Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Build and train one start, in a process of its own.
 
@@ -128,6 +129,8 @@ def train_start(
         Steps before which to validate.
     test : bool
         Read the whole test text at the end.
+    finish : callable of the trained start, optional
+        Its result is ``finish`` of the curve.
 
     Returns
     -------
@@ -168,6 +171,8 @@ def train_start(
     if test:
         ids = read("test")
         curve["test"] = score(ids, ids.size)
+    if finish is not None:
+        curve["finish"] = finish(start)
     return {**curve, "made": made, "parameters": start.n_parameters}
 
 

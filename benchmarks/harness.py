@@ -31,7 +31,13 @@ from warmstart.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("benchmarks", "bitcipher", "warmstart")
-NEUTRAL = ("benchmarks.harness", "benchmarks.render", "benchmarks.needs", "warmstart.progress")  # cannot change results
+NEUTRAL = (
+    "benchmarks.harness",
+    "benchmarks.render",
+    "benchmarks.needs",
+    "benchmarks.lm_section",
+    "warmstart.progress",
+)  # cannot change results
 OLDER = " †"  # marks a row whose result was made by other code
 
 T = TypeVar("T")
@@ -157,6 +163,18 @@ class Workers:
         """Run functions that call `do`, at the same time; return what they return, in order."""
         with ThreadPoolExecutor(max(1, len(jobs))) as threads:
             return list(threads.map(lambda job: job(), jobs))
+
+
+def alone(function: Callable[..., T], *arguments: Any) -> T:
+    """Return what a function returns in a fresh process, whose peak memory is that of the function.
+
+    Examples
+    --------
+    >>> alone(max, 2, 3)
+    3
+    """
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def _single_thread() -> None:

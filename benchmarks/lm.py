@@ -1,136 +1,195 @@
-"""Near-shallow language models of the classics: presets, bits, radius and contexts beside n-grams.
+"""Language models of counts: n-grams beside KenLM, a cache, classes and a network beside them, presets, cost.
 
-Every arm is the command line itself in a process of its own, so seconds and peak memory are what a user gets. Radius
-and contexts are compared on validation text. Presets, bits and the memory context are measured on test text, the memory
-context on WikiText-2 too.
+What a user would run is measured through the command line, in a process of its own. The models are compared on
+validation text, test text is read at the end. Set the environment variable KENLM to a folder with KenLM's program
+`lmplz` to measure it too; without it, kept results are shown.
 """
 
 import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from benchmarks import render
-from benchmarks.harness import Results
-from warmstart.near_shallow import PRESETS
+from benchmarks import counted, leaving_out, lm_section, lmplz, needs, render, texts
+from benchmarks.counted import ADDED, CACHED, DEFAULT
+from benchmarks.harness import Results, alone
+from warmstart.estimators.language_model import PRESETS
 from warmstart.progress import Progress
 
+ORDERS = (2, 3, 4, 5)
+LARGE_VOCABULARY = 50_000
+PYTHON = "python-docs"  # the text of `warmstart fit` without a corpus
 BITS = (128, 256, 512, 1024, 2048, 4096)
 RADII = (1, 2, 4, 8)
-CONTEXTS = (
-    "radial", "radial,attended", "radial,block", "radial,document", "radial,memory", "radial,block,document",
+NETWORKS = (
+    "radial,attended", "radial,block", "radial,document", "radial,memory", "radial,block,document",
     "radial,document,memory", "block,document",
 )  # fmt: skip
-SPLITS = {"classics": r"\n\n", "wikitext-2": r"\n(?= = [^=])"}  # a blank line between books, a heading
-CODE = ("benchmarks.lm", "warmstart.estimators.language_model", "warmstart.corpus")
+CODE = ("benchmarks.lm", "warmstart.cli", "warmstart.estimators.language_model", "warmstart.corpus")
+
+Row = dict[str, Any]
 
 
-def arms(quick: bool) -> list[tuple[str, str, str]]:
-    """Return table, options of `fit` and text of all arms; the first is the default and tokenises the corpus."""
-    test, valid = "classics/test.txt", "classics/valid.txt"
+def networks(quick: bool) -> list[tuple[str, str, str, int | None]]:
+    """Return table, options of `fit`, text and the bits for a picture of the models without n-grams."""
     if quick:
-        return [("presets", "--preset potato", test)]
-    return [
-        ("presets", "--preset base --contexts radial,document", test),
-        *(("presets", f"--preset {name} --contexts radial,block,document", test) for name in PRESETS),
-        *(("bits", f"--bits {bits} --contexts radial", test) for bits in BITS),
-        ("bits", "--bits 4096 --radius 4 --contexts radial", test),
-        *(("radius", f"--radius {radius} --contexts radial", valid) for radius in RADII),
-        *(("contexts", f"--contexts {contexts}", valid) for contexts in CONTEXTS),
-        *(("memory", f"--contexts {c}", f"{text}/test.txt") for text in SPLITS for c in ("radial", "radial,memory")),
+        return [("test", "--preset potato --contexts radial", "classics/test.txt", None)]
+    wide = ("--bits 4096 --radius 4 --contexts radial", "--contexts radial,memory")
+    seen = [*(f"--radius {radius} --contexts radial" for radius in RADII), *(f"--contexts {c}" for c in NETWORKS)]
+    arms: list[tuple[str, str, str, int | None]] = [
+        *(("test", f"--bits {bits} --contexts radial", "classics/test.txt", bits) for bits in BITS),
+        *(("test", options, "classics/test.txt", None) for options in wide),
+        *(("valid", options, "classics/valid.txt", None) for options in seen),
+        *(("wikitext-2", f"--contexts {c}", "wikitext-2/test.txt", None) for c in ("radial", "radial,memory")),
     ]
+    return [(table, f"--preset base {options}", text, bits) for table, options, text, bits in arms]
+
+
+class Bench:
+    """The results of this bench, part by part."""
+
+    def __init__(self, data: Path, results: Results, quick: bool) -> None:
+        self.data, self.results, self.quick = data, results, quick
+        self.vocabulary = 1024 if quick else 8192
+        self.names: Sequence[str] = (texts.TEXTS[0], texts.PUBLISHED) if quick else texts.TEXTS
+        self.preset = "potato" if quick else DEFAULT
+        self.orders = ORDERS[:1] if quick else ORDERS
+        self.order = self.orders[-1]
+
+    @classmethod
+    def of(cls, data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> Self:
+        """Return the bench with its kept results; each part can be run on its own."""
+        results = Results(None if quick else docs / "results" / "lm.jsonl", *CODE, progress=progress)
+        return cls(data, results, quick)
+
+    def row(self, key: Row, function: Callable[..., Row], *arguments: Any, **labels: Any) -> Row:
+        """Return the result of a function in a process of its own, kept or made; its first argument is the data."""
+        return self.results.row(key, partial(alone, function, self.data, *arguments), **labels)
+
+    def about(self, name: str) -> Row:
+        """Return the part of a key that says which tokens are read."""
+        return {"text": name, "vocabulary": "words" if name == texts.PUBLISHED else self.vocabulary}
+
+    def ngrams(self) -> list[Row]:
+        """Measure n-grams of every text and order, and `lmplz` beside them if it is there or was."""
+        binaries, rows = needs.kenlm(), []
+        for name in self.names:
+            for order in self.orders:
+                key, arguments = {"order": order, **self.about(name)}, (name, self.vocabulary, order)
+                row = self.row({"ngrams": "Kneser-Ney", **key}, counted.kneser_ney, *arguments, text=name, order=order)
+                theirs = {"ngrams": "lmplz", **key, "memory": lmplz.MEMORY}
+                row["lmplz"] = None
+                if binaries or self.results.has(theirs):
+                    row["lmplz"] = self.results.row(
+                        theirs, partial(alone, lmplz.measure, binaries, self.data, *arguments)
+                    )
+                rows.append(row)
+        return rows
+
+    def experts(self) -> dict[str, list[Row]]:
+        """Add the experts one by one, for every text."""
+        added = {CACHED: ADDED[CACHED]} if self.quick else ADDED
+        return {
+            name: [
+                self.row(
+                    {"mixture": self.preset, "contexts": contexts, **self.about(name)},
+                    counted.mixture,
+                    name,
+                    self.vocabulary,
+                    self.preset,
+                    contexts,
+                    experts=title,
+                )
+                for title, contexts in added.items()
+            ]
+            for name in self.names
+        }
+
+    def presets(self) -> list[Row]:
+        """Fit and evaluate every preset by the command line."""
+        names = [self.preset] if self.quick else PRESETS
+        return [self.command(f"--preset {name}", "classics/test.txt", preset=name) for name in names]
+
+    def command(self, options: str, text: str, /, **labels: Any) -> Row:
+        """Fit and evaluate a model by the command line."""
+        split = texts.SPLITS.get(text.split("/")[0])
+        key = {"fit": options, "vocabulary": self.vocabulary, "text": text, "split": split}
+        return self.results.row(key, partial(command, self.data, options, self.vocabulary, text), **labels)
+
+    def networks(self) -> dict[str, list[Row]]:
+        """Fit and evaluate the models without n-grams."""
+        tables: dict[str, list[Row]] = {}
+        for table, options, text, bits in networks(self.quick):
+            tables.setdefault(table, []).append(self.command(options, text, options=options, bits=bits))
+        return tables
+
+    def corpus(self) -> Row:
+        """Train a tokenizer and encode a text."""
+        name = texts.TEXTS[0]
+        return self.row({"corpus": "built", **self.about(name)}, counted.corpus_seconds, name, self.vocabulary)
+
+    def rows(self) -> Row:
+        """Measure whole distributions of the next token, with a large vocabulary."""
+        words = self.vocabulary if self.quick else LARGE_VOCABULARY
+        key = {"rows": counted.ROWS, "order": self.order, "text": texts.TEXTS[0], "vocabulary": words}
+        return self.row(key, counted.rows, words, self.order)
+
+    def leaving_out(self) -> dict[str, Row]:
+        """Fit the gate on counted text of which more or less is left out, for every text."""
+        arms = [*leaving_out.ARMS, *leaving_out.HALVES]
+        return {
+            name: self.row(
+                {"leaving out": arms, "order": self.order, **self.about(name)},
+                leaving_out.gates,
+                name,
+                self.vocabulary,
+                self.order,
+            )
+            for name in self.names
+        }
+
+    def python(self) -> Row | None:
+        """Fit the default on Python's documentation; nothing in a quick run."""
+        return None if self.quick else self.command(f"--preset {self.preset}", PYTHON)
+
+    def parts(self) -> dict[str, Any]:
+        """Return all parts by name."""
+        names = ("ngrams", "corpus", "rows", "experts", "leaving_out", "presets", "python", "networks")
+        return {name: getattr(self, name)() for name in names}
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Fit and evaluate every arm."""
-    results = Results(None if quick else docs / "results" / "lm.jsonl", *CODE, progress=progress)
-    vocabulary = 1024 if quick else 8192
-    tables: dict[str, list[dict[str, Any]]] = {}
-    for table, options, text in arms(quick):
-        key = {"fit": options, "vocabulary": vocabulary, "text": text, "split": SPLITS[text.split("/")[0]]}
-        row = results.row(key, partial(_arm, data, options, vocabulary, text), options=options, text=text)
-        row["perplexity"] = row["eval"]["perplexity"]
-        tables.setdefault(table, []).append(row)
+    """Measure every part; ``quick``: the smallest of each."""
+    bench = Bench.of(data, docs, quick, progress)
+    parts = bench.parts()
     if not quick:
-        rows = tables["bits"][: len(BITS)]
-        lines: dict[str, Any] = {"warm start, radius 2": (BITS, [row["perplexity"] for row in rows])}
-        for name in ("unigram", "bigram"):
-            level = rows[0]["eval"][f"{name}_perplexity"]
-            lines[f"{name}, {level:.0f}"] = (BITS[0], BITS[-1]), (level, level)
-        panels, styles = {"test books, no gradient step": lines}, {"warm start, radius 2": {"marker": "o"}}
-        render.curves(docs / "images" / "lm_bits.png", panels, "bits", "perplexity", styles=styles, log="xy")
-        render.write(docs, "lm", "Language models of the classics", *_section(tables), results)
-    return {"arms": tables}
+        lm_section.pictures(docs / "images", parts)
+        conclusion, body = lm_section.conclusion(parts), lm_section.body(parts)
+        render.write(docs, "lm", "Language models of counts", conclusion, body, bench.results)
+    return parts
 
 
-def _arm(data: Path, options: str, vocabulary: int, text: str) -> dict[str, Any]:
-    """Fit and evaluate one arm by the command line; raise RuntimeError with its message if it fails."""
-    source = (data / text).parent
-    split = ("--split-documents", SPLITS[source.name])
-    train = next(source / name for name in ("train.txt.xz", "train.txt") if (source / name).exists())
-    with tempfile.TemporaryDirectory(prefix="warmstart-bench-") as folder:
-        model = str(Path(folder) / "model")
-        fit = _warmstart("fit", str(train), "-o", model, *split, "--vocab-size", str(vocabulary), *options.split())
-        scores = _warmstart("eval", model, str(data / text), *split)
-    return {"fit": {name: value for name, value in fit.items() if name != "model"}, "eval": scores}
+def command(data: Path, options: str, vocabulary: int, text: str) -> Row:
+    """Fit and evaluate one model by the command line; raise RuntimeError with its message if it fails."""
+    name, _, file = text.partition("/")
+    split = ["--split-documents", texts.SPLITS[name]] if file else []
+    train, test = ([str(texts.source(data, name, "train"))], [str(data / text)]) if file else ([], [])
+    with tempfile.TemporaryDirectory(prefix="warmstart-bench-", ignore_cleanup_errors=True) as folder:
+        model = Path(folder, "model")
+        size = ["--vocab-size", str(vocabulary)]
+        fit = _warmstart("fit", *train, "-o", str(model), *split, *size, *options.split())
+        scores = _warmstart("eval", str(model), *test, *split)
+        n_bytes = sum(path.stat().st_size for path in model.iterdir())
+    return {"fit": {key: value for key, value in fit.items() if key != "model"}, "eval": scores, "bytes": n_bytes}
 
 
-def _warmstart(*arguments: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "warmstart.cli", *arguments, "--json", "--quiet"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
+def _warmstart(*arguments: str) -> Row:
+    line = [sys.executable, "-m", "warmstart.cli", *arguments, "--json", "--quiet"]
+    result = subprocess.run(line, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
     if result.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {result.stderr.strip()}")
+        raise RuntimeError(f"{' '.join(line)} failed: {result.stderr.strip()}")
     return dict(json.loads(result.stdout))
-
-
-COLUMNS: dict[str, str | Callable[[dict[str, Any]], Any]] = {
-    "options of `fit`": lambda row: f"`{row['options']}`",
-    "weights": lambda row: row["fit"]["parameters"],
-    "perplexity": "perplexity",
-    "/ unigram": lambda row: row["eval"]["perplexity"] / row["eval"]["unigram_perplexity"],
-    "/ bigram": lambda row: row["eval"]["perplexity"] / row["eval"]["bigram_perplexity"],
-    "bits a byte": lambda row: row["eval"]["bits_per_byte"],
-    "fit (s)": lambda row: sum(row["fit"]["seconds"].values()),
-    "GiB": lambda row: row["fit"]["peak_memory_bytes"] / 2**30,
-}
-
-
-def _section(tables: dict[str, list[dict[str, Any]]]) -> tuple[str, str]:
-    text = {name: render.rows_table(COLUMNS, rows) for name, rows in tables.items()}
-    text["memory"] = render.rows_table({"text": lambda row: row["text"].split("/")[0], **COLUMNS}, tables["memory"])
-    fit, scores = tables["presets"][0]["fit"], tables["presets"][0]["eval"]
-    base, large, widest = (tables[t][i]["perplexity"] for t, i in (("presets", 0), ("presets", -1), ("bits", -1)))
-    radial, memory = (row["perplexity"] for row in tables["memory"][:2])
-    conclusion = (
-        f"Without a gradient step, perplexity on the test books is {base:.0f} by default and {large:.0f} for `large`; "
-        f"a unigram model has {scores['unigram_perplexity']:.0f}; a discounted bigram model "
-        f"({scores['bigram_perplexity']:.0f}) is better than all of them but the widest ({widest:.0f}); only the "
-        f"context `memory` improves on `radial` by more than 1%, by {1 - memory / radial:.0%}."
-    )
-    body = f"""{fit["tokens"]:,} training tokens (byte-level BPE, {fit["vocab_size"]:,} in the vocabulary),
-{scores["tokens"]:,} test tokens. No gradient step. "/ unigram" and "/ bigram" divide the perplexity by that of the
-n-gram model on the same text; the bigram has absolute discounting. "GiB" is the peak memory. The first row trains the
-tokenizer and encodes the text, the other rows find it in the cache.
-
-Presets, test books:
-
-{text["presets"]}
-Bits, radial context alone, test books:
-
-{text["bits"]}
-![Perplexity over bits](images/lm_bits.png)
-
-Radius, radial context alone, validation books:
-
-{text["radius"]}
-Contexts, validation books:
-
-{text["contexts"]}
-The memory context (a delta rule without trained weights, reset at the start of every document), test text:
-
-{text["memory"]}"""
-    return conclusion, body

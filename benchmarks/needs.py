@@ -41,7 +41,7 @@ BENCHES = {
     "defaults": Needs((CLASSICS[0], WIKITEXT[0], *EWT, *WORDSIM, CLINC, LAMP), ("gensim",), plots=False),
     "memory": Needs(),
     "retrieval": Needs(),
-    "blimp": Needs(("blimp/blimp_dev15.jsonl", *CLASSICS), plots=False),
+    "blimp": Needs(("blimp/blimp_dev15.jsonl", *CLASSICS), ("transformers",), plots=False),
 }
 EXTRAS = {"transformers": "hf", "gensim": "bench", "matplotlib": "plot"}
 
@@ -53,6 +53,20 @@ class AbsentError(InputError):
 def data_folder() -> Path:
     """Return where the data sets should be: the environment variable WARMSTART_DATA, else ../shared/data."""
     return Path(os.environ.get("WARMSTART_DATA") or ROOT.parent / "shared" / "data")
+
+
+def kenlm() -> Path | None:
+    """Return the folder of KenLM's programs, from the environment variable KENLM; None if it is not set.
+
+    Raises
+    ------
+    InputError
+        It has no `lmplz`.
+    """
+    folder = os.environ.get("KENLM")
+    if folder and not os.access(Path(folder, "lmplz"), os.X_OK):
+        raise InputError(f"KENLM: expected a folder with the program lmplz, got {folder}; build KenLM, or unset KENLM")
+    return Path(folder) if folder else None
 
 
 def check(name: str, quick: bool) -> None:
