@@ -12,7 +12,7 @@ from scipy import special
 from warmstart import NearShallowLM, contexts
 from warmstart.errors import InputError
 from warmstart.layers import SelfAttention
-from warmstart.layers.near_shallow import sample
+from warmstart.layers.generation import sample
 from warmstart.near_shallow import Config, Fitter
 
 V, SEPARATOR, BLOCK = 25, 24, 4

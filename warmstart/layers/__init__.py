@@ -2,8 +2,9 @@
 
 from warmstart.layers.attention import SelfAttention
 from warmstart.layers.cache import DocumentCacheLayer
+from warmstart.layers.mixture import MixtureLM
 from warmstart.layers.near_shallow import NearShallowLM
 from warmstart.layers.ngrams import NGramTables
 from warmstart.layers.softmax import SoftmaxLayer
 
-__all__ = ["DocumentCacheLayer", "NGramTables", "NearShallowLM", "SelfAttention", "SoftmaxLayer"]
+__all__ = ["DocumentCacheLayer", "MixtureLM", "NGramTables", "NearShallowLM", "SelfAttention", "SoftmaxLayer"]

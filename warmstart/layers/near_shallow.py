@@ -17,15 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from warmstart.errors import InputError
 from warmstart.folder import load_model, save_model
+from warmstart.layers._ids import checked_ids, checked_targets, positions
 from warmstart.layers.attention import SelfAttention, ages, comparisons, superpose
 from warmstart.layers.comparisons import Comparisons
+from warmstart.layers.generation import continued
 from warmstart.layers.recall import MemoryContext
 from warmstart.layers.softmax import SoftmaxLayer
 from warmstart.near_shallow import Config, NearShallowModel
 
 IGNORED = -100  # a target that does not count, as in torch.nn.functional.cross_entropy
+TARGETS_PER_BLOCK = 4096  # whose rows of logits are in memory at once
 
 
 class Segments(NamedTuple):
@@ -49,6 +51,26 @@ class Segments(NamedTuple):
     history: Tensor
     position: Tensor
     counts: Tensor
+
+
+class NetworkState(NamedTuple):
+    """What the model keeps of texts; its size does not depend on their length.
+
+    Attributes
+    ----------
+    window : (batch, B) int64
+        The last tokens, newest first.
+    position : (batch,) int64
+        Place of the newest token in its document; the separator has place 0.
+    sums, recalled, memory : (batch, m), (batch, m), (batch, m, b)
+        Sums of the document context, features and memory of the memory context. Without these contexts m is 0.
+    """
+
+    window: Tensor
+    position: Tensor
+    sums: Tensor
+    recalled: Tensor
+    memory: Tensor
 
 
 class Context(nn.Module):
@@ -150,15 +172,41 @@ class NearShallowLM(nn.Module):
         InputError
             The shape or type is wrong, or an id is outside the vocabulary.
         """
-        ids = self._checked(ids)
-        position = self._positions(ids)
+        logits: Tensor = self.output(self._inputs(ids))
+        return logits
+
+    def target_log_probs(self, ids: Tensor, targets: Tensor) -> Tensor:
+        """Return ``log P(target)`` (batch, length) in nats after each of ``ids``, without all logits at once.
+
+        Parameters
+        ----------
+        ids : (batch, length) int64
+            As for `forward`.
+        targets : (batch, length) int64
+            A negative target does not count: 0.
+        """
+        x, targets = self._inputs(ids).flatten(0, 1), checked_targets(targets, ids.shape, self.config.vocab_size)
+        y = targets.clamp(min=0).flatten()
+        blocks = [slice(i, i + TARGETS_PER_BLOCK) for i in range(0, max(1, len(y)), TARGETS_PER_BLOCK)]
+        losses = torch.cat([self.output.cross_entropy(x[rows], y[rows], self._fixed) for rows in blocks])
+        return -losses.view(targets.shape).where(targets >= 0, 0.0)
+
+    def _inputs(self, ids: Tensor) -> Tensor:
+        """Return the inputs of the output layer (batch, length, D) after each of ``ids``."""
+        ids = checked_ids(ids, self.config.vocab_size)
+        position = positions(ids, self.config.separator)
         X = self.embedding(ids)  # (batch, length, b)
         first = self.config.window - 1
         padded = functional.pad(X, (0, 0, first, 0))
         ages = [padded[:, first - age : first - age + X.shape[1]] for age in range(first + 1)]  # views
         sums, recalled = self._document_sums(X, position), self._recalled(ids, X, position)[0]
-        logits: Tensor = self.output(self._features(ages, position, sums, recalled))
-        return logits
+        return self._features(ages, position, sums, recalled)
+
+    @property
+    def _fixed(self) -> int:
+        """Number of leading inputs of the output layer that need no gradient: the radial ones of a frozen embedding."""
+        radial = sum(width for name, width in self.config.groups if name == "radial")
+        return 0 if self.embedding.weight.requires_grad else radial
 
     def token_losses(self, segments: Segments) -> Tensor:
         """Return ``-log P(target)`` (number of targets,) in nats, row by row.
@@ -169,9 +217,7 @@ class NearShallowLM(nn.Module):
         """
         mask = segments.targets != IGNORED
         x = self._segment_features(segments)[mask]
-        radial = sum(width for name, width in self.config.groups if name == "radial")
-        fixed = 0 if self.embedding.weight.requires_grad else radial
-        return self.output.cross_entropy(x, segments.targets[mask], fixed)
+        return self.output.cross_entropy(x, segments.targets[mask], self._fixed)
 
     def _segment_features(self, segments: Segments, cached: bool = True) -> Tensor:
         """Return the inputs of the output layer (n, L, D)."""
@@ -207,7 +253,6 @@ class NearShallowLM(nn.Module):
             self.comparisons = Comparisons(weight)
         return self.comparisons
 
-    @torch.no_grad()
     def generate(
         self,
         ids: Tensor,
@@ -245,50 +290,37 @@ class NearShallowLM(nn.Module):
         ----------
         Holtzman et al. 2020, arXiv 1904.09751 (nucleus sampling).
         """
-        ids = self._checked(ids)
-        _check_sampling(max_new_tokens, temperature, top_p)
-        size, separator = self.config.window, self.config.separator
-        position = self._positions(ids)
-        X = self.embedding(ids)
+        return continued(self, ids, self.config.separator, max_new_tokens, temperature, top_p, generator)
+
+    def start(self, ids: Tensor) -> NetworkState:
+        """Return the state after ``ids``, which are as for `forward`."""
+        ids = checked_ids(ids, self.config.vocab_size)
+        position, X = positions(ids, self.config.separator), self.embedding(ids)
         sums, (recalled, memory) = self._document_sums(X, position), self._recalled(ids, X, position)
-        position, sums, recalled, newest = position[:, -1], sums[:, -1], recalled[:, -1], X[:, -1]
-        window = functional.pad(ids.flip(1)[:, :size], (0, max(0, size - ids.shape[1])), value=separator)
-        ended = torch.zeros_like(position, dtype=torch.bool)
-        for _ in range(max_new_tokens):
-            logits = self.output(self._features(self.embedding(window).unbind(1), position, sums, recalled))
-            token = sample(logits, temperature, top_p, generator).masked_fill(ended, separator)
-            ids = torch.cat([ids, token[:, None]], dim=1)
-            ended |= token == separator
-            if ended.all():
-                break
-            window = torch.cat([token[:, None], window[:, :-1]], dim=1)
-            position = position + 1
-            if "document" in self.contexts:
-                sums = sums + self.contexts["document"](self.embedding(token))
-            if "memory" in self.contexts:
-                previous, newest = newest, self.embedding(token)
-                recalled, memory = cast(MemoryContext, self.contexts["memory"]).step(previous, token, newest, memory)
-        return ids
+        padding = (0, max(0, self.config.window - ids.shape[1]))
+        window = functional.pad(ids.flip(1)[:, : self.config.window], padding, value=self.config.separator)
+        return NetworkState(window, position[:, -1], sums[:, -1], recalled[:, -1], memory)
 
-    def _checked(self, ids: Tensor) -> Tensor:
-        if ids.dim() != 2 or not ids.shape[1] or ids.dtype.is_floating_point or ids.dtype == torch.bool:
-            raise InputError(
-                f"expected token ids (batch, length) int64 of length at least 1, got {tuple(ids.shape)} {ids.dtype}; "
-                "start a text with the separator"
-            )
-        ids = ids.long()
-        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.config.vocab_size:
-            raise InputError(
-                f"expected token ids from 0 to {self.config.vocab_size - 1}, got {int(ids.min())} to {int(ids.max())}; "
-                "use the tokenizer of this model"
-            )
-        return ids
+    def advance(self, state: NetworkState, token: Tensor) -> NetworkState:
+        """Return the state after one more token (batch,) int64; the work does not depend on the length.
 
-    def _positions(self, ids: Tensor) -> Tensor:
-        """Return the position of each token in its document (batch, length)."""
-        index = torch.arange(ids.shape[1], device=ids.device)
-        start = torch.where(ids == self.config.separator, index, 0).cummax(dim=1).values
-        return index - start
+        The token is one of the vocabulary; its value is not checked again.
+        """
+        window, position, sums, recalled, memory = state
+        begins, x = token == self.config.separator, self.embedding(token)
+        if "document" in self.contexts:
+            sums = sums.masked_fill(begins[:, None], 0.0) + self.contexts["document"](x)
+        if "memory" in self.contexts:
+            previous, context = self.embedding(window[:, 0]), cast(MemoryContext, self.contexts["memory"])
+            recalled, memory = context.step(previous, token, x, memory, begins)
+        window = torch.cat([token[:, None], window[:, :-1]], dim=1)
+        return NetworkState(window, (position + 1).masked_fill(begins, 0), sums, recalled, memory)
+
+    def logits(self, state: NetworkState) -> Tensor:
+        """Return the logits (batch, V) of the next token."""
+        window, position, sums, recalled, _ = state
+        z: Tensor = self.output(self._features(self.embedding(window).unbind(1), position, sums, recalled))
+        return z
 
     def _document_sums(self, X: Tensor, position: Tensor) -> Tensor:
         """Return the sums of ``x U`` since the document start (batch, length, m). Without that context m is 0."""
@@ -348,28 +380,3 @@ class NearShallowLM(nn.Module):
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
         """Read a model folder, see `warmstart.folder.load_model`."""
         return cls.from_model(load_model(folder))
-
-
-def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None = None) -> Tensor:
-    """Draw one token (n,) for each row of logits (n, V), see `NearShallowLM.generate`.
-
-    Examples
-    --------
-    >>> sample(torch.tensor([[0.0, 3.0, 1.0]]), temperature=1.0, top_p=0.5).tolist()
-    [1]
-    """
-    if temperature == 0:
-        return logits.argmax(dim=-1)
-    logits = logits.float() - logits.max(dim=-1, keepdim=True).values
-    p, order = (logits / max(temperature, 1e-6)).softmax(-1).sort(descending=True, stable=True)  # no division by 0
-    nucleus = torch.where(p.cumsum(dim=-1) - p < top_p, p, 0.0)
-    return order.gather(1, torch.multinomial(nucleus, 1, generator=generator))[:, 0]
-
-
-def _check_sampling(max_new_tokens: int, temperature: float, top_p: float) -> None:
-    if max_new_tokens < 0:
-        raise InputError(f"max_new_tokens: expected a number of at least 0, got {max_new_tokens}")
-    if not 0 <= temperature < float("inf"):
-        raise InputError(f"temperature: expected a number of at least 0, got {temperature}; 0 is greedy")
-    if not 0 < top_p <= 1:
-        raise InputError(f"top_p: expected a number above 0 and at most 1, got {top_p}; 1 samples from all tokens")

@@ -58,14 +58,16 @@ class MemoryContext(nn.Module):
             reads.append(read[0, 0])
         return torch.cat(reads), S[0, 0]
 
-    def step(self, previous: Tensor, token: Tensor, X: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, previous: Tensor, token: Tensor, X: Tensor, memory: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
         """Return features (n, m) and the memory (n, m, b) after one more token.
 
-        ``previous`` and ``X`` are the vectors (n, b) of the previous token and of ``token`` (n,).
+        ``previous`` and ``X`` are the vectors (n, b) of the previous token and of ``token`` (n,); ``begins`` (n,) says
+        whether the token begins a document.
         """
         k, q = (_keys(x)[:, None] for x in (previous, X))
         labels = self.labels(token)[:, None].to(q.dtype)
-        read, S = delta_step(q, k, labels, q.new_full(k.shape[:2], WRITE_STRENGTH), memory[:, None])
+        beta = q.new_full(k.shape[:2], WRITE_STRENGTH).masked_fill(begins[:, None], 0.0)
+        read, S = delta_step(q, k, labels, beta, memory.masked_fill(begins[:, None, None], 0.0)[:, None])
         return self.features(read[:, 0]), S[:, 0]
 
     @staticmethod

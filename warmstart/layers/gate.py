@@ -1,0 +1,75 @@
+"""The gate of a mixture in PyTorch: the weights of `warmstart.gate`, ready for training."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from warmstart.errors import InputError
+from warmstart.gate import FLOOR, Gate
+
+LEAST = 1e-30  # share of the softmax that stands for a weight of 0, so that logits are finite
+
+
+class MixtureGate(nn.Module):
+    """Weights of experts by bucket, ``FLOOR * onehot(last) + (1 - FLOOR) * softmax(logits)``.
+
+    So the last expert, the unigram model, keeps at least `warmstart.gate.FLOOR` whatever is trained.
+
+    Parameters
+    ----------
+    gate : Gate
+    dtype : torch.dtype
+
+    Attributes
+    ----------
+    logits : nn.Parameter of shape (B, m)
+
+    Raises
+    ------
+    InputError
+        A weight of the gate is no number from 0 to 1, or one of the last expert is below `FLOOR`.
+
+    Examples
+    --------
+    >>> gate = MixtureGate(Gate((2,), np.array([[0.75, 0.25], [0.99, 0.01]])))
+    >>> gate(torch.tensor([[0], [1], [7]])).detach()
+    tensor([[0.7500, 0.2500],
+            [0.9900, 0.0100],
+            [0.9900, 0.0100]])
+    """
+
+    def __init__(self, gate: Gate, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        weights, sums = gate.weights, gate.weights.sum(axis=1)
+        if not (weights.min() >= 0 and weights[:, -1].min() >= FLOOR - 1e-9 and np.abs(sums - 1).max() < 1e-6):
+            raise InputError(
+                f"expected weights from 0 to 1 with sum 1, at least {FLOOR} for the last expert, got weights from "
+                f"{weights.min()}, from {weights[:, -1].min()} for the last, and sums from {sums.min()} to {sums.max()}"
+            )
+        self.sizes = tuple(int(size) for size in gate.sizes)
+        free = weights.copy()
+        free[:, -1] -= FLOOR
+        self.logits = nn.Parameter(torch.tensor(np.log(np.maximum(free / (1 - FLOOR), LEAST)), dtype=dtype))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the weights of the experts (..., m) for features (..., k) int64; they sum to 1."""
+        shares = (1 - FLOOR) * self.logits[self.index(features)].softmax(dim=-1)
+        return torch.cat([shares[..., :-1], shares[..., -1:] + FLOOR], dim=-1)
+
+    def index(self, features: Tensor) -> Tensor:
+        """Return the bucket (...) of features (..., k), see `warmstart.gate.Gate.index`."""
+        index = torch.zeros_like(features[..., 0])
+        for column, size in zip(features.unbind(-1), self.sizes, strict=True):
+            index = index * size + column.clamp(0, size - 1)
+        return index
+
+    def to_model(self) -> Gate:
+        """Return the weights as a gate in numpy."""
+        weights = FLOOR * np.eye(self.logits.shape[1])[-1] + (1 - FLOOR) * (
+            self.logits.detach().cpu().double().softmax(dim=-1).numpy()
+        )
+        return Gate(self.sizes, weights)
+
+    def extra_repr(self) -> str:
+        """Show the sizes in the printed model."""
+        return f"buckets={len(self.logits)}, experts={self.logits.shape[1]}"
