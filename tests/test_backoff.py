@@ -196,8 +196,7 @@ def test_the_same_tables_give_the_same_bytes_and_damage_is_found(tmp_path):
         (tmp_path / "c").write_bytes(flipped)
         try:
             np.testing.assert_allclose(BackoffModel.load(tmp_path / "c").row([1, 2]), expected, rtol=1e-6)
-        except InputError as error:
-            assert str(tmp_path / "c") in str(error)
+        except InputError:
             refused += 1
     assert refused > 250
     for size in (0, 8, 100, len(data) - 1):
