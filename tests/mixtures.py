@@ -57,10 +57,10 @@ def mixture(corpus, experts=EXPERTS, order=3, prune=(), contexts=("radial", "doc
         labels = labels_of(vocab_size, separator, rng)
         found.classes = (ClassModel.of(labels, counts.levels[0].counts, counts),)
         raw = reference.ngram_counts([labels[token] for token in text], 0, min(order, ORDER))
-        twin["classes"] = reference.KneserNey(raw, max(labels) + 1, 0, min(order, ORDER))
+        model = reference.KneserNey(raw, max(labels) + 1, 0, min(order, ORDER))
         times = [text[1:].count(token) + 0.5 for token in range(vocab_size)]
         of_class = [sum(t for t, other in zip(times, labels, strict=True) if other == label) for label in labels]
-        twin |= {"labels": labels.tolist(), "shares": [a / b for a, b in zip(times, of_class, strict=True)]}
+        twin["classes"] = [(model, labels.tolist(), [a / b for a, b in zip(times, of_class, strict=True)])]
     if "cache" in experts:
         found.cache = True
         twin["caches"] = dict(CACHES)

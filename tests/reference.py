@@ -445,9 +445,9 @@ def bucket(values: Sequence[int], sizes: Sequence[int]) -> tuple[int, ...]:
 class Mixture:
     """The mixture from the definitions, token by token.
 
-    prior (V,); ngrams, classes: models of the tokens and of the labels (V,); caches: order and size by name, "cache"
-    and "cache 1024" at least, or empty; network: `Config` and dense weights; weights: by bucket and expert, the last
-    feature fastest; sizes: number of values of the features.
+    prior (V,); ngrams; classes: models of labels, with the label of each token (V,) and its share in its class (V,);
+    caches: order and size by name, "cache" and "cache 1024" at least, or empty; network: `Config` and dense weights;
+    weights: by bucket and expert, the last feature fastest; sizes: number of values of the features.
     """
 
     DISCOUNT, ADDED = 0.5, 2.0
@@ -458,17 +458,15 @@ class Mixture:
         prior: Array,
         *,
         ngrams: KneserNey | None = None,
-        classes: KneserNey | None = None,
-        labels: Sequence[int] = (),
-        shares: Sequence[float] = (),
+        classes: Sequence[tuple[KneserNey, Sequence[int], Sequence[float]]] = (),
         caches: dict[str, tuple[int, int]] | None = None,
         network: tuple[Any, dict[str, Array]] | None = None,
         weights: Array | None = None,
         sizes: Sequence[int] = (),
     ) -> None:
         self.separator, self.prior, self.vocab_size = separator, prior, len(prior)
-        self.ngrams, self.classes, self.labels, self.shares = ngrams, classes, labels, shares
-        self.caches, self.network, self.weights, self.sizes = caches or {}, network, weights, sizes
+        self.ngrams, self.classes, self.caches = ngrams, classes, caches or {}
+        self.network, self.weights, self.sizes = network, weights, sizes
 
     def rows(self, past: Sequence[int]) -> Array:
         """The distribution of the token after a document so far, without its separator, by each expert (m, V)."""
@@ -476,9 +474,10 @@ class Mixture:
         if self.ngrams is not None:
             history = self.ngrams.history([self.separator, *past])
             rows.append([self.ngrams.probability(y, history) for y in tokens])
-        if self.classes is not None:
-            history = self.classes.history([self.labels[token] for token in (self.separator, *past)])
-            rows.append([self.classes.probability(self.labels[y], history) * self._in_class(past, y) for y in tokens])
+        for model, labels, shares in self.classes:
+            history = model.history([labels[token] for token in (self.separator, *past)])
+            within = [self._in_class(past, y, labels, shares[y]) for y in tokens]
+            rows.append([model.probability(labels[y], history) * within[y] for y in tokens])
         for order, size in self.caches.values():
             rows.append(cache_row(past, self.separator, order, size, self.DISCOUNT, self.vocab_size))
         if self.network is not None:
@@ -486,12 +485,12 @@ class Mixture:
             rows.append(list(_softmax(language_model_logits(config, arrays, np.array([self.separator, *past]))[-1])))
         return np.array([*rows, self.prior])
 
-    def _in_class(self, past: Sequence[int], y: int) -> float:
+    def _in_class(self, past: Sequence[int], y: int, labels: Sequence[int], share: float) -> float:
         if not self.caches:
-            return self.shares[y]
+            return share
         seen = list(past)[-self.caches["cache"][1] :]
-        of_class = [token for token in seen if self.labels[token] == self.labels[y]]
-        return (seen.count(y) + self.ADDED * self.shares[y]) / (len(of_class) + self.ADDED)
+        of_class = [token for token in seen if labels[token] == labels[y]]
+        return (seen.count(y) + self.ADDED * share) / (len(of_class) + self.ADDED)
 
     def features(self, past: Sequence[int]) -> list[int]:
         values = []

@@ -1,4 +1,4 @@
-"""The commands fit, eval and generate, and the input that the command line refuses."""
+"""The commands fit, eval, generate and explain, and the input that the command line refuses."""
 
 import gzip
 import json
@@ -53,15 +53,19 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+CONTEXTS = ("ngrams", "cache", "radial", "document")
+
+
 def small(text, model, *more):
-    return ["fit", text, "-o", model, "--preset", "potato", "--contexts", "ngrams,cache,radial", "--vocab-size", "300", "--workers", "1", *more]
+    options = ["--preset", "potato", "--contexts", ",".join(CONTEXTS), "--vocab-size", 300, "--workers", 1]
+    return ["fit", text, "-o", model, *options, *more]
 
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fitted")
     corpus = Corpus.build(write_corpus(folder), vocab_size=300, cache_dir=folder / "cache")
-    WarmStartLM("potato").fit(corpus).save_pretrained(folder / "model")
+    WarmStartLM("potato", contexts=CONTEXTS).fit(corpus).save_pretrained(folder / "model")
     return folder / "model"
 
 
@@ -76,8 +80,8 @@ def test_fit_eval_generate(run, text, tmp_path):
     assert code == 0, err
     fitted = json.loads(out)
     assert fitted["documents"] == 20
-    stages = {"attention", "values", "output"} | {"ngrams", "classes"} & set(fitted["contexts"])
-    assert set(fitted["seconds"]) == {"corpus", "count", "gate", *stages}
+    assert set(fitted["seconds"]) == {"corpus", "count", "attention", "values", "output", "ngrams", "gate"}
+    assert set(fitted["left_out_perplexity"]) == {"mixture", "ngrams", "cache", "cache 1024", "cache 128", "unigram"}
     assert fitted["tokens_per_second"] > 0
     assert fitted["peak_memory_bytes"] > 1e6
     assert fitted["parameters"] == sum(a.size for a in load_arrays(folder / "model.safetensors")[0].values())
@@ -92,6 +96,8 @@ def test_fit_eval_generate(run, text, tmp_path):
     assert scores["bits_per_byte"] == pytest.approx(nats / np.log(2) / scores["bytes"])
     assert set(scores["contexts"]) == {"radial", "document"}
     assert scores["bigram_perplexity"] < scores["unigram_perplexity"]
+    assert list(scores["experts"]) == list(scores["shares"])
+    assert scores["perplexity"] < min(scores["experts"].values())
 
     code, out, err = run("generate", folder, "--prompt", "the cat", "--max-tokens", 12, "--temperature", 0)
     assert (code, err) == (0, "")
@@ -127,6 +133,117 @@ def test_table_without_json(run, model, text):
     assert code == 0
     assert "bits per byte" in out
     assert "scoring" in err
+    for expert in ("ngrams", "cache 1024", "network", "unigram"):
+        assert re.search(rf"^.*\b{expert}\b.* \d", out, re.MULTILINE), out
+
+
+@pytest.mark.parametrize(
+    ("options", "files"),
+    [
+        (["--contexts", "ngrams, classes,cache", "--order", "4"], ["counts"]),
+        (["--contexts", "ngrams", "--order", "3", "--prune", "0,0,1"], ["ngrams"]),
+        (["--contexts", "cache"], ["counts"]),
+        (["--contexts", "radial"], ["counts", "model"]),
+        (["--prune", "0,1"], ["model", "ngrams"]),
+    ],
+)
+def test_contexts_order_and_prune(run, text, tmp_path, options, files):
+    folder = tmp_path / "model"
+    code, out, err = run(*small(text, folder, "--split-documents", r"\n\n", "--json", *options))
+    assert code == 0, err
+    fitted = json.loads(out)
+    assert names(folder) == sorted(
+        ["config.json", "tokenizer.json", "mixture.safetensors", *(f"{name}.safetensors" for name in files)]
+    )
+    if "--order" in options and "ngrams" in options[1]:
+        assert len(fitted["ngrams"]) == int(options[3])
+    if "--prune" in options:
+        assert fitted["prune"] == {"0,0,1": [0, 0, 1], "0,1": [0, 1, 1]}[options[-1]]
+    code, out, err = run("eval", folder, text, "--json", "--quiet")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["perplexity"] < 20
+    assert ("experts" in json.loads(out)) == ("radial" not in options)
+
+
+def test_explain(run, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, err = run("explain", model, "--prompt", "the cat sat on the mat. the cat", "--json", "--top", 3)
+    assert (code, err) == (0, "")
+    explained = json.loads(out)
+    assert len(explained["tokens"]) == 3
+    best = explained["tokens"][0]
+    assert repr(best["token"]) == "' s'"
+    assert sum(best["experts"].values()) == pytest.approx(1)
+    assert best["places"][0]["text"].endswith("the cat s")
+
+    picture = tmp_path / "page.html"
+    code, out, err = run(
+        "explain", model, "--prompt", "the cat sat on [/b] the [red] mat.\nthe cat", "--picture", picture
+    )
+    assert (code, err) == (0, "")
+    first, *rows = out.splitlines()
+    for heading in ("next token", "probability", "experts", "n-grams"):
+        assert heading in first
+    assert "' s'" in rows[0]
+    assert re.search(r"\d%", rows[0])
+    assert picture.read_text().startswith("<!doctype html>")
+    assert run("explain", model, "--prompt", "a [/] b", "--quiet") == (0, "", "")
+    code, out, err = run("explain", model, "--json")  # of an empty document
+    assert (code, err) == (0, "")
+    assert all(token["places"] == [] for token in json.loads(out)["tokens"])
+
+
+def test_brackets_are_no_markup(capsys):
+    cli._print_table([["[/b]", "[red]x"], ["\\[b]", ""]], ["a", "b"])
+    assert capsys.readouterr().out.split() == ["a", "b", "[/b]", "[red]x", "\\[b]"]
+
+
+def test_explain_refuses(run, model, text, tmp_path):
+    for arguments, message in (
+        (["explain", tmp_path / "nothing"], "got nothing there"),
+        (["explain", model, "--picture", tmp_path / "no" / "folder.html"], "folder.html"),
+    ):
+        code, _, err = run(*arguments)
+        assert code == 1
+        assert re.fullmatch(rf"error: .*{message}.*\n", err), err
+    assert run(*small(text, tmp_path / "network", "--contexts", "radial", "--quiet"))[0] == 0
+    code, out, err = run("explain", tmp_path / "network", "--prompt", "a")
+    assert (code, out) == (1, "")
+    assert re.fullmatch(r"error: expected a model of counts to explain, got a network alone; .*\n", err)
+    assert run("explain", model, "--top", 0)[0] == 2
+
+
+@pytest.mark.parametrize("contexts", ["radial,document", ",".join(CONTEXTS)])
+def test_cold(run, text, tmp_path, contexts):
+    """The network is random, what is counted is as warm as ever."""
+    options = ["--contexts", contexts, "--split-documents", r"\n\n", "--quiet"]
+    for name, more in {"cold": ["--cold"], "same": ["--cold"], "other": ["--cold", "--seed", 1], "warm": []}.items():
+        code, _, err = run(*small(text, tmp_path / name, *options, *more))
+        assert code == 0, err
+
+    def content(name, file):
+        return (tmp_path / name / file).read_bytes()
+
+    for file in names(tmp_path / "cold"):
+        assert content("cold", file) == content("same", file)
+    assert content("cold", "model.safetensors") != content("other", "model.safetensors")
+    assert content("cold", "counts.safetensors") == content("warm", "counts.safetensors")
+    cold, warm = (json.loads(run("eval", tmp_path / name, text, "--json", "--quiet")[1]) for name in ("cold", "warm"))
+    assert cold["bigram_perplexity"] == warm["bigram_perplexity"]
+    if "ngrams" in contexts:
+        assert cold["experts"]["ngrams"] == warm["experts"]["ngrams"]
+        assert cold["experts"]["network"] > 100 > warm["experts"]["network"]
+        assert cold["perplexity"] < 1.2 * warm["perplexity"]
+        assert cold["shares"]["network"] < 0.05
+    else:
+        assert cold["perplexity"] > 100 > warm["perplexity"]
+
+
+def test_cold_needs_a_network(run, text, tmp_path):
+    code, _, err = run(*small(text, tmp_path / "model", "--contexts", "ngrams", "--cold", "--quiet"))
+    assert code == 1
+    assert re.fullmatch(r"error: contexts: expected one of the network for a cold start, .*\n", err)
+    assert not (tmp_path / "model").exists()
 
 
 def test_same_bytes_for_any_number_of_workers(run, text, tmp_path):
@@ -164,11 +281,20 @@ def test_other_tokenizers(run, text, tmp_path, kind):
         (b"  \n \n", [], "corpus with text"),
         (b"fine so far \xff and more", [], "corpus.txt: .*12"),
         (b"one two", ["--tokenizer", "words", "--contexts", "block"], "more tokens than the context"),
-        (None, ["--contexts", "radial", "--bits", "2"], "bits"),
+        (None, ["--bits", "2"], "bits"),
         (None, ["--contexts", "radial,circle"], "circle"),
         (None, ["--contexts", "radial,radial"], "once each"),
         (None, ["--preset", "huge"], "preset"),
-        (None, ["--contexts", "radial", "--radius", "0"], "radius"),
+        (None, ["--radius", "0"], "radius"),
+        (None, ["--order", "0"], "order: expected a whole number from 1 to 100, got 0"),
+        (None, ["--order", "101"], "got 101"),
+        (None, ["--contexts", "classes", "--order", "1"], "from 2 to 100"),
+        (None, ["--contexts", ""], "contexts: expected some of ngrams, classes, cache"),
+        (None, ["--prune", "0,2,1"], "do not fall"),
+        (None, ["--prune", "1"], "begin with 0"),
+        (None, ["--prune", "0,0,0,0,0,0,0,1"], "at most 3 whole numbers"),
+        (None, ["--prune", "0,x"], "expected whole numbers with commas"),
+        (None, ["--cold", "--order", "0"], "order"),
         (None, ["--block-size", "100000", "--contexts", "block"], "context of 100000"),
         (None, ["--vocab-size", "100"], "vocab"),
         (None, ["--smoothing", "-1"], "positive number"),
@@ -206,7 +332,9 @@ def test_fit_refuses_a_folder_of_something_else_before_working(run, text, tmp_pa
     assert names(tmp_path / "photos") == ["cat.jpg"]
 
 
-@pytest.mark.parametrize("damage", ["truncate", "foreign", "remove", "config", "counts", "tokenizer"])
+@pytest.mark.parametrize(
+    "damage", ["truncate", "foreign", "remove", "config", "counts", "tokenizer", "mixture", "no mixture"]
+)
 def test_damaged_model_folder(run, model, text, damage):
     weights = model / "model.safetensors"
     if damage == "truncate":
@@ -219,6 +347,10 @@ def test_damaged_model_folder(run, model, text, damage):
         (model / "config.json").write_text('{"model_type": "gpt2"}')
     elif damage == "counts":
         (model / "counts.safetensors").write_bytes(weights.read_bytes())
+    elif damage == "mixture":
+        (model / "mixture.safetensors").write_bytes(weights.read_bytes())
+    elif damage == "no mixture":
+        (model / "mixture.safetensors").unlink()
     else:
         (model / "tokenizer.json").write_text("{}")
     code, out, err = run("eval", model, text, "--quiet")

@@ -296,7 +296,7 @@ def test_folders_of_counts_alone(tmp_path):
 
 
 def test_files_of_an_older_model_go_if_the_whole_model_is_written(saved):
-    older = ("mixture.safetensors", "counts.safetensors", "ngrams.safetensors", "classes-0.safetensors")
+    older = ("mixture.safetensors", "counts.safetensors", "ngrams.safetensors")
     for name in older:
         (saved / name).write_bytes(b"old")
     save_model(saved, model(seed=1))

@@ -7,11 +7,10 @@ import pytest
 import reference
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from mixtures import corpora, labels_of, mixture
+from mixtures import corpora, mixture
 from test_ngrams import joined
 
 from warmstart import sample
-from warmstart.classes import ClassModel
 from warmstart.errors import InputError
 from warmstart.gate import FLOOR, with_expert
 from warmstart.kneser_ney import KneserNey, parts
@@ -45,13 +44,17 @@ def test_evidence_equals_counting_again_without_the_part(corpus, order, prune, s
         patch.setattr(sample, "TARGETS_PER_CHUNK", chunk)
         evidence = left_out_evidence(found.experts, tokens, borders, scored)
     rows, features, text = [], [], tokens.tolist()
-    labels = [int(twin.labels[token]) for token in text]
     for part in parts(borders, tokens.size - 1):
         targets = range(part.start, part.stop)
         rest = reference.Mixture(
-            separator, twin.prior, ngrams=twin.ngrams.without(text, targets),
-            classes=twin.classes.without(labels, targets), labels=twin.labels, shares=twin.shares, caches=twin.caches,
-        )  # fmt: skip
+            separator,
+            twin.prior,
+            ngrams=twin.ngrams.without(text, targets),
+            classes=[
+                (model.without([labels[t] for t in text], targets), labels, s) for model, labels, s in twin.classes
+            ],
+            caches=twin.caches,
+        )
         for i in targets:
             start = int(borders[np.searchsorted(borders, i) - 1]) + 1
             rows.append(rest.rows(text[start:i])[:, text[i]])
@@ -227,12 +230,7 @@ def test_workers_change_nothing(corpus, workers):
     assert one.report["left_out_perplexity"] == more.report["left_out_perplexity"]
 
 
-def test_models_must_have_their_counts():
-    corpus = (5, 0, [[1, 2, 3, 4, 1, 2]])
-    found, _ = mixture(corpus, ("ngrams", "classes"))
-    labels = labels_of(5, 0, np.random.default_rng(0))
-    model = found.experts.ngrams
-    assert isinstance(model, KneserNey)
-    other = ClassModel.of(labels, np.ones(5), counted([[1, 1]], 5))
+def test_models_must_have_counted_the_sample():
+    other = KneserNey(counted([[1, 1]], 5))
     with pytest.raises(InputError, match="documents that were counted"):
-        fit_mixture(Experts(0, found.experts.prior, model, other), counted(corpus[2], 5))
+        fit_mixture(Experts(0, np.full(5, 0.2), other), counted([[1, 2, 3, 4, 1, 2]], 5))

@@ -91,7 +91,7 @@ def test_generates_the_chain(model):
 
 
 def test_published_formula_and_fixed_smoothing(corpus):
-    model = WarmStartLM("potato", contexts=("radial", "document"), temperature=1.0, smoothing=5.0).fit(corpus)
+    model = WarmStartLM("potato", temperature=1.0, smoothing=5.0).fit(corpus)
     assert set(model.report_["smoothing"].values()) == {5.0}
     assert {tau for taus in model.report_["temperatures"].values() for tau in taus} == {1.0}
     assert model.perplexity(TEST) < 8
@@ -111,7 +111,7 @@ def test_published_formula_and_fixed_smoothing(corpus):
 )
 def test_bad_parameters(corpus, parameters, error, match):
     with pytest.raises(error, match=match):
-        WarmStartLM(**{"preset": "potato", "contexts": ("radial",), **parameters}).fit(corpus)
+        WarmStartLM(**{"preset": "potato", **parameters}).fit(corpus)
 
 
 @pytest.mark.parametrize("ids", [[-1], [10_000], [0, 99_999]])
@@ -131,6 +131,16 @@ SIZES = {"bits": 16, "radius": 1, "block_size": 2}
 @pytest.fixture(scope="module")
 def mixed(corpus):
     return WarmStartLM("potato", contexts=ALL, order=3, **SIZES).fit(corpus)
+
+
+def sizes(contexts):
+    """Sizes of a network, if there is one."""
+    return SIZES if set(contexts) & set(CONTEXTS) else {}
+
+
+def kinds(folder):
+    """The files of a model without their endings and numbers."""
+    return {path.name.split(".")[0].split("-")[0] for path in folder.iterdir()}
 
 
 def files(model, folder):
@@ -156,7 +166,7 @@ def test_a_mixture_finds_the_chain(mixed):
 
 @pytest.mark.parametrize("contexts", [("cache",), COUNTS, ALL])
 def test_a_mixture_is_scored_as_it_predicts(corpus, contexts):
-    model = WarmStartLM("potato", contexts=contexts, **SIZES).fit(corpus)
+    model = WarmStartLM("potato", contexts=contexts, **sizes(contexts)).fit(corpus)
     ids = [*model.tokenizer_.encode(TEST[0], add_special_tokens=False).ids, corpus.separator]
     rows = [model.predict_proba(ids[:i]) for i in range(len(ids))]
     assert max(abs(row.sum() - 1) for row in rows) < 1e-9
@@ -169,7 +179,7 @@ def test_a_mixture_is_scored_as_it_predicts(corpus, contexts):
     "contexts", [("ngrams",), ("cache",), COUNTS, (*COUNTS, "radial", "attended"), ("radial", "memory")]
 )
 def test_documents_in_any_order_and_any_shards_give_the_same_bytes(corpus, tmp_path, contexts):
-    texts, options = TRAIN[:24], {"contexts": contexts, "order": 4, **SIZES}
+    texts, options = TRAIN[:24], {"contexts": contexts, "order": 4, **sizes(contexts)}
 
     def encoded(*texts):
         return Corpus.encode(texts, corpus.tokenizer)
@@ -191,7 +201,7 @@ def test_documents_in_any_order_and_any_shards_give_the_same_bytes(corpus, tmp_p
 
 @pytest.mark.parametrize("contexts", [("ngrams",), COUNTS, (*COUNTS, *CONTEXTS), ("radial", "document")])
 def test_what_is_forgotten_leaves_no_trace(corpus, tmp_path, contexts):
-    texts, options = TRAIN[:24], {"contexts": contexts, "order": 4, **SIZES}
+    texts, options = TRAIN[:24], {"contexts": contexts, "order": 4, **sizes(contexts)}
     rest = WarmStartLM("micro", **options).fit(Corpus.encode(texts[4:], corpus.tokenizer))
     expected = files(rest, tmp_path / "rest")
     model = WarmStartLM("micro", **options).fit(Corpus.encode(texts, corpus.tokenizer))
@@ -342,7 +352,7 @@ def test_explanations(mixed):
         assert sum(share for _, share in reason.ngrams) == pytest.approx(reason.shares["ngrams"])
     assert sum(explanation.weights.values()) == pytest.approx(1)
     shown = described(explanation, ids, mixed.tokenizer_)
-    moon = next(reason for reason in shown["tokens"] if reason["token"] == "moon")  # noqa: S105 - no password
+    moon = next(entry for entry in shown["tokens"] if entry["token"].startswith("moon"))
     assert moon["probability"] == pytest.approx(row[moon["id"]])
     assert [(place["position"], place["text"]) for place in moon["places"]] == [
         (3, "sun moon sun moon"),
@@ -357,7 +367,7 @@ def test_explanations(mixed):
 
 @pytest.mark.parametrize("contexts", [("cache",), ("ngrams",), COUNTS, ALL, ("radial", "document")])
 def test_a_folder_gives_the_same_model(corpus, tmp_path, contexts):
-    model = WarmStartLM("potato", contexts=contexts, **SIZES).fit(corpus)
+    model = WarmStartLM("potato", contexts=contexts, **sizes(contexts)).fit(corpus)
     model.save_pretrained(tmp_path / "model")
     loaded = WarmStartLM.from_pretrained(tmp_path / "model", workers=2)
     one, other = ({**either.evaluate(TEST), "seconds": 0} for either in (model, loaded))
@@ -374,10 +384,7 @@ def test_a_pruned_model_has_tables_and_no_counts(corpus, tmp_path, prune):
     model = WarmStartLM("potato", contexts=ALL, prune=prune, **SIZES).fit(corpus)
     assert model.report_["prune"] == [*prune, *[prune[-1]] * (3 - len(prune))]
     model.save_pretrained(tmp_path / "model")
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
-        "classes-0.safetensors", "config.json", "mixture.safetensors", "model.safetensors", "ngrams.safetensors",
-        "tokenizer.json",
-    ]  # fmt: skip
+    assert kinds(tmp_path / "model") == {"config", "tokenizer", "mixture", "model", "ngrams", "classes"}
     loaded = WarmStartLM.from_pretrained(tmp_path / "model")
     assert loaded.perplexity(TEST) == pytest.approx(model.perplexity(TEST), rel=1e-6)
     for change in (loaded.partial_fit, loaded.forget):
@@ -412,12 +419,11 @@ def test_the_most_ngrams_of_a_preset(corpus, tmp_path, monkeypatch):
 def test_a_replaced_model_leaves_no_file(corpus, tmp_path):
     folder = tmp_path / "model"
     for contexts, prune in ((ALL, None), (ALL, (0, 1)), (("cache",), None), (("radial",), None), (("ngrams",), (0, 1))):
-        WarmStartLM("potato", contexts=contexts, prune=prune, **SIZES).fit(corpus).save_pretrained(folder)
+        WarmStartLM("potato", contexts=contexts, prune=prune, **sizes(contexts)).fit(corpus).save_pretrained(folder)
         (folder / "notes.txt").write_text("mine")
-        kinds = {"mixture": True, "model": "radial" in contexts, "counts": prune is None,
-                 "ngrams": prune and "ngrams" in contexts, "classes-0": prune and "classes" in contexts}  # fmt: skip
-        expected = {f"{name}.safetensors" for name, there in kinds.items() if there}
-        assert {path.name for path in folder.iterdir()} == {"config.json", "notes.txt", "tokenizer.json", *expected}
+        there = {"model": "radial" in contexts, "counts": prune is None,
+                 "ngrams": prune and "ngrams" in contexts, "classes": prune and "classes" in contexts}  # fmt: skip
+        assert kinds(folder) == {"config", "notes", "tokenizer", "mixture", *(name for name in there if there[name])}
         WarmStartLM.from_pretrained(folder)
 
 
@@ -435,7 +441,7 @@ def test_a_network_can_be_replaced_beside_the_counts(mixed, corpus, tmp_path):
     one, other = loaded.evaluate(TEST), mixed.evaluate(TEST)
     assert {name for name in one["experts"] if one["experts"][name] != other["experts"][name]} == {"network"}
 
-    alone = WarmStartLM("potato", contexts=COUNTS, **SIZES).fit(corpus)
+    alone = WarmStartLM("potato", contexts=COUNTS).fit(corpus)
     alone.save_pretrained(tmp_path / "counts")
     network.save_pretrained(tmp_path / "counts")
     with pytest.raises(InputError, match="fit the mixture again"):
@@ -455,13 +461,14 @@ def folders(corpus, tmp_path_factory):
 NAMES = [
     ("whole", name) for name in ("config.json", "counts.safetensors", "mixture.safetensors", "model.safetensors",
                                  "tokenizer.json")
-] + [("pruned", "ngrams.safetensors"), ("pruned", "classes-0.safetensors")]  # fmt: skip
+] + [("pruned", "ngrams.safetensors"), ("pruned", "classes")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("kind", "name"), NAMES)
 def test_damaged_files_are_refused(folders, tmp_path, kind, name):
     """A bit that is not noticed is one that changes nothing."""
     folder = shutil.copytree(folders / kind, tmp_path / "model")
+    name = next(folder.glob(f"{name}*")).name
     data, expected = (folder / name).read_bytes(), WarmStartLM.from_pretrained(folder).evaluate(TEST[:1])
     for size in (0, 7, 8, len(data) // 2, len(data) - 2):
         (folder / name).write_bytes(data[:size])
@@ -493,6 +500,7 @@ def test_files_of_another_model_are_refused(folders, tmp_path, kind, name):
     other = WarmStartLM("potato", contexts=(*COUNTS, "document"), prune=prune, **SIZES).fit(corpus)
     other.save_pretrained(tmp_path / "other")
     folder = shutil.copytree(folders / kind, tmp_path / "model")
+    name = next(folder.glob(f"{name}*")).name
     shutil.copy(tmp_path / "other" / name, folder / name)
     with pytest.raises(InputError, match="|".join((name, "tokenizer.json", "counts.safetensors"))):
         WarmStartLM.from_pretrained(folder)
@@ -514,7 +522,7 @@ def test_folders_of_older_versions_are_refused(folders, tmp_path):
         WarmStartLM.from_pretrained(folder)
 
 
-# Tiny texts, with the contexts and sizes of the default
+# Tiny texts
 
 
 @pytest.mark.parametrize(
@@ -531,7 +539,7 @@ def test_folders_of_older_versions_are_refused(folders, tmp_path):
 @pytest.mark.parametrize("preset", ["small", "potato"])
 def test_tiny_texts(tmp_path, texts, kind, preset):
     corpus = Corpus.build(texts, tokenizer=kind)
-    model = WarmStartLM(preset, bits=32).fit(corpus)
+    model = WarmStartLM(preset, contexts=ALL, bits=32).fit(corpus)
     scores = model.evaluate(texts)
     assert np.isfinite([scores["perplexity"], *scores["experts"].values(), *scores["shares"].values()]).all()
     assert 1 <= scores["perplexity"] <= 100 * scores["unigram_perplexity"]
@@ -545,6 +553,6 @@ def test_tiny_texts(tmp_path, texts, kind, preset):
 
 def test_a_text_of_one_token():
     with pytest.raises(InputError, match="give more text"):
-        WarmStartLM(bits=32).fit(["a"])
+        WarmStartLM(contexts=ALL, bits=32).fit(["a"])
     model = WarmStartLM(contexts=COUNTS).fit(["a"])
     assert np.isfinite(model.perplexity(["a", "b a"]))
