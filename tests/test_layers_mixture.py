@@ -76,7 +76,8 @@ def built(name):
     parts, tokens = EXPERTS[name], text((150, 20, 3, 300, 0, 800, 60) * 3, seed=0)
     counts = count_ngrams(tokens, borders(tokens), V, 1 if "order 1" in parts else 4)
     unigrams = np.bincount(tokens[1:], minlength=V)
-    classes = ClassModel.solve(counts, token_classes(counts)) if "classes" in parts else None
+    labels = token_classes(counts, (4, 5)) if "classes" in parts else []
+    classes = tuple(ClassModel.of(of_token, counts.levels[0].counts, counts) for of_token in labels)
     network = None
     if contexts := tuple(part for part in parts if part not in ("ngrams", "order 1", "classes", "cache")):
         config = Config(V, SEPARATOR, bits=8, hidden_bits=7, radius=3, block_size=4, contexts=contexts)
@@ -385,14 +386,15 @@ def test_the_module_copies_what_it_is_made_from():
     before = [mixture.gate.weights.copy(), *(a.copy() for a in mixture.experts.network.arrays.values())]
     model = MixtureLM(mixture)
     with torch.no_grad():
-        for weight in [*model.parameters(), model.prior, model.classes.shares, model.classes.labels]:
+        for weight in [*model.parameters(), model.prior, *model.classes.buffers()]:
             weight.zero_()
     for array, old in zip([mixture.gate.weights, *mixture.experts.network.arrays.values()], before, strict=True):
         assert np.array_equal(array, old)
     assert mixture.experts.prior.min() > 0
-    assert mixture.experts.classes.shares.min() > 0
-    assert mixture.experts.classes.labels.max() > 0
-    assert "experts=ngrams, classes, cache, cache 1024, cache 128, network, unigram" in repr(model)
+    assert all(own.shares.min() > 0 and own.labels.max() > 0 for own in mixture.experts.classes)
+    names = ", ".join(["ngrams", *mixture.experts.class_names, "cache, cache 1024, cache 128, network, unigram"])
+    assert len(mixture.experts.classes) == 2
+    assert f"experts={names}" in repr(model)
 
 
 # Input, devices, compiled graphs

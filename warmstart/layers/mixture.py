@@ -74,7 +74,8 @@ class MixtureLM(nn.Module):
     names : list of str
         The experts in the order of the weights.
     ngrams : NGramTables or None
-    classes : ClassTables or None
+    classes : nn.ModuleDict of ClassTables
+        Empty without class models.
     caches : nn.ModuleDict of DocumentCacheLayer
         Empty if the mixture has no caches.
     network : NearShallowLM or None
@@ -110,7 +111,8 @@ class MixtureLM(nn.Module):
         shapes, common = CACHES if experts.cache else {}, (self.vocab_size, self.separator)
         self.caches = nn.ModuleDict({n: DocumentCacheLayer(*common, *shapes[n], DISCOUNT, dtype) for n in shapes})
         self.ngrams = None if experts.ngrams is None else NGramTables(experts.ngrams, dtype)
-        self.classes = None if experts.classes is None else ClassTables(experts.classes, CACHES["cache"][1], dtype)
+        models, window = zip(experts.class_names, experts.classes, strict=True), CACHES["cache"][1]
+        self.classes = nn.ModuleDict({name: ClassTables(model, window, dtype) for name, model in models})
         self.network = None if experts.network is None else NearShallowLM.from_model(experts.network).to(dtype)
         self.gate = MixtureGate(gate, dtype)
         self.register_buffer("prior", torch.tensor(experts.prior, dtype=dtype), persistent=False)
@@ -167,8 +169,8 @@ class MixtureLM(nn.Module):
         known = None
         if self.ngrams is not None:
             probs["ngrams"], known, _ = self.ngrams.scores(self.ngrams.contexts(ids), y)
-        if self.classes is not None:
-            probs["classes"] = self.classes.probabilities(ids, y, said["cache"].counts[..., 0, 0] if said else None)
+        seen = said["cache"].counts[..., 0, 0] if said else None
+        probs |= {name: model.probabilities(ids, y, seen) for name, model in self._classes.items()}
         if self.network is not None:
             probs["network"] = self.network.target_log_probs(ids, y).exp()
         contexts = {name: scores.counts[..., 1:] for name, scores in said.items()}
@@ -198,8 +200,8 @@ class MixtureLM(nn.Module):
         known = None
         if self.ngrams is not None:
             rows["ngrams"], (known, _) = self.ngrams.rows(states["ngrams"]), self.ngrams.features(states["ngrams"])
-        if self.classes is not None:
-            rows["classes"] = self.classes.rows(states["classes"], counts["cache"][:, 0] if counts else None)
+        seen = counts["cache"][:, 0] if counts else None
+        rows |= {name: model.rows(states[name], seen) for name, model in self._classes.items()}
         if self.network is not None:
             rows["network"] = self.network.logits(states["network"]).softmax(dim=-1)
         contexts = {name: cache.contexts(counts[name]) for name, cache in self._caches.items()}
@@ -225,8 +227,12 @@ class MixtureLM(nn.Module):
     @property
     def _experts(self) -> dict[str, Any]:
         """The experts that read step by step: all but the unigram model."""
-        found = {"ngrams": self.ngrams, "classes": self.classes, **self._caches, "network": self.network}
+        found = {"ngrams": self.ngrams, **self._classes, **self._caches, "network": self.network}
         return {name: expert for name, expert in found.items() if expert is not None}
+
+    @property
+    def _classes(self) -> dict[str, ClassTables]:
+        return cast("dict[str, ClassTables]", dict(self.classes.items()))
 
     @property
     def _caches(self) -> dict[str, DocumentCacheLayer]:
