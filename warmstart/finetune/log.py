@@ -8,6 +8,7 @@ from typing import Any
 from warmstart.errors import InputError
 from warmstart.files import replacing
 
+CURVES = ("nats", "bits_per_byte", "network_nats", "counts_nats")
 KEYS = ("step", "tokens", "seconds", "phase", "nats", "bits_per_byte")
 LOG = "log.jsonl"
 
@@ -43,7 +44,7 @@ class Log:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         if self.writer:
-            for name in ("nats", "bits_per_byte"):
+            for name in [name for name in CURVES if name in record]:
                 self.writer.add_scalar(f"valid/{name}", record[name], record["step"])
             self.writer.flush()
 
