@@ -189,9 +189,8 @@ class Run:
         border = min(math.ceil(clock.end), self.settings.max_tokens, (self.tokens // every + 1) * every)
         targets, n_targets = _cut(segments.targets, self.offset, border - self.tokens)
         apply(phase, self.optimizer, clock.share(self.tokens))
-        segments = segments._replace(targets=targets)
         with torch.autocast(targets.device.type, torch.bfloat16, enabled=self.settings.bf16):
-            losses = self.network.token_losses(segments)
+            losses = self.network.token_losses(segments._replace(targets=targets))
         if isinstance(self.module, Beside):
             losses = losses + self._mixed(self.module, losses, self.batches, numbers, targets)
         loss = losses.sum() / self.batches.batch_tokens  # not the mean: a batch that was cut weighs less
