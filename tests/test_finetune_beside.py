@@ -159,9 +159,7 @@ def test_tables_without_counts_are_solved_again(corpus, counts, mixture):
 
 def test_the_mixture_of_the_module_is_that_of_the_gate():
     rng = np.random.default_rng(0)
-    weights = rng.dirichlet(np.full(4, 0.3), 6)
-    weights[:, :-1] *= 1 - FLOOR
-    weights[:, -1] = 1 - weights[:, :-1].sum(axis=1)
+    weights = 0.95 * rng.dirichlet(np.ones(4), 6) + [0.0, 0.0, 0.02, 0.03]
     weights[0] = [0.5, 0.0, 0.5 - FLOOR, FLOOR]
     module = Beside(NearShallowLM(Config(20, 0, bits=8)), Gate((2, 3), weights))
     np.testing.assert_allclose(module.to_gate().weights, weights, atol=1e-6)
@@ -170,6 +168,9 @@ def test_the_mixture_of_the_module_is_that_of_the_gate():
         *(torch.from_numpy(x) for x in (-np.log(probs[:, -2]), np.delete(probs, -2, axis=1), buckets))
     )
     np.testing.assert_allclose(losses.detach().numpy(), -np.log((weights[buckets] * probs).sum(axis=1)), atol=1e-6)
+    unused = Beside(module.network, Gate((1,), np.array([[0.9, 0.0, 0.1]]))).to_gate().weights
+    np.testing.assert_allclose(unused, [[0.9, 0.001, 0.1]], atol=2e-3)
+    assert unused[0, 1] == pytest.approx(0.001, rel=0.02)
     with torch.no_grad():
         module.gate[:, -1] = -1e9
     assert module.to_gate().weights[:, -1].min() == pytest.approx(FLOOR)

@@ -21,7 +21,8 @@ from torch.nn import functional
 from warmstart.gate import FLOOR, Gate, fit_gate
 from warmstart.layers import NearShallowLM
 
-LEAST = 1e-8  # weight at the start, below which the logarithm would leave float32
+LEAST = 1e-8  # of a weight at the start: its logarithm is finite
+LEAST_NETWORK = 1e-3  # of the network's: with less, the gate would have no gradient that gives it more; costs 1e-3 nats
 
 Floats = NDArray[np.float64]
 
@@ -30,7 +31,7 @@ class Beside(nn.Module):
     """A network, and the gate of the mixture that it is part of.
 
     The weights are ``FLOOR`` for the unigram model, and ``1 - FLOOR`` times a softmax for all experts. They start at
-    those of a gate.
+    those of a gate, but at least `LEAST_NETWORK` for the network.
 
     Parameters
     ----------
@@ -55,6 +56,7 @@ class Beside(nn.Module):
         self.network, self.start, self.config = network, start, network.config
         free = start.weights.copy()
         free[:, -1] -= FLOOR
+        free[:, -2] = np.maximum(free[:, -2], LEAST_NETWORK)
         logits = np.log(np.maximum(free / (1.0 - FLOOR), LEAST))
         self.gate = nn.Parameter(torch.from_numpy(logits.astype(np.float32)))
 
