@@ -78,7 +78,7 @@ def writing_arrays(
         content = json.dumps({**facts, CHECKSUMS: sums}, sort_keys=True)
         return json.dumps({"__metadata__": {FACTS: content}, **header}).encode()
 
-    size = -(-len(encoded(dict.fromkeys(shapes, 2**32 - 1))) // 8) * 8  # the checksums come last and may be shorter
+    size = -(-len(encoded(dict.fromkeys([*shapes, FACTS], 2**32 - 1))) // 8) * 8  # the checksums may be shorter
     with replacing(path) as temporary:
         arrays = {}
         with temporary.open("wb") as file:
@@ -87,7 +87,7 @@ def writing_arrays(
             at = 8 + size + entry["data_offsets"][0]
             arrays[name] = np.memmap(temporary, TYPES[entry["dtype"]], "r+", at, entry["shape"])
         yield dict(arrays)
-        sums = checksums(arrays)
+        sums = checksums(arrays, facts)
         for array in arrays.values():
             array.flush()
         with temporary.open("r+b") as begun:

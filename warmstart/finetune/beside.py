@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from warmstart.gate import FLOOR, Gate, fit_gate
+from warmstart.gate import FLOOR, Gate, with_expert
 from warmstart.layers import NearShallowLM
 
 LEAST = 1e-8  # of a weight at the start: its logarithm is finite
@@ -94,7 +94,7 @@ def nats(gate: Gate, probs: Floats, buckets: NDArray[np.integer]) -> float:
 
 
 class Refit(NamedTuple):
-    """A gate refitted by expectation-maximisation.
+    """A gate whose weights for the network are refitted by expectation-maximisation.
 
     Attributes
     ----------
@@ -120,10 +120,11 @@ class Refit(NamedTuple):
 
 
 def refit(gate: Gate, probs: Floats, buckets: NDArray[np.integer]) -> Refit:
-    """Fit a gate anew on text that neither network nor counts have seen.
+    """Fit the weight of the network anew, on text that neither network nor counts have seen.
 
     The network has seen its training text, while the counts are left out there; so the trained gate leans too far to
-    the network.
+    the network. This holds from the first step if the network was solved from that text. The other experts keep their
+    weights in proportion, see `warmstart.gate.with_expert`.
 
     Parameters
     ----------
@@ -133,13 +134,16 @@ def refit(gate: Gate, probs: Floats, buckets: NDArray[np.integer]) -> Refit:
         Probability of each target by each expert, in the order of the text.
     buckets : (n,) int
     """
-    features = np.stack(np.unravel_index(buckets, gate.sizes), axis=1)
+    features, others = np.stack(np.unravel_index(buckets, gate.sizes), axis=1), without_network(gate)
+
+    def fitted(targets: NDArray[np.bool_]) -> Gate:
+        own = probs[targets]
+        return with_expert(others, np.delete(own, -2, axis=1), own[:, -2], features[targets])
+
+    if len(probs) < 2:
+        return Refit(gate, True, nats(gate, probs, buckets), nats(gate, probs, buckets))
     first = np.arange(len(probs)) < len(probs) // 2
-    halves = []
-    for half in (first, ~first):
-        other, _ = fit_gate(probs[~half], features[~half], gate.sizes)
-        halves.append(nats(other, probs[half], buckets[half]))
-    before = nats(gate, probs, buckets)
-    after = float(np.average(halves, weights=[first.sum(), (~first).sum()]))
+    halves = [nats(fitted(~half), probs[half], buckets[half]) for half in (first, ~first)]
+    before, after = nats(gate, probs, buckets), float(np.average(halves, weights=[first.sum(), (~first).sum()]))
     kept = before <= after
-    return Refit(gate if kept else fit_gate(probs, features, gate.sizes)[0], kept, before, after)
+    return Refit(gate if kept else fitted(np.ones(len(probs), np.bool_)), kept, before, after)

@@ -1,4 +1,12 @@
-"""The log of a run: one line of JSON for each validation, and curves for TensorBoard on request."""
+"""The log of a run: one line of JSON for each validation, and curves for TensorBoard on request.
+
+| key | meaning |
+|---|---|
+| ``step``, ``tokens``, ``seconds``, ``phase`` | where the run is |
+| ``nats``, ``bits_per_byte`` | validation loss of the model: where a network trains beside counts, of their mixture |
+| ``network_nats`` | beside counts only: the loss of the network alone |
+| ``counts_nats`` | beside counts only: the loss of the counts without the network, which does not change |
+"""
 
 import json
 import math
