@@ -19,7 +19,6 @@ from benchmarks.harness import Results
 from warmstart.corpus import Corpus
 from warmstart.counts import NGrams
 from warmstart.estimators.language_model import WarmStartLM
-from warmstart.layers.near_shallow import NearShallowLM
 from warmstart.ngrams import count_ngrams
 from warmstart.progress import Progress
 
@@ -86,7 +85,8 @@ def score(name: str, corpus: Corpus) -> Score:
 
 def near_shallow(model: WarmStartLM) -> Score:
     """Return the function of a fitted model that gives the nats of a text."""
-    module, separator = NearShallowLM.from_model(model.model_), model.model_.config.separator
+    module = model.to_torch()
+    separator = module.config.separator
 
     @torch.no_grad()
     def score(ids: list[int]) -> float:

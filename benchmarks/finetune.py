@@ -83,7 +83,7 @@ def start_of(arm: str, seed: int, preset: str, folder: str) -> NearShallowModel:
     if arm == "warm":
         return load_model(Path(folder, preset))
     corpus = Corpus.open(Path(folder, "train"))
-    model = WarmStartLM(preset=preset, contexts=CONTEXTS).initialise(corpus, seed).model_
+    model = WarmStartLM(preset=preset, contexts=CONTEXTS).initialise(corpus, seed).to_torch().to_model()
     if arm == "cold + log-unigram":
         add_log_unigram(model, np.asarray(corpus.counts))
     return model

@@ -405,3 +405,96 @@ class KneserNey:
         """The model counted again without what ends at some targets, with the discounts of this one."""
         counts = self.raw - ngram_counts(text, self.separator, self.order, targets)
         return KneserNey(counts, self.vocab_size, self.separator, self.order, self.thresholds, self.discounts)
+
+
+# The mixture of experts
+
+
+def expectation_maximisation(probs: Array, prior: Array, weights: Array, strength: float, floor: float) -> Array:
+    """One step for the targets of one bucket: the weights (m,) after it. probs (n, m), prior (m,), weights (m,).
+
+    The last expert has at least ``floor``; then the others share the rest as they would without this bound.
+    """
+    mass = strength * prior
+    for row in probs:
+        shares = weights * row
+        mass = mass + shares / shares.sum()
+    new = mass / mass.sum()
+    if new[-1] < floor:
+        new = np.append((1 - floor) * mass[:-1] / mass[:-1].sum(), floor)
+    return np.asarray(new)
+
+
+def bucket(values: Sequence[int], sizes: Sequence[int]) -> tuple[int, ...]:
+    """The features of a target, each at most its largest value."""
+    return tuple(min(value, size - 1) for value, size in zip(values, sizes, strict=True))
+
+
+class Mixture:
+    """The mixture from the definitions, token by token.
+
+    prior (V,); ngrams, classes: models of the tokens and of the labels (V,); caches: order and size by name, "cache"
+    and "cache 1024" at least, or empty; network: `Config` and dense weights; weights: by bucket and expert, the last
+    feature fastest; sizes: number of values of the features.
+    """
+
+    DISCOUNT, ADDED = 0.5, 2.0
+
+    def __init__(
+        self,
+        separator: int,
+        prior: Array,
+        *,
+        ngrams: KneserNey | None = None,
+        classes: KneserNey | None = None,
+        labels: Sequence[int] = (),
+        shares: Sequence[float] = (),
+        caches: dict[str, tuple[int, int]] | None = None,
+        network: tuple[Any, dict[str, Array]] | None = None,
+        weights: Array | None = None,
+        sizes: Sequence[int] = (),
+    ) -> None:
+        self.separator, self.prior, self.vocab_size = separator, prior, len(prior)
+        self.ngrams, self.classes, self.labels, self.shares = ngrams, classes, labels, shares
+        self.caches, self.network, self.weights, self.sizes = caches or {}, network, weights, sizes
+
+    def rows(self, past: Sequence[int]) -> Array:
+        """The distribution of the token after a document so far, without its separator, by each expert (m, V)."""
+        rows, tokens = [], range(self.vocab_size)
+        if self.ngrams is not None:
+            history = self.ngrams.history([self.separator, *past])
+            rows.append([self.ngrams.probability(y, history) for y in tokens])
+        if self.classes is not None:
+            history = self.classes.history([self.labels[token] for token in (self.separator, *past)])
+            rows.append([self.classes.probability(self.labels[y], history) * self._in_class(past, y) for y in tokens])
+        for order, size in self.caches.values():
+            rows.append(cache_row(past, self.separator, order, size, self.DISCOUNT, self.vocab_size))
+        if self.network is not None:
+            config, arrays = self.network
+            rows.append(list(_softmax(language_model_logits(config, arrays, np.array([self.separator, *past]))[-1])))
+        return np.array([*rows, self.prior])
+
+    def _in_class(self, past: Sequence[int], y: int) -> float:
+        if not self.caches:
+            return self.shares[y]
+        seen = list(past)[-self.caches["cache"][1] :]
+        of_class = [token for token in seen if self.labels[token] == self.labels[y]]
+        return (seen.count(y) + self.ADDED * self.shares[y]) / (len(of_class) + self.ADDED)
+
+    def features(self, past: Sequence[int]) -> list[int]:
+        values = []
+        if self.caches:
+            known = {}
+            for name, (order, size) in self.caches.items():
+                counts, _ = cache_counts([*past, 0], len(past), self.separator, order, size)
+                known[name] = max(k for k in range(order) if k == 0 or counts[k][1]), counts
+            longest, counts = known["cache"]
+            values = [longest, counts[longest][2].bit_length(), counts[longest][1].bit_length(), known["cache 1024"][0]]
+        if self.ngrams is not None:
+            values.append(self.ngrams.known(self.ngrams.history([self.separator, *past]))[0])
+        return [*values, [self.separator, *past][-1].bit_length() // 2]
+
+    def row(self, past: Sequence[int]) -> Array:
+        assert self.weights is not None
+        by_bucket = self.weights.reshape(*self.sizes, -1)
+        return np.asarray(by_bucket[bucket(self.features(past), self.sizes)] @ self.rows(past))

@@ -29,21 +29,21 @@ def by_hand():
         last=np.array([0, 1, 2, 1, 0, 2, 2], np.uint16),
         offsets=np.array([3, 4, 6, 6, 7, 7, 7]),
         probs=np.array([*UNIGRAMS, 0.6, 0.25, 0.25, 0.9]),
-        gammas=np.array([0.57, 0.4, 1.0, 0.1, 1.0, 1.0]),
+        gammas=np.array([0.57, 0.4, 1.0, 0.1, 0.5, 1.0]),
         sizes=np.array([3, 2, 0, 1, 0, 0], np.uint8),
     )
 
 
 def test_scores_by_hand():
-    tokens = np.array([0, 1, 2, 2, 1, 2, 0, 1, 1, 0])
-    #          0 1 | 01 2 | 2 by itself, 12 is no context | 2 1 | 1 2 | 0 | 0 1 | 01 1: gammas | 1 0
-    expected = [0.6, 0.9, 0.2, 0.3, 0.25, 0.5, 0.6, 0.1 * 0.4 * 0.3, 0.25]
-    scores = by_hand().score(tokens, np.array([0, 6, 9]))
+    tokens = np.array([0, 1, 2, 2, 1, 2, 0, 1, 1, 0, 2, 0])
+    #          0 1 | 01 2 | 2 by itself, 12 is no context | 2 1 | 1 2 | 0 | 0 1 | 01 1: gammas | 1 0 | 0 2: no 10 | 0
+    expected = [0.6, 0.9, 0.2, 0.3, 0.25, 0.5, 0.6, 0.1 * 0.4 * 0.3, 0.25, 0.57 * 0.2, 0.5]
+    scores = by_hand().score(tokens, np.array([0, 6, 9, 11]))
     np.testing.assert_allclose(scores.probs, expected, rtol=1e-15)
-    assert scores.known.tolist() == [1, 2, 0, 0, 1, 0, 1, 2, 1]
-    assert scores.size.tolist() == [3, 1, 0, 0, 2, 0, 3, 1, 2]
+    assert scores.known.tolist() == [1, 2, 0, 0, 1, 0, 1, 2, 1, 1, 0]
+    assert scores.size.tolist() == [3, 1, 0, 0, 2, 0, 3, 1, 2, 3, 0]
     assert (scores.probs.dtype, scores.known.dtype, scores.size.dtype) == (np.float64, np.int8, np.uint8)
-    np.testing.assert_array_equal(by_hand().log_probs(tokens, np.array([0, 6, 9])), np.log(scores.probs))
+    np.testing.assert_array_equal(by_hand().log_probs(tokens, np.array([0, 6, 9, 11])), np.log(scores.probs))
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     "errors", "files", "progress", "documents", "tokenizer", "corpus",
     "_kernels", "_ngram_kernels", "_cache_kernels", "_mixture_kernels", "_arpa_kernels", "_softmax", "_threads",
-    "ngrams", "backoff", "kneser_ney", "arpa", "cache", "gate", "accumulators",
-    "solution", "counts", "spectral", "classes", "contexts", "attention", "near_shallow", "mixture", "sample", "stream",
-    "folder", "memory", "layers", "adapters", "baselines", "figures", "estimators", "finetune", "cli",
+    "ngrams", "backoff", "kneser_ney", "arpa", "cache", "gate",
+    "accumulators", "solution", "counts", "spectral", "classes", "contexts", "attention", "near_shallow",
+    "mixture", "sample", "solving", "stream", "explanation", "folder",
+    "memory", "layers", "adapters", "baselines", "figures", "estimators", "finetune", "cli",
 ]  # fmt: skip
 
 

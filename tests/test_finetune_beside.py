@@ -15,7 +15,7 @@ from warmstart.finetune import Batches, Log, Phase, Run, Schedule, Settings, evi
 from warmstart.finetune import batches as batches_module
 from warmstart.finetune.beside import Beside, nats, refit, without_network
 from warmstart.finetune.compare import compare
-from warmstart.finetune.evidence import expert_table, left_out_experts
+from warmstart.finetune.evidence import expert_table
 from warmstart.finetune.job import Job, Plan
 from warmstart.finetune.log import KEYS, read
 from warmstart.finetune.phases import BESIDE_GROUPS
@@ -144,14 +144,12 @@ def test_an_interrupted_table_leaves_nothing(corpus, counts, mixture, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_tables_without_counts_are_solved_again(corpus, counts, mixture):
-    model = mixture.experts.ngrams
-    names = ("vocab_size", "separator", "order", "bases", "last", "offsets", "probs", "gammas", "sizes")
-    loaded = replace(mixture.experts, ngrams=BackoffModel(**{name: getattr(model, name) for name in names}))
-    solved = left_out_experts(loaded, counts).ngrams
-    expected = model.left_out(corpus.tokens, corpus.documents).probs
-    np.testing.assert_array_equal(solved.left_out(corpus.tokens, corpus.documents).probs, expected)
-    assert left_out_experts(mixture.experts, counts).ngrams is model
+def test_tables_without_counts_are_refused(corpus, counts, mixture, tmp_path):
+    mixture.experts.ngrams.save(tmp_path / "tables")
+    loaded = replace(mixture.experts, ngrams=BackoffModel.load(tmp_path / "tables"))
+    with pytest.raises(InputError, match="expected experts that were solved from counts, got tables alone"):
+        expert_table(loaded, corpus, counts, folder=tmp_path)
+    assert expert_table(loaded, corpus, folder=tmp_path).new == corpus.n_documents  # as new text they can be scored
 
 
 # The loss
@@ -305,24 +303,33 @@ def test_a_good_gate_is_kept_where_there_is_little_text():
 # The job
 
 
-def model_of(corpus, counts, mixture):
-    model = WarmStartLM(bits=8, block_size=4, radius=3, contexts=("radial", "attended", "block", "document"))
-    model.initialise(corpus)
-    model.model_, model.mixture_, model.counts_ = mixture.experts.network, mixture, counts
-    return model
+def fitted(corpus, contexts, **options):
+    return WarmStartLM("potato", contexts=contexts, order=3, prune=(0,), **options).fit(corpus)
 
 
 @pytest.mark.usefixtures("short")
-def test_the_job_returns_the_trained_network_in_the_mixture(corpus, valid, counts, mixture, tmp_path, monkeypatch):
-    saved, save = [], WarmStartLM.save_pretrained
-    monkeypatch.setattr(WarmStartLM, "save_pretrained", lambda model, to: saved.append(model) or save(model, to))
-    job = Job(model_of(corpus, counts, mixture), tmp_path / "run", Plan(max_tokens=3000, batch_tokens=128))
+def test_the_job_returns_the_trained_network_in_the_mixture(corpus, valid, tmp_path):
+    model = fitted(corpus, ("ngrams", "classes", "cache", "radial", "document"))
+    job = Job(model, tmp_path / "run", Plan(max_tokens=9000, batch_tokens=128, rate=0.3))
     result = job.run(corpus, valid)
     assert result["documents"] == {"left_out": corpus.n_documents, "new": 0}
     assert result["gate"]["nats_before"] == pytest.approx(result["nats"], abs=1e-5)
-    start, trained = saved
-    assert start.mixture_ is mixture
-    assert trained.mixture_.experts.network is trained.model_
-    text = Corpus.encode(texts(60, seed=3), corpus.tokenizer, cache_dir=tmp_path / "cache")
-    before, after = (-m.score(text.tokens, text.documents).log_probs.mean() for m in (mixture, trained.mixture_))
-    assert after < before - 0.03
+    log = read(tmp_path / "run" / "log.jsonl")
+    scores = model.mixture_.score(valid.tokens, valid.documents)
+    assert log[0]["nats"] == pytest.approx(-scores.log_probs.mean(), abs=1.1e-3)
+    trained = WarmStartLM.from_pretrained(tmp_path / "run")
+    assert not np.array_equal(trained.model_.arrays["output.weight"], model.model_.arrays["output.weight"])
+    found = -trained.mixture_.score(valid.tokens, valid.documents).log_probs.mean()
+    assert found <= result["gate"]["nats_before"] + 1e-5
+    assert found == pytest.approx(result["gate"]["nats_before"], abs=0.05)
+
+
+def test_models_that_cannot_train_beside_counts_are_refused(corpus, valid, tmp_path):
+    plan = Plan(max_tokens=500, batch_tokens=512)
+    with pytest.raises(InputError, match="a network, got ngrams, unigram, of which nothing trains"):
+        Job(fitted(corpus, ("ngrams",)), tmp_path / "run", plan).run(corpus, valid)
+    model = fitted(corpus, ("ngrams", "radial"))
+    model.counts_ = None
+    with pytest.raises(InputError, match="expected a model with its counts"):
+        Job(model, tmp_path / "run", plan).run(corpus, valid)
+    assert not (tmp_path / "run").exists()

@@ -217,8 +217,8 @@ def rewrite(saved, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gpt2"}, "expected model_type 'near-shallow', got 'gpt2'"),
-        ({"model_type": None}, "expected model_type 'near-shallow', got None"),
+        ({"model_type": "gpt2"}, "expected model_type 'near-shallow' or 'counts', got 'gpt2'"),
+        ({"model_type": None}, "expected model_type 'near-shallow' or 'counts', got None"),
         ({"format_version": 2}, "expected format_version 1, got 2"),
         ({"bits": None, "radius": None}, re.escape("got none of ['bits', 'radius'] and the unknown []")),
         ({"heads": 8}, re.escape("got none of [] and the unknown ['heads']")),

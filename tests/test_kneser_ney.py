@@ -35,6 +35,10 @@ AWKWARD = {
     "two tokens": (2, 0, [[1, 1, 0, 1], [1], []]),
     "every n-gram once": (30, 0, [list(range(1, 30))]),
     "one document": (4, 0, [[1, 2, 3, 1, 2, 1, 1, 3, 2, 1] * 3]),
+    # Leaves the piece 1 2 3 1 2 out: nothing is left of the context 1 2 but what the next piece says of it.
+    "a piece that ends with its own context": (10, 0, [[1, 2, 3, 1, 2, 4, *[5, 6, 7, 8, 9] * 6, 5, 7, 6, 8]]),
+    # The same, and a third 1 2 4 later: with n-grams pruned that occur once, 1 2 is pruned and 1 2 4 is not.
+    "a context that is rarer than its extension": (10, 0, [[1, 2, 3, 1, 2, 4, *[5, 6, 7, 8, 9] * 6, 1, 2, 4, 8]]),
     "a token never seen": (5, 0, [[1, 2, 1, 2, 4], [2, 1]]),
 }
 RANDOM = {f"random {seed}": random_text(seed) for seed in range(4)}
@@ -281,3 +285,11 @@ def test_parts_are_documents_or_eighths(lengths, others):
         inside = [s.stop - s.start for s in found if border < s.start <= border + length]
         assert len(inside) == (min(8, length) if length > total / 8 else 1)
         assert max(inside) - min(inside) <= 1
+
+
+def test_a_vocabulary_above_65_536():
+    text = (70_000, 69_998, [[65_536, 65_535, 69_999, 0], [1, 65_536, 65_535], [0, 65_536, 65_535, 1]])
+    model, twin, tokens, borders = solved(text, 3)
+    assert_scores_are(model.score(tokens, borders), twin.score(tokens.tolist(), range(1, tokens.size)))
+    assert_left_out_is_counted_again(text, 3, ())
+    assert abs(model.row([65_536, 65_535]).sum() - 1) < 1e-9

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from warmstart.cache import DocumentCache
 
+from warmstart.cache import DocumentCache
 from warmstart.errors import InputError
 from warmstart.layers.cache import DocumentCacheLayer
 

@@ -18,11 +18,11 @@ from warmstart.ngrams import NGramCounts, count_ngrams, vocabulary_digest
 ORDERS = st.integers(1, 6)
 
 
-def joined(documents, separator, dtype=np.uint16):
+def joined(documents, separator, dtype=None):
     """Tokens and positions of separators of some documents."""
     tokens = [separator, *itertools.chain.from_iterable([*document, separator] for document in documents)]
     borders = np.cumsum([0, *(len(document) + 1 for document in documents)])
-    return np.array(tokens, dtype), borders
+    return np.array(tokens, dtype or (np.uint16 if max(tokens) < 2**16 else np.uint32)), borders
 
 
 def counted(text, order=3, **options):

@@ -54,11 +54,11 @@ def test_snippets_run_and_print_what_is_shown(tmp_path, monkeypatch):
     assert f"# {names['accuracy']:.2f}, from counts" in README
 
 
-@pytest.mark.slow  # four processes
-def test_the_four_commands_run(tmp_path):
-    section = README.split("## Four commands")[1].split("```sh\n")[1].split("```")[0]
+@pytest.mark.slow  # five processes
+def test_the_five_commands_run(tmp_path):
+    section = README.split("## Five commands")[1].split("```sh\n")[1].split("```")[0]
     lines = [line.split("#")[0].split('"') for line in section.splitlines()]
-    assert len(lines) == 4
+    assert len(lines) == 5
     for before, *quoted in lines:
         words = [sys.executable, "-m", "warmstart.cli", *before.split()[1:], *quoted[:1]]
         words += ["--vocab-size", "512"] if "fit" in words else ["--max-tokens", "4000"] if "finetune" in words else []

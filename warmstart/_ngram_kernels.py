@@ -264,35 +264,52 @@ def locate(local_offsets: Ints, local_last: Ints, parents: Ints, offsets: Ints, 
 
 
 @nb.njit(cache=True, nogil=True)
+def enter(tally: Ints, count: Any, raw: Any, threshold: int, sign: int) -> None:
+    """Add an extension to the tally of its context (6,), or take it out.
+
+    A tally is the sum of the counts; how many extensions that are kept have count 1, 2, and 3 or more; the sum of the
+    counts of those that are pruned, which occur at most ``threshold`` times; and how many are kept.
+    """
+    tally[0] += sign * count
+    if raw > threshold:
+        tally[min(count, 3)] += sign
+        tally[5] += sign
+    else:
+        tally[4] += sign * count
+
+
+@nb.njit(cache=True, nogil=True)
+def tallies(contexts: Ints, offsets: Ints, counts: Ints, raw: Ints, threshold: int) -> Ints:
+    """Return the tallies of contexts (m, 6) int64, see `enter`. offsets, counts, raw: their extensions in a level."""
+    out = np.zeros((contexts.size, 6), np.int64)
+    for h in range(contexts.size):
+        for i in range(offsets[contexts[h]], offsets[contexts[h] + 1]):
+            enter(out[h], np.int64(counts[i]), np.int64(raw[i]), threshold, 1)
+    return out
+
+
+@nb.njit(cache=True, nogil=True)
 def context_sums(
-    local_offsets: Ints, parents: Ints, kept: Flags, places: Ints, reduced: Ints, reduced_raw: Ints,
-    offsets: Ints, counts: Ints, raw: Ints, discounts: Floats, threshold: int,
+    local_offsets: Ints, groups: Ints, whole: Ints, kept: Flags, places: Ints, reduced: Ints, reduced_raw: Ints,
+    counts: Ints, raw: Ints, discounts: Floats, threshold: int,
 ) -> tuple[Ints, Floats]:  # fmt: skip
     """Return the total count (m,) int64 of contexts without a part, and what is left for shorter contexts (m,) float64.
 
-    local_offsets: extensions of the contexts in the part; parents: their numbers in the whole; kept: whether they are
-    in the tables without the part, as they also are if an extension is; places, reduced, reduced_raw: number in the
-    whole, count and raw count without the part, of every extension in the part. offsets, counts, raw: a level of the
-    whole; discounts (4,); n-grams with a raw count up to the threshold are pruned. The total of a context that is not
-    in the tables is 0.
+    local_offsets: extensions of the contexts in the part; groups: their rows in ``whole``, the `tallies` with the part;
+    kept: whether they are in the tables without the part, as they also are if an extension is; places, reduced,
+    reduced_raw: number in the whole, count and raw count without the part, of every extension in the part; counts, raw:
+    those of the whole; discounts (4,). The total of a context that is not in the tables is 0.
     """
-    totals, left = np.zeros(parents.size, np.int64), np.zeros(parents.size)
-    for h in range(parents.size):
-        i, stop = np.int64(local_offsets[h]), np.int64(local_offsets[h + 1])
-        if i == stop:
-            continue
-        known = kept[h]
-        for place in range(offsets[parents[h]], offsets[parents[h] + 1]):
-            count: Any = np.int64(counts[place])
-            times: Any = np.int64(raw[place])
-            if i < stop and places[i] == place:
-                count, times = np.int64(reduced[i]), np.int64(reduced_raw[i])
-                i += 1
-            totals[h] += count
-            left[h] += discounts[min(count, 3)] if times > threshold else count
-            known |= times > threshold
-        if not known:
-            totals[h] = 0
+    totals, left = np.zeros(groups.size, np.int64), np.zeros(groups.size)
+    tally = np.zeros(6, np.int64)
+    for h in range(groups.size):
+        tally[:] = whole[groups[h]]
+        for i in range(local_offsets[h], local_offsets[h + 1]):
+            enter(tally, np.int64(counts[places[i]]), np.int64(raw[places[i]]), threshold, -1)
+            enter(tally, np.int64(reduced[i]), np.int64(reduced_raw[i]), threshold, 1)
+        if kept[h] or tally[5]:
+            totals[h] = tally[0]
+            left[h] = discounts[1] * tally[1] + discounts[2] * tally[2] + discounts[3] * tally[3] + tally[4]
     return totals, left
 
 

@@ -12,9 +12,9 @@ shorter contexts (back-off), which is 0 where it is left out. A name that ends i
 | a probability of 0 | -99 |
 
 *Unknown words.* The probabilities of the V tokens sum to 1. If one of them is ``<unk>``, so do those of the file.
-Else ``<unk>`` stands beside them, with the smallest probability of a token, which is that of tokens never counted:
-the file sums to 1 over the tokens and `read_arpa` leaves that line out. KenLM gives ``<unk>``'s probability in full to
-each word that it does not know.
+Else ``<unk>`` stands beside them, with the smallest probability of a token, which is that of tokens never counted if
+there are any: the file sums to 1 over the tokens, and `read_arpa` leaves that line out. KenLM gives the probability of
+``<unk>`` in full to each word that it does not know.
 
 Sources: ngram-format(5) of SRILM; Heafield 2011 (WMT), KenLM.
 """
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 BEGIN, END, UNKNOWN, CAPITAL = "<s>", "</s>", "<unk>", "<UNK>"  # KenLM reads both as the unknown word
 KEPT = (BEGIN, END, CAPITAL)  # words of tokens that would mean something else in a file
 LOG_ZERO = -99.0  # as SRILM writes the logarithm of 0
-COMPRESSION = 5
+COMPRESSION = 3
 BLOCK = 1 << 24  # bytes read at once, and the longest line
 LONG = 200  # signs of a line that are shown
 TOLERANCE = 1e-4  # of the sum of a row: files with 5 decimals pass
@@ -223,7 +223,7 @@ def _escaped(word: str) -> str:
 
 
 def read_arpa(path: Path, words: Sequence[str], separator: int, progress: Progress | None = None) -> BackoffModel:
-    """Read an ARPA file, in any order of its lines, as a model of tokens.
+    r"""Read an ARPA file, in any order of its lines, as a model of tokens.
 
     Nothing is normalised: a file in which some row does not sum to 1 within 1e-4 is refused. As the file has no counts,
     ``sizes`` of the model is 1 for every context with extensions. The weight of ``</s>`` and the probability of ``<s>``
@@ -251,7 +251,12 @@ def read_arpa(path: Path, words: Sequence[str], separator: int, progress: Progre
 
     Examples
     --------
-    See `write_arpa`.
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "model.arpa"
+    >>> ones = ["-99 <s>", "-0.30103 </s>", "-0.60206 a", "-0.60206 <unk>"]
+    >>> _ = path.write_text("\n".join(["\\data\\", "ngram 1=4", "", "\\1-grams:", *ones, "", "\\end\\", ""]))
+    >>> read_arpa(path, ["separator", "a", "rare", "rarer"], separator=0).row([]).round(3).tolist()
+    [0.5, 0.25, 0.125, 0.125]
     """
     vocabulary = _Vocabulary(words, separator)
     with _Lines(Path(path)) as lines:
@@ -433,7 +438,8 @@ class _Tables:
             if probs[word] < 0:
                 self.lines.fail(f"{name} among the 1-grams", "none up to here")
         unknown = probs[:size] < 0
-        unknown[words.unknown : size] |= np.arange(words.unknown, size) == words.unknown
+        if words.unknown < size:
+            unknown[words.unknown] = True
         if (missing := np.flatnonzero(unknown)).size:
             if probs[words.unknown] < 0:
                 got = f"none for {words.words[missing[0]]!r}"

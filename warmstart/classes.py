@@ -18,14 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from warmstart.backoff import Scores
+from warmstart.backoff import BackoffModel, Scores
 from warmstart.counts import bigram_counts
+from warmstart.errors import InputError
 from warmstart.kneser_ney import KneserNey
 from warmstart.ngrams import NGramCounts, count_ngrams, id_type, joined
-from warmstart.progress import Progress
 from warmstart.spectral import Bigram, decompose
 
-CLASSES = 512
 ORDER = 3  # of the n-grams of classes, at most that of the tokens
 RANK = 64
 EXPONENTS = (0.35, 0.35)  # of the weights of rows and columns; these and the next were chosen on validation text
@@ -33,30 +32,32 @@ ROUNDS = 15  # of k-means
 ADDED = 2.0  # tokens
 
 
-def token_classes(counts: NGramCounts, n_classes: int = CLASSES) -> NDArray[np.int64]:
-    """Group the tokens of a statistic of order 2 or more.
+def token_classes(counts: NGramCounts, numbers: tuple[int, ...] = (512,)) -> list[NDArray[np.int64]]:
+    """Group the tokens of a statistic of order 2 or more into several numbers of classes.
 
     Returns
     -------
-    (V,) int64
+    list of (V,) int64
         The class of every token; 0 is the separator's own. A small vocabulary has one class for at least 16 tokens, and
-        below 64 tokens each token is a class.
+        below 64 tokens each token is a class. So some of the numbers can become the same, which is then there once.
     """
     from sklearn.cluster import KMeans
 
-    size = counts.vocab_size
-    n_classes = min(n_classes, size // 16)
-    if n_classes < 4:
-        others = np.cumsum(np.arange(size) != counts.separator)
-        return np.where(np.arange(size) == counts.separator, 0, others)
+    size, separator = counts.vocab_size, counts.separator
+    numbers = tuple(dict.fromkeys(min(number, size // 16) for number in numbers))
+    if min(numbers) < 4:
+        others = np.cumsum(np.arange(size) != separator)
+        return [np.where(np.arange(size) == separator, 0, others)]
+    found = []
     with threadpool_limits(1):  # sums in threads have other last bits
         vectors = np.concatenate(decompose(Bigram.of(bigram_counts(counts)), EXPONENTS, min(RANK, size // 4)), axis=1)
-        means = KMeans(n_classes - 1, init="random", n_init=1, max_iter=ROUNDS, random_state=0)
-        labels: NDArray[np.int64] = (
-            means.fit(vectors, sample_weight=counts.levels[0].counts + 1.0).labels_.astype(np.int64) + 1
-        )
-    labels[counts.separator] = 0
-    return labels
+        for number in numbers:
+            means = KMeans(number - 1, init="random", n_init=1, max_iter=ROUNDS, random_state=0)
+            means.fit(vectors, sample_weight=counts.levels[0].counts + 1.0)
+            labels: NDArray[np.int64] = means.labels_.astype(np.int64) + 1
+            labels[separator] = 0
+            found.append(np.unique(labels, return_inverse=True)[1].astype(np.int64))  # no class without a token
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,27 +68,47 @@ class ClassModel:
     ----------
     labels : (V,) int64
         Class of every token.
-    model : KneserNey
+    model : BackoffModel
         N-grams of the classes.
     shares : (V,) float64
         Share of every token in the counts of its class.
     """
 
     labels: NDArray[np.int64]
-    model: KneserNey
+    model: BackoffModel
     shares: NDArray[np.float64]
 
     @classmethod
-    def solve(
-        cls, counts: NGramCounts, labels: NDArray[np.int64], workers: int = 1, progress: Progress | None = None
+    def of(
+        cls,
+        labels: NDArray[np.int64],
+        unigrams: NDArray[np.int64],
+        counts: NGramCounts | None,
+        tables: BackoffModel | None = None,
+        workers: int = 1,
     ) -> "ClassModel":
-        """Count the classes of the documents of a statistic, and solve the counts."""
-        tokens, borders = joined(counts.documents.all(), counts.separator, counts.vocab_size)
-        n_classes, order = int(labels.max()) + 1, min(ORDER, counts.order)
-        classes = labels[tokens].astype(id_type(n_classes))
-        model = KneserNey(count_ngrams(classes, borders, n_classes, order, workers=workers, progress=progress))
-        frequency = counts.levels[0].counts + 0.5
-        return cls(labels, model, frequency / np.bincount(labels, frequency)[labels])
+        """Return the model of some classes, from tables or from the documents of a statistic.
+
+        Parameters
+        ----------
+        labels : (V,) int
+        unigrams : (V,) int
+            Number of times each token was counted.
+        counts : NGramCounts or None
+            Needed if there are no tables.
+        tables : BackoffModel, optional
+        workers : int
+            Number of threads. The result does not depend on it.
+        """
+        if tables is None and counts is not None:
+            tokens, borders = joined(counts.documents.all(), counts.separator, counts.vocab_size)
+            n_classes, order = int(labels.max()) + 1, min(ORDER, counts.order)
+            classes = labels[tokens].astype(id_type(n_classes))
+            tables = KneserNey(count_ngrams(classes, borders, n_classes, order, workers=workers))
+        if tables is None:
+            raise InputError("expected counts or tables of classes, got none")
+        frequency = unigrams + 0.5
+        return cls(labels, tables, frequency / np.bincount(labels, frequency)[labels])
 
     @cached_property
     def n_classes(self) -> int:

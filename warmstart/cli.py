@@ -1,4 +1,4 @@
-"""The command line: ``warmstart fit``, ``eval``, ``generate``, ``finetune``, ``compare`` and ``init``.
+"""The command line: ``warmstart fit``, ``eval``, ``generate``, ``explain``, ``finetune``, ``compare`` and ``init``.
 
 Results go to stdout, as a table or as one JSON object (``--json``). Progress and errors go to stderr.
 """
@@ -9,7 +9,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,9 @@ from bitcipher import CapacityError
 from warmstart import __version__
 from warmstart.errors import InputError
 from warmstart.progress import Reporter
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -33,6 +36,7 @@ NewModel = Annotated[Path, typer.Option("--output", "-o", metavar="MODEL", help=
 Text = Annotated[list[str] | None, typer.Argument(metavar="[CORPUS]...", help="Text to read, as for `fit`.")]
 CORES = os.cpu_count() or 1
 PRESET = "from the preset"
+SHOWN_SHARE = 0.01  # of an expert in a probability; smaller ones are left out of tables
 
 
 def _show_version(wanted: bool) -> None:
@@ -47,7 +51,7 @@ def warmstart(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Start neural networks without a gradient: count a corpus once, then solve the counts into weights."""
+    """Language models without a gradient: count a corpus once, solve the counts, and train a network beside them."""
 
 
 def _number_or_fit(value: str) -> float | str:
@@ -73,17 +77,29 @@ def fit(
             "input. Without a corpus: nine tenths of the documentation that ships with Python.",
         ),
     ] = None,
-    preset: Annotated[str, typer.Option(help="Size of the model: potato, micro, small, base or large.")] = "base",
+    preset: Annotated[str, typer.Option(help="Size of the model: potato, micro, small, base or large.")] = "small",
     bits: Annotated[int | None, typer.Option(help="Dimension of the token vectors.", show_default=PRESET)] = None,
     radius: Annotated[int | None, typer.Option(help="Tokens in the radial context.", show_default=PRESET)] = None,
     block_size: Annotated[int | None, typer.Option(help="Tokens in the block context.", show_default=PRESET)] = None,
     contexts: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="What the next token is predicted from: radial, attended, block, document, memory. Without further "
-            "training radial,memory is best; it cannot be fine-tuned."
+            help="What the next token is predicted from. Counts: ngrams, classes (of tokens), cache (this document so "
+            "far). Network: radial, attended, block, document, memory; memory cannot be fine-tuned.",
+            show_default=PRESET,
         ),
-    ] = "radial,document",
+    ] = None,
+    order: Annotated[int | None, typer.Option(help="Length of the longest n-grams.", show_default=PRESET)] = None,
+    prune: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,...",
+            help="For n-grams of 1, 2, ... tokens: leave out those that occur at most N times; the last N holds for "
+            "all longer ones. 0,0,1 leaves out trigrams and longer ones that occur once. The model is saved without "
+            "its counts.",
+            show_default=PRESET,
+        ),
+    ] = None,
     tokenizer: Annotated[
         str, typer.Option(help="bpe, words or characters to train one on the corpus, or the path of a tokenizer.json.")
     ] = "bpe",
@@ -111,7 +127,9 @@ def fit(
         bits=bits,
         radius=radius,
         block_size=block_size,
-        contexts=tuple(name.strip() for name in contexts.split(",")),
+        contexts=None if contexts is None else tuple(name.strip() for name in contexts.split(",")),
+        order=order,
+        prune=None if prune is None else _whole_numbers(prune),
         smoothing=_number_or_fit(smoothing),
         temperature=_number_or_fit(temperature),
     )
@@ -122,7 +140,7 @@ def fit(
         encoded = Corpus.build(sources, split_documents=split_documents, progress=progress, **options)
         corpus_seconds = time.perf_counter() - began
         if cold:
-            model.initialise(encoded, seed)
+            model.initialise(encoded, seed, workers=workers)
         else:
             model.fit(encoded, workers=workers, progress=progress)
         model.save_pretrained(output)
@@ -145,15 +163,20 @@ def evaluate(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score a text: perplexity and bits per byte, beside each context alone, a unigram model and a bigram model."""
+    """Score a text: perplexity and bits per byte, each expert alone, its share, and n-gram models to compare with."""
     from warmstart.documents import default_corpus
     from warmstart.estimators import WarmStartLM
 
-    loaded = WarmStartLM.from_pretrained(model)
+    loaded = WarmStartLM.from_pretrained(model, workers=workers)
     sources = _paths(text) or default_corpus("test")
     with Reporter(quiet) as progress:
         result = loaded.evaluate(sources, split_documents=split_documents, workers=workers, progress=progress)
+    experts = {} if as_json else result.pop("experts", {})
+    shares = {} if as_json else result.pop("shares", {})
     _print(result, as_json, quiet)
+    if experts and not quiet:
+        rows = [[name, _shown(experts[name]), f"{shares[name]:.1%}"] for name in experts]
+        _print_table(rows, ["expert", "perplexity alone", "share in the mixture"])
 
 
 @app.command()
@@ -176,6 +199,44 @@ def generate(
     loaded = WarmStartLM.from_pretrained(model)
     text = loaded.generate(prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
     typer.echo(json.dumps({"prompt": prompt, "text": text}) if as_json else prompt + text)
+
+
+@app.command()
+def explain(
+    model: Model,
+    prompt: Annotated[str, typer.Option(help="Text of the document so far.")] = "",
+    top: Annotated[int, typer.Option(min=1, help="Number of next tokens to explain.")] = 5,
+    picture: Annotated[
+        Path | None,
+        typer.Option(metavar="HTML", help="Also write the prompt with each token coloured by what predicted it."),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say what speaks for the next token: which n-grams of the counted text, and which places of the document."""
+    from warmstart.estimators import WarmStartLM
+    from warmstart.explanation import described, write_picture
+
+    loaded = WarmStartLM.from_pretrained(model)
+    tokenizer = loaded.tokenizer_
+    ids = _encoded(tokenizer, prompt)
+    result = described(loaded.explain(ids, top), ids, tokenizer)
+    if as_json:
+        typer.echo(json.dumps(result))
+    elif not quiet:
+        rows = [
+            [
+                repr(reason["token"]),
+                f"{reason['probability']:.1%}",
+                ", ".join(f"{name} {share:.0%}" for name, share in reason["experts"].items() if share >= SHOWN_SHARE),
+                ", ".join(f"{ngram['text']!r} {ngram['share']:.0%}" for ngram in reason["ngrams"][:2]),
+                ", ".join(f"...{place['text']} {place['share']:.0%}" for place in reason["places"][:2]),
+            ]
+            for reason in result["tokens"]
+        ]
+        _print_table(rows, ["next token", "probability", "experts", "n-grams of the text", "earlier in this document"])
+    if picture is not None and loaded.mixture_ is not None:
+        write_picture(picture, loaded.mixture_, ids, tokenizer)
 
 
 @app.command()
@@ -311,6 +372,17 @@ def _json_object(text: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"config: expected a JSON object, got {type(content).__name__}")
     return content
+
+
+def _whole_numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"expected whole numbers with commas between, such as 0,0,1, got {text!r}") from error
+
+
+def _encoded(tokenizer: "Tokenizer", text: str) -> list[int]:
+    return [int(token) for token in tokenizer.encode(text, add_special_tokens=False).ids]
 
 
 def _paths(names: list[str] | None) -> list[Path]:

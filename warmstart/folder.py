@@ -1,10 +1,13 @@
-"""Save a near-shallow model as a folder, whole or not at all, and load it. PyTorch is not needed.
+"""Save a language model as a folder, whole or not at all, and load it. PyTorch is not needed.
 
 | file | content |
 |---|---|
-| `config.json` | ``model_type``, ``format_version`` and the fields of `Config` |
-| `model.safetensors` | the weights in float32, with the names of `Config.shapes`; `safetensors.torch` reads them too |
-| others | files of the caller, such as `tokenizer.json` |
+| `config.json` | ``model_type``, ``format_version`` and the fields of `Config`; no fields without a network |
+| `model.safetensors` | float32 weights of the network by the names of `Config.shapes`; `safetensors.torch` reads it |
+| `mixture.safetensors` | the weights of the experts by bucket, the classes of tokens, token counts, and the settings |
+| `counts.safetensors` | the statistic of the text, see `warmstart.ngrams`; a pruned model goes without |
+| `ngrams.safetensors`, `classes-0.safetensors`, ... | tables of a pruned model, see `BackoffModel.save` |
+| `tokenizer.json` and others | files of the caller |
 """
 
 import dataclasses
@@ -21,24 +24,26 @@ from warmstart.errors import InputError
 from warmstart.files import load_arrays, replacing, save_arrays, save_json
 from warmstart.near_shallow import Config, NearShallowModel
 
-MODEL_TYPE = "near-shallow"
+MODEL_TYPE, COUNTS_TYPE = "near-shallow", "counts"  # with a network, and without
 FORMAT_VERSION = 1
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, MIXTURE, COUNTS = "config.json", "model.safetensors", "mixture.safetensors", "counts.safetensors"
+NGRAMS, CLASSES = "ngrams.safetensors", tuple(f"classes-{i}.safetensors" for i in range(8))
 
 Folder = str | os.PathLike[str]
 Content = bytes | Callable[[Path], object]
 
 
-def save_model(folder: Folder, model: NearShallowModel, extra: Mapping[str, Content] | None = None) -> None:
+def save_model(folder: Folder, model: NearShallowModel | None, extra: Mapping[str, Content] | None = None) -> None:
     """Write a model folder. An older model in it stays until the new one is complete.
 
-    New files replace those of the same name. Other files of the folder are kept.
+    Other files of the folder are kept, but no file of the older model if ``extra`` is given.
 
     Parameters
     ----------
     folder : path
         A new or an empty folder, or the folder of a model. Missing parents are created.
-    model : NearShallowModel
+    model : NearShallowModel or None
+        The network, if there is one.
     extra : mapping of file name to bytes or to a callable, optional
         More files. A callable gets a path and writes the file to it.
 
@@ -60,8 +65,10 @@ def save_model(folder: Folder, model: NearShallowModel, extra: Mapping[str, Cont
     ['config.json', 'model.safetensors', 'note.txt'] True
     """
     path = check_target(folder)
-    _check_arrays(model.config, model.arrays, "model.arrays")
-    fields = {"model_type": MODEL_TYPE, "format_version": FORMAT_VERSION, **dataclasses.asdict(model.config)}
+    fields: dict[str, Any] = {"model_type": COUNTS_TYPE, "format_version": FORMAT_VERSION}
+    if model is not None:
+        _check_arrays(model.config, model.arrays, "model.arrays")
+        fields |= {"model_type": MODEL_TYPE, **dataclasses.asdict(model.config)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as work:
         new = Path(work, "new")
@@ -69,10 +76,12 @@ def save_model(folder: Folder, model: NearShallowModel, extra: Mapping[str, Cont
         for name, content in (extra or {}).items():
             with replacing(new / name) as temporary:
                 temporary.write_bytes(content) if isinstance(content, bytes) else content(temporary)
-        save_arrays(new / WEIGHTS, model.arrays)
+        if model is not None:
+            save_arrays(new / WEIGHTS, model.arrays)
         save_json(new / CONFIG, fields)
         if path.exists():
-            replaced = {str(path): {file.name for file in new.iterdir()}}
+            older = set() if extra is None else {WEIGHTS, MIXTURE, COUNTS, NGRAMS, *CLASSES}
+            replaced = {str(path): older | {file.name for file in new.iterdir()}}
             shutil.copytree(path, new, symlinks=True, ignore=lambda at, _: replaced.get(at, set()), dirs_exist_ok=True)
         _swap(path, new, old=Path(f"{work}.old"))
 
@@ -121,8 +130,23 @@ def check_target(folder: Folder) -> Path:
     return path
 
 
+def has_network(folder: Folder) -> bool:
+    """Return whether the model in a folder has a network.
+
+    Raises
+    ------
+    InputError
+        There is no model in the folder.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        got = "a file" if path.exists() else "nothing there"
+        raise InputError(f"{path}: expected a model folder, got {got}; make one with `warmstart fit -o {path}`")
+    return bool(_read_json(path)["model_type"] == MODEL_TYPE)
+
+
 def load_model(folder: Folder) -> NearShallowModel:
-    """Read a model folder.
+    """Read the network of a model folder.
 
     Raises
     ------
@@ -130,9 +154,10 @@ def load_model(folder: Folder) -> NearShallowModel:
         The folder or one of its two files is missing, damaged, or of another kind of model.
     """
     path = Path(folder)
-    if not path.is_dir():
-        got = "a file" if path.exists() else "nothing there"
-        raise InputError(f"{path}: expected a model folder, got {got}; make one with `warmstart fit -o {path}`")
+    if not has_network(path):
+        raise InputError(
+            f"{path}: expected a model with a network, got counts alone; fit it with contexts such as radial,document"
+        )
     config = _config(_read_json(path), path / CONFIG)
     try:
         arrays, _ = load_arrays(path / WEIGHTS)
@@ -150,9 +175,10 @@ def _read_json(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:  # ValueError: not JSON or not UTF-8
         raise InputError(f"{path}: expected the JSON of a model, got: {error}; save the model again") from error
     model_type = content.get("model_type") if isinstance(content, dict) else None
-    if model_type != MODEL_TYPE:
+    if model_type not in (MODEL_TYPE, COUNTS_TYPE):
         raise InputError(
-            f"{path}: expected model_type {MODEL_TYPE!r}, got {model_type!r}; give the folder of such a model"
+            f"{path}: expected model_type {MODEL_TYPE!r} or {COUNTS_TYPE!r}, got {model_type!r}; "
+            "give the folder of such a model"
         )
     return dict(content)
 

@@ -94,7 +94,7 @@ def fit_gate(
     Raises
     ------
     InputError
-        The sample is empty, or an expert gives it a probability that is no number from 0 to 1.
+        The sample is empty, an expert gives it a probability that is no number from 0 to 1, or the features do not fit.
 
     Examples
     --------
@@ -116,18 +116,22 @@ def fit_gate(
             "expected probabilities from 0 to 1, and above 0 for the unigram model, got "
             f"{probs.min()} to {probs.max()} and {probs[:, -1].min()}"
         )
+    if features.shape != (len(probs), len(sizes)):
+        raise InputError(f"expected features {(len(probs), len(sizes))}, got {features.shape}")
     weights, losses = np.full((1, probs.shape[1]), 1.0 / probs.shape[1]), []
     for k in range(len(sizes) + 1):
-        prior = np.repeat(weights, sizes[k - 1] if k else 1, axis=0)
-        index, weights, best = buckets(features[:, :k], sizes[:k]), prior, -np.inf
+        prior = tried = np.repeat(weights, sizes[k - 1] if k else 1, axis=0)
+        index, best = buckets(features[:, :k], sizes[:k]), -np.inf
         for _ in range(MOST_STEPS):
             sums = np.zeros_like(prior)
-            total = kernels.responsibilities(probs, index, weights, sums)
-            support = STRENGTH * float((prior * np.log(np.maximum(weights, 1e-300))).sum()) if k else 0.0
-            if total + support <= best + TOLERANCE * len(probs):
+            total = kernels.responsibilities(probs, index, tried, sums)
+            support = STRENGTH * float((prior * np.log(np.maximum(tried, 1e-300))).sum()) if k else 0.0
+            gain, best = total + support - best, max(best, total + support)
+            if gain > 0:
+                weights, loss = tried, -total / len(probs)
+            if gain <= TOLERANCE * len(probs):
                 break
-            best, loss = total + support, -total / len(probs)
-            weights = _normalised(sums + STRENGTH * prior if k else sums)
+            tried = _normalised(sums + STRENGTH * prior if k else sums)
         losses.append(loss)
     return Gate(sizes, weights), losses
 

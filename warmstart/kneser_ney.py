@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from warmstart._threads import run_parts
 from warmstart.backoff import BackoffModel, Ids, Scores
 from warmstart.errors import InputError
-from warmstart.ngrams import Documents, Levels, NGramCounts, id_type, number_ngrams
+from warmstart.ngrams import Documents, Levels, NGramCounts, id_type, number_ngrams, suffix_numbers
 
 Array = NDArray[Any]
 
@@ -65,7 +65,7 @@ class KneserNey(BackoffModel):
     def __init__(self, counts: NGramCounts, prune: Sequence[int] = ()) -> None:
         self.counts = counts
         self.thresholds = _thresholds(prune, counts.order)
-        suffixes = _suffixes(counts.levels)
+        suffixes = suffix_numbers(counts.levels)
         self.adjusted = _adjusted(counts, suffixes)
         discounts = [_discounts(counts) for counts in self.adjusted]
         self.discounts = np.array([values for values, _ in discounts])
@@ -126,28 +126,26 @@ class KneserNey(BackoffModel):
         """Score the targets of some parts, each without its own; ends: positions of the separators of the text."""
         from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
 
-        levels, order, size = self.counts.levels, self.order, self.vocab_size
-        part, text, begins, here = _cut(tokens, ends, spans, order)
-        types, local_text = np.unique(part.astype(np.int64) * size + text, return_inverse=True)  # a token of a part
-        history = kernels.histories(text, self.separator, order - 1, begins)
-        counted = np.zeros(text.size, np.bool_)
-        counted[here] = True
-        local, ids = number_ngrams(local_text, types.size, history, counted, order)
+        levels, size = self.counts.levels, self.vocab_size
+        part, here, types, local, ids = _numbered(tokens, ends, spans, self.counts)
         places = _places(types % size, local, levels)
         raw = [level.counts[place] - own.counts for level, own, place in zip(levels, local, places, strict=True)]
         reduced = self._reduced(local, places, raw)
         scores = Scores(np.full(here.size, 1.0 / size), np.zeros(here.size, np.int8), np.zeros(here.size, np.uint8))
         root = np.searchsorted(types, np.arange(len(spans) + 1) * size)
         before, whole, always = part[here], np.array([0, size]), np.ones(types.size, np.bool_)
-        contexts = root, np.zeros(len(spans), np.int64), always
-        for k in range(order):
+        extensions, parents, kept = root, np.zeros(len(spans), np.int64), always
+        for k in range(self.order):
             rule = self.discounts[k], self.thresholds[k]
+            counts = self.adjusted[k], levels[k].counts
+            contexts, groups = np.unique(parents, return_inverse=True)  # many parts have the frequent ones
+            sums = kernels.tallies(contexts, whole, *counts, self.thresholds[k])
             totals, left = kernels.context_sums(
-                *contexts, places[k], reduced[k], raw[k], whole, self.adjusted[k], levels[k].counts, *rule
+                extensions, groups, sums, kept, places[k], reduced[k], raw[k], *counts, *rule
             )
             kernels.interpolate(ids[k][here], before, reduced[k], raw[k], totals, left, *rule, k + 1, *scores)
             before, whole = ids[k][here - 1], levels[k].offsets
-            contexts = local[k].offsets, places[k], raw[k] > self.thresholds[k] if k else always
+            extensions, parents, kept = local[k].offsets, places[k], raw[k] > self.thresholds[k] if k else always
         return scores
 
     def _reduced(self, local: Levels, places: list[Array], raw: list[Array]) -> list[Array]:
@@ -156,9 +154,8 @@ class KneserNey(BackoffModel):
         first = [places[0] == self.separator]  # whether an n-gram begins with the separator
         for level in local[:-1]:
             first.append(np.repeat(first[-1], np.diff(level.offsets)))
-        for k, suffix in reversed(list(enumerate(_suffixes(local)))):
-            gone = (raw[k + 1] == 0) & (local[k + 1].counts > 0)
-            fewer = self.adjusted[k][places[k]] - np.bincount(suffix[gone], minlength=local[k].last.size)
+        for k, suffix in reversed(list(enumerate(suffix_numbers(local)))):
+            fewer = self.adjusted[k][places[k]] - np.bincount(suffix[raw[k + 1] == 0], minlength=local[k].last.size)
             out.insert(0, np.where(first[k], raw[k], fewer) if k else fewer)
         return out
 
@@ -195,16 +192,26 @@ def _batches(spans: list[slice]) -> list[list[slice]]:
     return out
 
 
-def _cut(tokens: Ids, ends: Ids, spans: list[slice], order: int) -> tuple[Array, Array, Array, Array]:
-    """Return parts with their histories as one text: part and token of every place, first places, places of targets."""
-    starts = np.array([span.start for span in spans])
-    lows = np.maximum(starts - order + 1, ends[np.searchsorted(ends, starts) - 1])
-    stops = np.array([span.stop for span in spans])
-    lengths = stops - lows
+def _numbered(
+    tokens: Ids, ends: Ids, spans: list[slice], counts: NGramCounts
+) -> tuple[Array, Array, Array, Levels, list[Array]]:
+    """Return parts, with the histories before them, as one text in which no two parts share a token, and its n-grams.
+
+    They are: the part of every place of that text; the places of the targets; the tokens of the parts, part * V + token
+    in order; and what `number_ngrams` returns, where a token is its place among these.
+    """
+    from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
+
+    starts, stops = (np.array([getattr(span, name) for span in spans]) for name in ("start", "stop"))
+    lows = np.maximum(starts - counts.order + 1, ends[np.searchsorted(ends, starts) - 1])
     text = np.concatenate([tokens[low:stop] for low, stop in zip(lows.tolist(), stops.tolist(), strict=True)])
+    lengths = stops - lows
     begins = np.cumsum(lengths) - lengths
     part = np.repeat(np.arange(len(spans), dtype=np.int32), lengths)
-    return part, text, begins, np.flatnonzero(np.arange(text.size) >= (begins + starts - lows)[part])
+    counted = np.arange(text.size) >= (begins + starts - lows)[part]
+    history = kernels.histories(text, counts.separator, counts.order - 1, begins)
+    types, numbers = np.unique(part.astype(np.int64) * counts.vocab_size + text, return_inverse=True)
+    return part, np.flatnonzero(counted), types, *number_ngrams(numbers, types.size, history, counted, counts.order)
 
 
 def _thresholds(prune: Sequence[int], order: int) -> list[int]:
@@ -215,16 +222,6 @@ def _thresholds(prune: Sequence[int], order: int) -> list[int]:
             f"prune: expected at most {order} whole numbers that begin with 0 and do not fall, got {list(prune)}"
         )
     return values
-
-
-def _suffixes(levels: Levels) -> list[Array]:
-    """Return the number of every n-gram without its first token, for the levels above the first."""
-    from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
-
-    out = [level.last.astype(np.int32) for level in levels[1:2]]
-    for below, upper, level in zip(levels, levels[1:], levels[2:], strict=False):
-        out.append(kernels.suffixes(upper.offsets, level.last, out[-1], below.offsets, upper.last))
-    return out
 
 
 def _adjusted(counts: NGramCounts, suffixes: list[Array]) -> list[Array]:

@@ -25,6 +25,7 @@ from warmstart.backoff import BackoffModel, Scores
 from warmstart.cache import CacheCounts, DocumentCache
 from warmstart.classes import ClassModel
 from warmstart.contexts import read
+from warmstart.errors import InputError
 from warmstart.gate import Gate
 from warmstart.near_shallow import NearShallowModel, State, token_losses
 from warmstart.progress import Progress
@@ -56,7 +57,7 @@ class Experts:
     prior : (V,) float64
         Probabilities of the unigram model, all positive.
     ngrams : BackoffModel or None
-    classes : ClassModel or None
+    classes : tuple of ClassModel
     cache : bool
         Whether the caches take part.
     network : NearShallowModel or None
@@ -65,35 +66,43 @@ class Experts:
     separator: int
     prior: Floats = field(repr=False)
     ngrams: BackoffModel | None = None
-    classes: ClassModel | None = None
+    classes: tuple[ClassModel, ...] = ()
     cache: bool = False
     network: NearShallowModel | None = None
 
     @property
     def names(self) -> list[str]:
         """The experts in the order of the weights, the unigram model last."""
-        present = {"ngrams": self.ngrams, "classes": self.classes, **dict.fromkeys(CACHES, self.cache or None)}
-        present["network"] = self.network
-        return [*(name for name, expert in present.items() if expert is not None), "unigram"]
+        names = ["ngrams"] if self.ngrams is not None else []
+        names += self.class_names
+        names += CACHES if self.cache else []
+        return [*names, *([] if self.network is None else ["network"]), "unigram"]
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the class models."""
+        return ["classes"] if len(self.classes) == 1 else [f"classes {model.n_classes}" for model in self.classes]
 
     @property
     def feature_sizes(self) -> tuple[int, ...]:
         """Number of values of each feature of the gate."""
         known = (self.ngrams.order,) if self.ngrams is not None else ()
-        return (*(CACHE_FEATURES if self.cache else ()), *known, rank_bits(len(self.prior) - 1) + 1)
+        return (*(CACHE_FEATURES if self.cache else ()), *known, int(rank_bits(len(self.prior) - 1)) + 1)
 
     def start(self) -> "Memory":
         """Return what is remembered of a document at its separator: nothing."""
         size, separator = len(self.prior), self.separator
         caches = {n: DocumentCache(size, separator, *shape, DISCOUNT) for n, shape in CACHES.items() if self.cache}
-        classes = None
-        if self.cache and self.classes is not None:
-            own = int(self.classes.labels[separator])
-            classes = DocumentCache(self.classes.n_classes, own, 1, CACHES["cache"][1], DISCOUNT)
+        window = CACHES["cache"][1]
+        classes = [
+            DocumentCache(model.n_classes, int(model.labels[separator]), 1, window, DISCOUNT)
+            for model in self.classes
+            if self.cache
+        ]
         return Memory(caches, classes)
 
     def evidence(
-        self, tokens: Ids, start: int, memory: "Memory", ngrams: Scores | None, classes: Scores | None
+        self, tokens: Ids, start: int, memory: "Memory", ngrams: Scores | None, classes: list[Scores]
     ) -> Evidence:
         """Return what the experts say of ``tokens[start:]``.
 
@@ -104,18 +113,19 @@ class Experts:
         start : int
         memory : Memory
             As after ``tokens[:start]``; it is changed.
-        ngrams, classes : Scores or None
-            Of the targets, by ``self.ngrams`` and ``self.classes``.
+        ngrams : Scores or None
+        classes : list of Scores
+            Of the targets, by ``self.ngrams`` and each of ``self.classes``.
         """
         targets = np.asarray(tokens[start:], dtype=np.int64)
         said = {name: cache.read(targets) for name, cache in memory.caches.items()}
         columns = [] if ngrams is None else [ngrams.probs]
-        if self.classes is not None and classes is not None:
-            share = self.classes.shares[targets]
-            if memory.classes is not None:
-                seen = memory.classes.read(self.classes.labels[targets]).counts[:, 0, 0]
-                share = self.classes.within(targets, said["cache"].counts[:, 0, 0], seen)
-            columns.append(classes.probs * share)
+        for i, (model, scores) in enumerate(zip(self.classes, classes, strict=True)):
+            share = model.shares[targets]
+            if self.cache:
+                seen = memory.classes[i].read(model.labels[targets]).counts[:, 0, 0]
+                share = model.within(targets, said["cache"].counts[:, 0, 0], seen)
+            columns.append(scores.probs * share)
         columns += [counts.probabilities(DISCOUNT) for counts in said.values()]
         columns.append(self.prior[targets])
         known = None if ngrams is None else ngrams.known
@@ -123,13 +133,14 @@ class Experts:
 
     def scan(self, tokens: Ids, workers: int = 1) -> Iterator[tuple[slice, Evidence]]:
         """Yield the evidence for every target of a text, chunk by chunk, and the slice of targets (from 0)."""
-        memory = self.start()
+        tables = [model for model in (self.ngrams, *(own.model for own in self.classes)) if model is not None]
+        memory, longest = self.start(), max((table.order for table in tables), default=1)
         for chunk in blocks(tokens.size - 1, TARGETS_PER_CHUNK):
-            low = max(0, chunk.start + 1 - (self.ngrams.order if self.ngrams is not None else 1))
+            low = max(0, chunk.start + 1 - longest)
             text = np.asarray(tokens[low : chunk.stop + 1])
             first = chunk.start + 1 - low
             ngrams = None if self.ngrams is None else self.ngrams.score_stream(text, first, workers)
-            classes = None if self.classes is None else self.classes.score(text, first, workers)
+            classes = [model.score(text, first, workers) for model in self.classes]
             yield chunk, self.evidence(text, first, memory, ngrams, classes)
 
 
@@ -138,7 +149,7 @@ class Memory:
     """What the caches hold of a document; `Experts.evidence` changes it."""
 
     caches: dict[str, DocumentCache]
-    classes: DocumentCache | None
+    classes: list[DocumentCache]
 
 
 def features(caches: dict[str, CacheCounts], known: NDArray[np.int8] | None, previous: Ids) -> NDArray[np.int64]:
@@ -202,10 +213,26 @@ class MixtureScores(NamedTuple):
 
 @dataclass(eq=False)
 class Mixture:
-    """Experts and the gate that weighs them."""
+    """Experts and the gate that weighs them.
+
+    Raises
+    ------
+    InputError
+        The gate is that of other experts.
+    """
 
     experts: Experts
     gate: Gate
+
+    def __post_init__(self) -> None:
+        """Refuse a gate that does not fit."""
+        names, sizes = self.experts.names, self.experts.feature_sizes
+        shape = (int(np.prod(sizes)), len(names))
+        if self.gate.sizes != sizes or self.gate.weights.shape != shape:
+            raise InputError(
+                f"expected weights {shape} of {', '.join(names)} by features of sizes {sizes}, got "
+                f"{self.gate.weights.shape} by {self.gate.sizes}; fit the mixture again"
+            )
 
     def score(self, tokens: Ids, documents: Ids, workers: int = 1, progress: Progress | None = None) -> MixtureScores:
         """Score every target of a text.

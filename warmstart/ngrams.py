@@ -208,6 +208,8 @@ class NGramCounts:
     def __sub__(self, other: "NGramCounts") -> "NGramCounts":
         """Return the statistic without a text, as if it had never been counted.
 
+        If nothing is left, it is the neutral element: it has no n-grams and no documents, and a model of it is uniform.
+
         Raises
         ------
         InputError
@@ -449,6 +451,16 @@ def number_ngrams(tokens: Ids, vocab_size: int, history: Ids, counted: Ids, orde
 
 def _sum(parts: list[Levels]) -> Levels:
     return functools.reduce(lambda a, b: _merge(a, b, 1), parts)
+
+
+def suffix_numbers(levels: Levels) -> list[Ids]:
+    """Return the number of every n-gram without its first token, for the levels above the first."""
+    from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
+
+    out = [level.last.astype(np.int32) for level in levels[1:2]]
+    for below, upper, level in zip(levels, levels[1:], levels[2:], strict=False):
+        out.append(kernels.suffixes(upper.offsets, level.last, out[-1], below.offsets, upper.last))
+    return out
 
 
 def _merge(a: Levels, b: Levels, sign: int) -> Levels:

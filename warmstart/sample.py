@@ -27,7 +27,7 @@ READ = 4  # times as many tokens are read, so that stretches come from many docu
 STRETCH = 4096  # targets
 NETWORK_TARGETS = 1 << 16  # of the sample for the network
 
-Solve = Callable[[Ids, NDArray[np.int64]], NearShallowModel]  # tokens and documents to a network
+Solve = Callable[[list[Ids]], NearShallowModel]  # documents to a network
 
 
 def fit_mixture(
@@ -45,7 +45,7 @@ def fit_mixture(
         ``ngrams`` and the model of ``classes`` are solved from ``counts``.
     counts : NGramCounts
     solve : callable, optional
-        Solves a network from tokens and documents, as ``experts.network`` was solved. Given if there is one.
+        Solves a network from documents, as ``experts.network`` was solved. Given if there is one.
     workers : int
         Number of threads. The result does not depend on it.
     progress : callable, optional
@@ -102,16 +102,17 @@ def left_out_scan(
     experts: Experts, tokens: Ids, borders: NDArray[np.int64], workers: int = 1
 ) -> Iterator[tuple[slice, Evidence]]:
     """Yield the evidence for all targets of counted documents chunk by chunk, each as if its part were not counted."""
-    ngrams = classes = None
+    ngrams, classes = None, []
     if isinstance(experts.ngrams, KneserNey):
         ngrams = experts.ngrams.left_out(tokens, borders, workers)
-    if experts.classes is not None:
-        labels = experts.classes.labels[tokens].astype(experts.classes.model.last.dtype)
-        classes = experts.classes.model.left_out(labels, borders, workers)
+    for own in experts.classes:
+        if isinstance(own.model, KneserNey):
+            labels = own.labels[tokens].astype(own.model.last.dtype)
+            classes.append(own.model.left_out(labels, borders, workers))
     memory = experts.start()
     for part in blocks(tokens.size - 1, TARGETS_PER_CHUNK):
-        own = [None if scores is None else scores.of(part) for scores in (ngrams, classes)]
-        yield part, experts.evidence(tokens[part.start : part.stop + 1], 1, memory, *own)
+        text, of_ngrams = tokens[part.start : part.stop + 1], None if ngrams is None else ngrams.of(part)
+        yield part, experts.evidence(text, 1, memory, of_ngrams, [scores.of(part) for scores in classes])
 
 
 class Split(NamedTuple):
@@ -160,7 +161,7 @@ def _with_network(experts: Experts, counts: NGramCounts, gate: Gate, solve: Solv
     rest, texts, held_out = split(counts)
     if not rest:
         raise InputError("expected more than one token of text to judge the network on, got less; give more text")
-    network = solve(*joined(rest, counts.separator, counts.vocab_size))
+    network = solve(rest)
     tokens, borders = joined(texts, counts.separator, counts.vocab_size)
     inside = np.zeros(tokens.size - 1, np.bool_)
     for part in held_out:

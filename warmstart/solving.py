@@ -1,11 +1,11 @@
 """From the statistic of a text to a language model: the experts that were asked for, and the gate that weighs them.
 
-Everything is a function of the statistic: the network reads its documents in the order of their digests. So texts can be
-added and taken out, and the model equals that of a text which was counted at once.
+Everything is a function of the statistic: the network reads its documents in the order of their digests. So texts can
+be added and taken out, and the model equals that of a text which was counted at once.
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,10 @@ from warmstart.contexts import CONTEXTS
 from warmstart.errors import InputError
 from warmstart.kneser_ney import KneserNey
 from warmstart.mixture import Experts, Mixture
-from warmstart.near_shallow import Config, Fitter, NearShallowModel
+from warmstart.near_shallow import Config, Fitter, NearShallowModel, Report
 from warmstart.ngrams import LONGEST, NGramCounts, joined
 from warmstart.progress import Progress
-from warmstart.sample import fit_mixture
+from warmstart.sample import Solve, fit_mixture
 from warmstart.solution import check_settings, class_prior
 
 COUNT_CONTEXTS = ("ngrams", "classes", "cache")
@@ -38,6 +38,8 @@ class Recipe:
         See `warmstart.kneser_ney.KneserNey`.
     max_ngrams : int, optional
         In place of ``prune``: n-grams that occur rarely are pruned until at most so many are left.
+    classes : tuple of int
+        Number of classes of each class model.
     network : dict
         Fields of `warmstart.near_shallow.Config`.
     smoothing, temperature : float or "fit"
@@ -48,6 +50,7 @@ class Recipe:
     order: int
     prune: tuple[int, ...] = ()
     max_ngrams: int | None = None
+    classes: tuple[int, ...] = (512,)
     network: dict[str, Any] = field(default_factory=dict)
     smoothing: float | str = "fit"
     temperature: float | str = "fit"
@@ -88,7 +91,13 @@ class Solved:
     report: dict[str, Any]
 
 
-def solve(counts: NGramCounts, recipe: Recipe, workers: int = 1, progress: Progress | None = None) -> Solved:
+def solve(
+    counts: NGramCounts,
+    recipe: Recipe,
+    workers: int = 1,
+    progress: Progress | None = None,
+    network: NearShallowModel | None = None,
+) -> Solved:
     """Solve a statistic.
 
     Parameters
@@ -100,16 +109,22 @@ def solve(counts: NGramCounts, recipe: Recipe, workers: int = 1, progress: Progr
         Number of threads. The result does not depend on it.
     progress : callable, optional
         Called as ``progress(stage, done, total)``.
+    network : NearShallowModel, optional
+        A network that is not to be solved, such as a random one.
     """
     clock = _Clock()
-    config = recipe.config(counts.vocab_size, counts.separator)
-    network, report = None, {}
-    if config is not None:
-        fitter = _fitter(counts, recipe, config, counts.documents.all(), workers, progress)
+    config, report, again = recipe.config(counts.vocab_size, counts.separator), {}, None
+    if network is not None:
+        again = _same(network)
+    elif config is not None:
+        tokens, borders = joined(counts.documents.all(), counts.separator, counts.vocab_size)
+        fitter = Fitter(tokens, borders, counts.levels[0].counts, config, workers=workers, progress=progress)
+        fitter.smoothing, fitter.temperature = recipe.smoothing, recipe.temperature
         network = fitter.fit()
         report = {"smoothing": fitter.report.smoothing, "temperatures": fitter.report.temperatures}
         clock.seconds |= fitter.report.seconds
         clock.lap()
+        again = _like(fitter, counts)
     if not recipe.counted:
         return Solved(network, None, report | {"seconds": clock.seconds})
     experts = Experts(counts.separator, class_prior(counts.levels[0].counts), network=network)
@@ -120,27 +135,32 @@ def solve(counts: NGramCounts, recipe: Recipe, workers: int = 1, progress: Progr
         report |= {"ngrams": experts.ngrams.n_ngrams, "prune": list(experts.ngrams.thresholds)}
         report["discount_fallbacks"] = experts.ngrams.fallbacks
     if "classes" in recipe.contexts:
-        experts.classes = ClassModel.solve(counts, token_classes(counts), workers)
+        experts.classes = tuple(
+            ClassModel.of(labels, counts.levels[0].counts, counts, workers=workers)
+            for labels in token_classes(counts, recipe.classes)
+        )
         clock.lap("classes")
-    solve_again = None
-    if config is not None:
-
-        def solve_again(documents: list[Any]) -> NearShallowModel:
-            return _fitter(counts, recipe, config, documents, workers, progress).fit()
-
-    mixture, losses = fit_mixture(experts, counts, solve_again, workers, progress)
+    mixture, losses = fit_mixture(experts, counts, again, workers, progress)
     clock.lap("gate")
     report["left_out_perplexity"] = {name: float(np.exp(loss)) for name, loss in losses.items()}
     return Solved(network, mixture, report | {"seconds": clock.seconds})
 
 
-def _fitter(
-    counts: NGramCounts, recipe: Recipe, config: Config, documents: list[Any], workers: int, progress: Progress | None
-) -> Fitter:
-    tokens, borders = joined(documents, counts.separator, counts.vocab_size)
-    frequency = np.bincount(tokens[1:], minlength=counts.vocab_size)
-    settings = {"smoothing": recipe.smoothing, "temperature": recipe.temperature}
-    return Fitter(tokens, borders, frequency, config, workers=workers, progress=progress, **settings)  # type: ignore[arg-type]
+def _same(network: NearShallowModel) -> Solve:
+    return lambda _: network
+
+
+def _like(fitter: Fitter, counts: NGramCounts) -> Solve:
+    """Return what solves the same network from other documents, with the smoothing and temperatures of the first."""
+
+    def solve_documents(documents: list[Any]) -> NearShallowModel:
+        tokens, borders = joined(documents, counts.separator, counts.vocab_size)
+        frequency = np.bincount(tokens[1:], minlength=counts.vocab_size)
+        return replace(
+            fitter, tokens=tokens, documents=borders, counts=frequency, like=fitter.report, report=Report()
+        ).fit()
+
+    return solve_documents
 
 
 def thresholds(counts: NGramCounts, recipe: Recipe) -> tuple[int, ...]:

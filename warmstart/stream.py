@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable
 from copy import deepcopy
+from dataclasses import dataclass
 
 import numpy as np
 
 from warmstart._softmax import softmax
 from warmstart.classes import ClassModel
 from warmstart.contexts import Chunk
+from warmstart.errors import InputError
 from warmstart.mixture import CACHES, Floats, Mixture, features
 
 
@@ -58,8 +60,7 @@ class Stream:
         rows = {"unigram": experts.prior}
         if experts.ngrams is not None:
             rows["ngrams"] = experts.ngrams.row(self.history[-experts.ngrams.order :])
-        if experts.classes is not None:
-            rows["classes"] = self._class_row(experts.classes)
+        rows |= dict(zip(experts.class_names, map(self._class_row, experts.classes), strict=True))
         rows |= {name: cache.row() for name, cache in self.memory.caches.items()}
         if experts.network is not None and self.state is not None:
             inputs = experts.network.inputs(self._chunk(experts.separator), deepcopy(self.state))
@@ -99,3 +100,141 @@ class Stream:
         newest = self.history[: -size - 1 : -1]
         window[: len(newest), 0] = newest
         return Chunk(1, np.array([target]), np.array([len(self.history) - 1]), window)
+
+    def generate(self, max_tokens: int, temperature: float = 1.0, top_p: float = 1.0, seed: int = 0) -> list[int]:
+        """Write on, at most so many tokens; the document ends before a separator.
+
+        Parameters
+        ----------
+        max_tokens : int
+        temperature : float
+            Below 1 favours probable tokens; 0 always takes the most probable one.
+        top_p : float
+            In (0, 1]. Sample from the most probable tokens that together have this probability.
+        seed : int
+            The same seed gives the same tokens.
+
+        Raises
+        ------
+        InputError
+            A number is out of range.
+        """
+        check_sampling(max_tokens, temperature, top_p)
+        rng, written = np.random.default_rng(seed), []
+        for _ in range(max_tokens):
+            token = draw(self.row(), temperature, top_p, rng)
+            if token == self.experts.separator:
+                break
+            self.advance([token])
+            written.append(token)
+        return written
+
+    def explain(self, top: int = 5) -> "Explanation":
+        """Return what speaks for the most probable next tokens, see `Explanation`."""
+        names, weights, rows = self.experts.names, self.weights(), self.rows()
+        added = weights[:, None] * rows
+        total = added.sum(axis=0)
+        reasons = []
+        for token in np.argsort(-total, kind="stable")[:top].tolist():
+            shares = dict(zip(names, (added[:, token] / total[token]).tolist(), strict=True))
+            ngrams = [(gram, part * shares["ngrams"]) for gram, part in self._ngram_parts(token)]
+            places = [(place, part * shares["cache"]) for place, part in self._places(token)]
+            reasons.append(Reason(token, float(total[token]), shares, ngrams, places))
+        return Explanation(reasons, dict(zip(names, weights.tolist(), strict=True)))
+
+    def _ngram_parts(self, token: int) -> list[tuple[tuple[int, ...], float]]:
+        """Return the n-grams that end in a token and their parts of its probability by the n-grams, largest first."""
+        model = self.experts.ngrams
+        if model is None:
+            return []
+        parts, left = [], 1.0
+        for h in reversed(contexts := model.contexts(self.history[-model.order :])):
+            length = contexts.index(h) + 1
+            gram = (*self.history[-length:], token)
+            if (node := model.find(list(gram))) >= 0:
+                lower = left * model.gammas[h] * model.row(gram[1:-1])[token] if length else 0.0
+                parts.append((gram, left * model.probs[node] - lower))
+            left *= model.gammas[h]
+        parts.append(((token,), left * model.probs[token]))
+        whole = sum(part for _, part in parts)
+        return sorted(((gram, float(part / whole)) for gram, part in parts), key=lambda entry: -entry[1])
+
+    def _places(self, token: int) -> list[tuple[int, float]]:
+        """Return where the document had the token after the longest context that it shares with the end.
+
+        Each place is the position of the token in ``history``; places that share more context have more of the part.
+        """
+        cache = self.memory.caches.get("cache")
+        if cache is None:
+            return []
+        history = np.array(self.history)
+        found = np.flatnonzero(history[1:] == token) + 1
+        found = found[found > len(history) - 1 - cache.size]
+        length = np.zeros(found.size)
+        for k in range(1, cache.order):
+            same = (found >= k) & (length == k - 1)
+            same[same] = history[found[same] - k] == history[-k] if len(history) >= k else False
+            length[same] = k
+        if not found.size:
+            return []
+        longest = found[length == length.max()]
+        return [(int(place), 1.0 / longest.size) for place in longest[::-1]]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What speaks for one token.
+
+    Attributes
+    ----------
+    token : int
+    probability : float
+    shares : dict of str to float
+        Share of every expert in the probability; they sum to 1.
+    ngrams : list of (tuple of int, float)
+        N-grams of the counted text that end in the token, and their shares: together that of the n-grams.
+    places : list of (int, float)
+        Positions in the history where the token followed the longest context that is here too, newest first, and their
+        shares: together that of the cache.
+    """
+
+    token: int
+    probability: float
+    shares: dict[str, float]
+    ngrams: list[tuple[tuple[int, ...], float]]
+    places: list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What speaks for the next token: the reasons for the most probable ones, and the weights of the experts."""
+
+    reasons: list[Reason]
+    weights: dict[str, float]
+
+
+def draw(probs: Floats, temperature: float, top_p: float, rng: np.random.Generator) -> int:
+    """Draw a token from a distribution (V,), see `Stream.generate`. Holtzman et al. 2020, arXiv 1904.09751.
+
+    Examples
+    --------
+    >>> draw(np.array([0.2, 0.5, 0.3]), 1.0, 0.4, np.random.default_rng(0))
+    1
+    """
+    if temperature == 0:
+        return int(probs.argmax())
+    p = np.exp((np.log(np.maximum(probs, 1e-300)) - np.log(probs.max())) / max(temperature, 1e-6))
+    order = np.argsort(-p, kind="stable")
+    p = p[order] / p.sum()
+    nucleus = p[: int(np.searchsorted(np.cumsum(p), top_p)) + 1]
+    return int(order[min(int(np.searchsorted(np.cumsum(nucleus), rng.random() * nucleus.sum())), nucleus.size - 1)])
+
+
+def check_sampling(max_tokens: int, temperature: float, top_p: float) -> None:
+    """Refuse numbers that are out of range."""
+    if max_tokens < 0:
+        raise InputError(f"max_tokens: expected a number of at least 0, got {max_tokens}")
+    if not 0 <= temperature < float("inf"):
+        raise InputError(f"temperature: expected a number of at least 0, got {temperature}; 0 is greedy")
+    if not 0 < top_p <= 1:
+        raise InputError(f"top_p: expected a number above 0 and at most 1, got {top_p}; 1 samples from all tokens")

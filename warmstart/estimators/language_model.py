@@ -1,94 +1,140 @@
-"""`WarmStartLM`: the near-shallow language model as an estimator that fits, scores and writes text."""
+"""`WarmStartLM`: a language model solved from counts, as an estimator that fits, scores, explains and writes text."""
 
 import contextlib
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from warmstart import folder as folders
 from warmstart._softmax import softmax
+from warmstart.backoff import BackoffModel
+from warmstart.classes import ClassModel
 from warmstart.contexts import read_all
 from warmstart.corpus import Corpus
 from warmstart.counts import NGrams
 from warmstart.documents import Sources
 from warmstart.errors import InputError
 from warmstart.files import load_arrays, save_arrays
-from warmstart.folder import Content, load_model, save_model
-from warmstart.near_shallow import PRESETS, Config, Fitter, token_losses
-from warmstart.ngrams import count_ngrams
+from warmstart.gate import Gate
+from warmstart.kneser_ney import KneserNey
+from warmstart.mixture import Experts, Mixture
+from warmstart.near_shallow import NearShallowModel, token_losses
+from warmstart.ngrams import NGramCounts, count_ngrams, vocabulary_digest
 from warmstart.progress import Progress, peak_memory
 from warmstart.solution import class_prior
-from warmstart.tokenizer import load_tokenizer
+from warmstart.solving import COUNT_CONTEXTS, Recipe, Solved, solve
+from warmstart.stream import Explanation, Stream
+from warmstart.tokenizer import SEPARATOR, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
+    from tokenizers import Tokenizer
 
     from warmstart.layers import NearShallowLM
 
 SCORED_TARGETS = 8192  # targets scored between two reports of progress
+PRESETS: dict[str, dict[str, Any]] = {
+    "potato": {
+        "network": {"bits": 32, "hidden_bits": 16, "radius": 1, "block_size": 4},
+        "order": 3, "max_ngrams": 1_600_000, "contexts": ("ngrams", "cache"),
+    },
+    "micro": {
+        "network": {"bits": 128, "hidden_bits": 32, "radius": 2, "block_size": 8},
+        "order": 4, "contexts": ("ngrams", "cache", "radial"),
+    },
+    "small": {
+        "network": {"bits": 512, "hidden_bits": 128, "radius": 2, "block_size": 8},
+        "order": 5, "classes": (512,), "contexts": ("ngrams", "classes", "cache", "radial"),
+    },
+    "base": {
+        "network": {"bits": 1024, "hidden_bits": 256, "radius": 2, "block_size": 8},
+        "order": 5, "classes": (256, 1024), "contexts": ("ngrams", "classes", "cache", "radial"),
+    },
+    "large": {
+        "network": {"bits": 2048, "hidden_bits": 128, "radius": 2, "block_size": 16},
+        "order": 6, "classes": (256, 512, 1024, 2048),
+        "contexts": ("ngrams", "classes", "cache", "radial"),
+    },
+}  # fmt: skip
 
 
 class WarmStartLM(BaseEstimator):  # type: ignore[misc]
-    """A near-shallow language model whose weights are computed from counts of text, without a gradient.
+    """A language model that is computed from counts of text, without a gradient.
 
-    `fit` reads the text once for the output layer, and once more if a context has layers of its own. Time is linear in
-    the length of the text. The counts take ``8 * radius * bits * vocab_size`` bytes, whatever its length.
+    `fit` counts the n-grams of a text once. What predicts the next token is a mixture of experts: the n-grams, classes
+    of tokens, a cache of the document so far, and a near-shallow network, which can be trained further. Time is linear
+    in the length of the text.
 
     Parameters
     ----------
     preset : {"potato", "micro", "small", "base", "large"}
-        Size of the model: from 0.7 to 52 million weights at a vocabulary of 8,192.
+        Size of the model: what the following parameters are if they are not given.
     bits, radius, block_size : int, optional
-        Dimension of the cipher vectors, number of tokens in the radial and attended contexts, number of tokens in a
-        block. By default those of the preset.
-    contexts : tuple of str
-        What the next token is predicted from: "radial", "attended", "block", "document", "memory" (see
-        `warmstart.contexts`). The default suits a model that is trained further: "radial" alone has nothing
-        between embedding and output to train, and "block" costs time for little. For a model that is used as it is,
-        take ("radial", "memory"): the perplexity is 172 in place of 201 (novels, preset base, ``python -m benchmarks
-        lm``), but `warmstart finetune` cannot train it.
+        Of the network: dimension of the cipher vectors, number of tokens in the radial and attended contexts, number of
+        tokens in a block.
+    contexts : tuple of str, optional
+        What the next token is predicted from. "ngrams": the n-grams of the counted text. "classes": those of classes of
+        tokens. "cache": what this document has said so far. "radial", "attended", "block", "document", "memory":
+        contexts of the network (see `warmstart.contexts`). Only with one of these can the model be trained further, and
+        best with "document" among them; `warmstart finetune` cannot train "memory".
+    order : int, optional
+        Length of the longest n-grams.
+    prune : tuple of int
+        For every length, n-grams that occur at most so often are left out of the tables, see
+        `warmstart.kneser_ney.KneserNey`. A pruned model is saved without its counts.
     vocab_size : int
         Largest vocabulary of the byte-level BPE tokenizer that `fit` trains, unless it is given a `Corpus`.
     smoothing : float or "fit"
-        Pseudo-counts added to each feature, divided among the tokens in proportion to their frequency.
+        Of the network: pseudo-counts added to each feature, divided among the tokens by their frequency.
     temperature : float or "fit"
-        Factor of the weights. 1 is the published formula. "fit" finds one factor for each group of features.
+        Of the network: factor of the weights. 1 is the published formula. "fit" finds one factor for each group of
+        features.
 
     Attributes
     ----------
-    model_ : warmstart.near_shallow.NearShallowModel
+    counts_ : warmstart.ngrams.NGramCounts or None
+        The statistic of the text. None for a pruned model that was loaded.
+    mixture_ : warmstart.mixture.Mixture or None
+        Experts and gate. None for a network alone.
+    model_ : warmstart.near_shallow.NearShallowModel or None
+        The network. None without a context of the network.
     tokenizer_ : tokenizers.Tokenizer
-        Its ids are frequency ranks.
-    ngrams_ : warmstart.counts.NGrams
-        Unigram and bigram counts of the training text.
+        Its ids are frequency ranks of the text of `fit`.
+    unigrams_ : (V,) int64
+        Number of times each token was a target.
+    ngrams_ : warmstart.counts.NGrams or None
+        Unigram and bigram models of the text, to compare with. None without a statistic of order 2.
     report_ : dict
-        Sizes, seconds, tokens per second, peak memory, temperatures and smoothing of the fit.
+        Sizes, seconds, tokens per second, peak memory and what was fitted.
 
     References
     ----------
-    Williams and Zhao 2023: arXiv 2311.07498, 2311.07510, 2311.11012.
+    Chen and Goodman 1999 (n-grams); Williams and Zhao 2023: arXiv 2311.07498, 2311.07510, 2311.11012 (network).
 
     Examples
     --------
     >>> model = WarmStartLM(preset="potato", vocab_size=300).fit(["the cat sat on the mat. " * 40] * 20)
-    >>> model.perplexity(["the cat sat on the mat. the cat sat."]) < 60
+    >>> model.perplexity(["the cat sat on the mat. the cat sat."]) < 5
     True
     """
 
     def __init__(
         self,
-        preset: str = "base",
+        preset: str = "small",
         *,
         bits: int | None = None,
         radius: int | None = None,
         block_size: int | None = None,
-        contexts: tuple[str, ...] = ("radial", "document"),
+        contexts: tuple[str, ...] | None = None,
+        order: int | None = None,
+        prune: tuple[int, ...] | None = None,
         vocab_size: int = 8192,
         smoothing: float | str = "fit",
         temperature: float | str = "fit",
@@ -98,6 +144,8 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         self.radius = radius
         self.block_size = block_size
         self.contexts = contexts
+        self.order = order
+        self.prune = prune
         self.vocab_size = vocab_size
         self.smoothing = smoothing
         self.temperature = temperature
@@ -130,63 +178,159 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         bitcipher.CapacityError
             There are fewer codes of so many bits than tokens.
         """
+        recipe = self._recipe()
         began = time.perf_counter()
         if not isinstance(corpus, Corpus):
             corpus = Corpus.build(corpus, vocab_size=self.vocab_size, progress=progress)
         built = time.perf_counter()
-        fitter = Fitter(
-            corpus.tokens,
-            corpus.documents,
-            corpus.counts,
-            self._config(corpus),
-            smoothing=self.smoothing,
-            temperature=self.temperature,
-            workers=workers,
-            progress=progress,
+        tokenizer = corpus.tokenizer
+        counts = _count(corpus, recipe.counted_order, tokenizer, workers, progress)
+        seconds = {"corpus": built - began, "count": time.perf_counter() - built}
+        self._set(
+            tokenizer,
+            counts,
+            counts.levels[0].counts,
+            solve(counts, recipe, workers, progress),
+            seconds,
+            corpus.n_bytes,
         )
-        self.model_ = fitter.fit()
-        self._describe(corpus, {"corpus": built - began, **fitter.report.seconds})
-        self.report_ |= {"smoothing": fitter.report.smoothing, "temperatures": fitter.report.temperatures}
         return self
 
-    def initialise(self, corpus: Corpus, seed: int = 0) -> Self:
-        """Set the random weights that `warmstart.NearShallowLM` starts with, for a cold start to compare with."""
+    def partial_fit(
+        self, texts: Corpus | Sources, y: None = None, *, workers: int = 1, progress: Progress | None = None
+    ) -> Self:
+        """Count more texts and solve again. The tokenizer stays. On a model without a fit this is `fit`.
+
+        Parameters and errors are those of `fit`.
+        """
+        if not hasattr(self, "tokenizer_"):
+            return self.fit(texts, workers=workers, progress=progress)
+        return self._update(texts, 1, workers, progress)
+
+    def forget(self, texts: Corpus | Sources, *, workers: int = 1, progress: Progress | None = None) -> Self:
+        """Take texts out of the counts and solve again, as if they had never been counted (the tokenizer stays).
+
+        Parameters
+        ----------
+        texts
+            Whole documents that were counted, as for `fit`.
+
+        Raises
+        ------
+        InputError
+            A document was never counted. Nothing has changed.
+        """
+        return self._update(texts, -1, workers, progress)
+
+    def _update(self, texts: Corpus | Sources, sign: int, workers: int, progress: Progress | None) -> Self:
+        check_is_fitted(self, "tokenizer_")
+        if self.counts_ is None:
+            raise InputError(
+                "expected a model with its counts, got a pruned one that was saved without them; fit it again, without "
+                "pruning"
+            )
+        recipe = self._recipe()
+        with self._encoded(texts, None, progress) as corpus:
+            began = time.perf_counter()
+            change = _count(corpus, self.counts_.order, self.tokenizer_, workers, progress)
+            counts = self.counts_ + change if sign > 0 else self.counts_ - change
+            seconds = {"count": time.perf_counter() - began}
+            n_bytes = self.report_["bytes"] + sign * corpus.n_bytes
+        if not counts.n_tokens:
+            raise InputError("expected some text that stays, got all of it to forget; fit another text instead")
+        solved = solve(counts, recipe, workers, progress)
+        self._set(self.tokenizer_, counts, counts.levels[0].counts, solved, seconds, n_bytes)
+        return self
+
+    def initialise(self, corpus: Corpus, seed: int = 0, *, workers: int = 1) -> Self:
+        """Set the random weights that `warmstart.NearShallowLM` starts with, for a cold start to compare with.
+
+        What is counted is counted as in `fit`.
+        """
         import torch
 
         from warmstart.layers import NearShallowLM
 
+        recipe = self._recipe()
         began = time.perf_counter()
-        config = self._config(corpus)
+        config = recipe.config(corpus.vocab_size, corpus.separator)
+        if config is None:
+            raise InputError("contexts: expected one of the network for a cold start, got none; add radial")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            module = NearShallowLM(config)
-        self.model_ = module.to_model()
-        self._describe(corpus, {"initialise": time.perf_counter() - began})
+            network = NearShallowLM(config).to_model()
+        tokenizer = corpus.tokenizer
+        counts = _count(corpus, recipe.counted_order, tokenizer, workers, None)
+        solved = Solved(network, None, {"seconds": {}})
+        if recipe.counted:
+            solved = solve(counts, recipe, workers, network=network)
+        seconds = {"initialise": time.perf_counter() - began}
+        self._set(tokenizer, counts, counts.levels[0].counts, solved, seconds, corpus.n_bytes)
         return self
 
-    def _describe(self, corpus: Corpus, seconds: dict[str, float]) -> None:
-        """Set the tokenizer, the bigram model and the report."""
-        began = time.perf_counter()
-        self.tokenizer_ = corpus.tokenizer
-        self.ngrams_ = NGrams.of(count_ngrams(corpus.tokens, corpus.documents, corpus.vocab_size, order=2))
-        seconds = {**seconds, "bigrams": time.perf_counter() - began}
-        self.report_: dict[str, Any] = {
-            "tokens": corpus.n_tokens,
-            "documents": corpus.n_documents,
-            "bytes": corpus.n_bytes,
-            "vocab_size": corpus.vocab_size,
-            "parameters": self.model_.config.n_parameters,
-            "seconds": {name: round(value, 3) for name, value in seconds.items()},
-            "tokens_per_second": round(corpus.n_tokens / sum(seconds.values())),
-            "peak_memory_bytes": peak_memory(),
-        }
-
-    def _config(self, corpus: Corpus) -> Config:
+    def _recipe(self) -> Recipe:
         if self.preset not in PRESETS:
             raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {self.preset!r}")
+        preset = PRESETS[self.preset]
+        contexts = preset["contexts"] if self.contexts is None else tuple(self.contexts)
         sizes: dict[str, Any] = {"bits": self.bits, "radius": self.radius, "block_size": self.block_size}
-        sizes = PRESETS[self.preset] | {name: size for name, size in sizes.items() if size is not None}
-        return Config(corpus.vocab_size, corpus.separator, contexts=tuple(self.contexts), **sizes)
+        sizes = {name: size for name, size in sizes.items() if size is not None}
+        if sizes and contexts and set(contexts) <= set(COUNT_CONTEXTS):
+            raise InputError(
+                f"{next(iter(sizes))}: expected a context of the network with it, such as radial, got contexts "
+                f"{', '.join(contexts)}; add one or leave it out"
+            )
+        return Recipe(
+            contexts,
+            preset["order"] if self.order is None else self.order,
+            () if self.prune is None else tuple(self.prune),
+            preset.get("max_ngrams") if self.prune is None else None,
+            preset.get("classes", (512,)),
+            preset["network"] | sizes,
+            self.smoothing,
+            self.temperature,
+        )
+
+    def _set(
+        self,
+        tokenizer: "Tokenizer",
+        counts: NGramCounts | None,
+        unigrams: NDArray[np.int64],
+        solved: Solved,
+        seconds: dict[str, float],
+        n_bytes: int,
+    ) -> None:
+        """Set the attributes of a fitted model."""
+        self.tokenizer_, self.counts_, self.unigrams_ = tokenizer, counts, unigrams
+        self.model_, self.mixture_ = solved.network, solved.mixture
+        self.ngrams_ = None if counts is None or counts.order < 2 else NGrams.of(counts)
+        report = dict(solved.report)
+        seconds = {**seconds, **report.pop("seconds", {})}
+        n_tokens = int(unigrams.sum())
+        self.report_: dict[str, Any] = {
+            "tokens": n_tokens,
+            **({} if counts is None else {"documents": int(counts.documents.copies.sum())}),
+            "bytes": n_bytes,
+            "vocab_size": tokenizer.get_vocab_size(),
+            "parameters": 0 if self.model_ is None else self.model_.config.n_parameters,
+            "seconds": {name: round(value, 3) for name, value in seconds.items()},
+            "tokens_per_second": round(n_tokens / max(sum(seconds.values()), 1e-9)),
+            "peak_memory_bytes": peak_memory(),
+            **report,
+        }
+
+    @contextlib.contextmanager
+    def _encoded(
+        self, text: Corpus | Sources, split_documents: str | None, progress: Progress | None
+    ) -> Iterator[Corpus]:
+        """Give a text in the tokens of the model."""
+        if isinstance(text, Corpus):
+            yield text
+            return
+        with tempfile.TemporaryDirectory(prefix="warmstart-", ignore_cleanup_errors=True) as folder:  # Windows does not
+            yield Corpus.encode(  # delete files that are memory-mapped
+                text, self.tokenizer_, split_documents=split_documents, cache_dir=folder, progress=progress
+            )
 
     def evaluate(
         self,
@@ -201,47 +345,68 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         dict
-            ``perplexity`` and ``bits_per_byte`` of the model, ``contexts`` (the perplexity of each context alone),
-            ``unigram_perplexity`` and ``bigram_perplexity`` (models of the training text, the bigram model with
-            absolute discounting), ``tokens`` (each end of a document is one), ``documents``, ``bytes``,
-            ``unknown_tokens`` (they make bits per byte too small) and ``seconds``.
+            ``perplexity`` and ``bits_per_byte`` of the model; ``experts``, the perplexity of each expert alone;
+            ``shares``, the mean share of each expert in the probability of the text; ``contexts``, the perplexity of
+            each context of the network alone; ``unigram_perplexity`` and ``bigram_perplexity`` of models of the
+            training text, the bigram model with absolute discounting; ``tokens`` (each end of a document is one),
+            ``documents``, ``bytes``, ``unknown_tokens`` (they make bits per byte too small) and ``seconds``.
         """
-        check_is_fitted(self, "model_")
+        check_is_fitted(self, "tokenizer_")
         began = time.perf_counter()
-        with contextlib.ExitStack() as stack:
-            if not isinstance(text, Corpus):
-                temporary = tempfile.TemporaryDirectory(prefix="warmstart-", ignore_cleanup_errors=True)
-                folder = stack.enter_context(temporary)  # Windows does not delete files that are memory-mapped
-                text = Corpus.encode(
-                    text, self.tokenizer_, split_documents=split_documents, cache_dir=folder, progress=progress
-                )
-            config, state = self.model_.config, self.model_.start()
-            prior = class_prior(self.ngrams_.unigrams)
-            total = np.zeros(1 + len(config.contexts))
-            for chunk in read_all(text.tokens, text.documents, config.window, SCORED_TARGETS):
-                total += token_losses(self.model_, chunk, state, prior, workers).sum(axis=1)
-                if progress:
-                    progress("scoring", chunk.first + chunk.targets.size - 1, text.n_tokens)
-            mean = total / text.n_tokens
-            unigram, bigram = self.ngrams_.cross_entropies(text.tokens)
-            return {
-                "perplexity": float(np.exp(mean[0])),
-                "bits_per_byte": float(total[0] / np.log(2) / text.n_bytes),
-                "tokens": text.n_tokens,
-                "documents": text.n_documents,
-                "bytes": text.n_bytes,
-                "unknown_tokens": text.n_unknown,
-                "unigram_perplexity": float(np.exp(unigram)),
-                "bigram_perplexity": float(np.exp(bigram)),
-                "contexts": {name: float(np.exp(x)) for name, x in zip(config.contexts, mean[1:], strict=True)},
-                "seconds": round(time.perf_counter() - began, 3),
+        with self._encoded(text, split_documents, progress) as corpus:
+            if self.mixture_ is None:
+                nats, parts = self._network_losses(corpus, workers, progress)
+            else:
+                scores = self.mixture_.score(corpus.tokens, corpus.documents, workers, progress)
+                nats = -float(scores.log_probs.mean())
+                parts = {"experts": _perplexities(scores.experts), "shares": scores.shares}
+                if scores.contexts:
+                    parts["contexts"] = _perplexities(scores.contexts)
+            result: dict[str, Any] = {
+                "perplexity": float(np.exp(nats)),
+                "bits_per_byte": float(nats * corpus.n_tokens / np.log(2) / corpus.n_bytes),
+                "tokens": corpus.n_tokens,
+                "documents": corpus.n_documents,
+                "bytes": corpus.n_bytes,
+                "unknown_tokens": corpus.n_unknown,
+                **parts,
             }
+            if self.ngrams_ is not None:
+                unigram, bigram = self.ngrams_.cross_entropies(corpus.tokens)
+                result |= {"unigram_perplexity": float(np.exp(unigram)), "bigram_perplexity": float(np.exp(bigram))}
+            return result | {"seconds": round(time.perf_counter() - began, 3)}
+
+    def _network_losses(
+        self, corpus: Corpus, workers: int, progress: Progress | None
+    ) -> tuple[float, dict[str, dict[str, float]]]:
+        """Return the loss of a network without experts beside it, and the perplexity of each of its contexts."""
+        network = self._network
+        config, state, prior = network.config, network.start(), self._prior
+        total = np.zeros(1 + len(config.contexts))
+        for chunk in read_all(corpus.tokens, corpus.documents, config.window, SCORED_TARGETS):
+            total += token_losses(network, chunk, state, prior, workers).sum(axis=1)
+            if progress:
+                progress("scoring", chunk.first + chunk.targets.size - 1, corpus.n_tokens)
+        mean = (total / corpus.n_tokens).tolist()
+        return mean[0], {"contexts": _perplexities(dict(zip(config.contexts, mean[1:], strict=True)))}
+
+    @property
+    def _network(self) -> NearShallowModel:
+        check_is_fitted(self, "tokenizer_")
+        if self.model_ is None:
+            raise InputError("expected a model with a network, got counts alone; fit it with contexts such as radial")
+        return self.model_
+
+    @property
+    def _prior(self) -> NDArray[np.float64]:
+        """Return the unigram probabilities (V,)."""
+        return class_prior(self.unigrams_)
 
     def perplexity(self, text: Corpus | Sources) -> float:
         """Return the perplexity of a corpus, of files or of an iterable of strings."""
         return float(self.evaluate(text)["perplexity"])
 
-    def predict_proba(self, ids: ArrayLike) -> NDArray[np.float32]:
+    def predict_proba(self, ids: ArrayLike) -> NDArray[np.floating]:
         """Return the probability of each token to come next.
 
         Parameters
@@ -251,61 +416,105 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
 
         Returns
         -------
-        (V,) float32
+        (V,) float64 of a mixture, float32 of a network alone
         """
-        check_is_fitted(self, "model_")
-        config = self.model_.config
-        history = np.asarray(ids, dtype=np.int64).reshape(-1)
-        if history.size and (history.min() < 0 or history.max() >= config.vocab_size):
-            largest = config.vocab_size - 1
-            raise InputError(f"expected token ids from 0 to {largest}, got {history.min()} to {history.max()}")
+        history = self._checked(ids)
+        if self.mixture_ is not None:
+            return self._stream(history).row()
+        config = self._network.config
         tokens = np.concatenate([[config.separator], history, [config.separator]])
         documents = np.flatnonzero(tokens == config.separator)
-        state = self.model_.start()
+        state = self._network.start()
         for chunk in read_all(tokens, documents, config.window):
-            inputs = self.model_.inputs(chunk, state)
-        return np.asarray(softmax(np.sum(self.model_.logits([X[-1:] for X in inputs]), axis=0))[0])
+            inputs = self._network.inputs(chunk, state)
+        return np.asarray(softmax(np.sum(self._network.logits([X[-1:] for X in inputs]), axis=0))[0])
+
+    def explain(self, ids: ArrayLike, top: int = 5) -> Explanation:
+        """Return what speaks for the most probable next tokens: experts, n-grams, and earlier places of the document.
+
+        Parameters
+        ----------
+        ids : (n,) array-like of int
+            Token ids from the beginning of the document. May be empty.
+        top : int
+            Number of tokens.
+        """
+        if self.mixture_ is None:
+            raise InputError("expected a model of counts to explain, got a network alone; fit it with ngrams and cache")
+        return self._stream(self._checked(ids)).explain(top)
+
+    def _stream(self, history: NDArray[np.int64]) -> Stream:
+        assert self.mixture_ is not None  # noqa: S101 - callers have checked it
+        stream = Stream(self.mixture_)
+        stream.advance(history.tolist())
+        return stream
+
+    def _checked(self, ids: ArrayLike) -> NDArray[np.int64]:
+        check_is_fitted(self, "tokenizer_")
+        history, size = np.asarray(ids, dtype=np.int64).reshape(-1), self.tokenizer_.get_vocab_size()
+        if history.size and (history.min() < 0 or history.max() >= size):
+            raise InputError(f"expected token ids from 0 to {size - 1}, got {history.min()} to {history.max()}")
+        return history
 
     def generate(
         self, prompt: str = "", *, max_tokens: int = 60, temperature: float = 0.8, top_p: float = 0.95, seed: int = 0
     ) -> str:
         """Return a continuation of a prompt. It ends where the model ends the document, or after ``max_tokens``."""
+        check_is_fitted(self, "tokenizer_")
+        ids = self.tokenizer_.encode(prompt, add_special_tokens=False).ids
+        if self.mixture_ is not None:
+            tokens = self._stream(np.array(ids, np.int64)).generate(max_tokens, temperature, top_p, seed)
+            return str(self.tokenizer_.decode(tokens))
         import torch
 
-        config = self.model_.config
-        ids = [config.separator, *self.tokenizer_.encode(prompt, add_special_tokens=False).ids]
+        separator = self._network.config.separator
+        ids = [separator, *ids]
         generator = torch.Generator().manual_seed(seed)
         generated = self.to_torch().generate(torch.tensor([ids]), max_tokens, temperature, top_p, generator)
         tokens = generated[0, len(ids) :].tolist()
-        if config.separator in tokens:
-            tokens = tokens[: tokens.index(config.separator)]
+        if separator in tokens:
+            tokens = tokens[: tokens.index(separator)]
         return str(self.tokenizer_.decode(tokens))
 
     def to_torch(self) -> "NearShallowLM":
-        """Return a PyTorch module with a copy of the weights."""
-        check_is_fitted(self, "model_")
+        """Return a PyTorch module with a copy of the network's weights."""
         from warmstart.layers import NearShallowLM
 
-        return NearShallowLM.from_model(self.model_)
+        return NearShallowLM.from_model(self._network)
 
     def state_dict(self) -> "dict[str, torch.Tensor]":
-        """Return the weights as PyTorch tensors by name."""
-        return self.to_torch().state_dict()
+        """Return the weights of the network as PyTorch tensors by name."""
+        weights: dict[str, torch.Tensor] = self.to_torch().state_dict()
+        return weights
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write model.safetensors, config.json, tokenizer.json and counts.safetensors, whole or not at all."""
-        check_is_fitted(self, "model_")
-        B = self.ngrams_.bigrams
-        counts = {"unigrams": self.ngrams_.unigrams, "count": B.data, "next": B.indices, "indptr": B.indptr}
-        extra: dict[str, Content] = {
-            "tokenizer.json": self.tokenizer_.to_str(pretty=False).encode(),
-            "counts.safetensors": lambda path: save_arrays(path, counts, {"counts": "unigrams and bigrams"}),
-        }
-        save_model(Path(folder), self.model_, extra)
+        """Write a model folder, whole or not at all; `warmstart.folder` lists its files."""
+        check_is_fitted(self, "tokenizer_")
+        extra: dict[str, folders.Content] = {"tokenizer.json": self.tokenizer_.to_str(pretty=False).encode()}
+        recipe = self._recipe()
+        pruned = self.counts_ is None or any(self.report_.get("prune", []))
+        facts: dict[str, Any] = {"preset": self.preset, "contexts": recipe.contexts, "order": recipe.order}
+        facts |= {"prune": recipe.prune, "network": recipe.network, "bytes": self.report_["bytes"], "pruned": pruned}
+        arrays: dict[str, Any] = {"unigrams": self.unigrams_}
+        if self.mixture_ is not None:
+            experts, gate = self.mixture_.experts, self.mixture_.gate
+            facts["gate"] = list(gate.sizes)
+            arrays["gate"] = gate.weights
+            if experts.classes:
+                arrays["classes"] = np.stack([model.labels for model in experts.classes]).astype(np.int32)
+            if pruned:
+                tables = dict(zip(folders.CLASSES, (model.model for model in experts.classes), strict=False))
+                if experts.ngrams is not None:
+                    tables[folders.NGRAMS] = experts.ngrams
+                extra |= {name: model.save for name, model in tables.items()}
+        if self.counts_ is not None and not pruned:
+            extra[folders.COUNTS] = self.counts_.save
+        extra[folders.MIXTURE] = lambda path: save_arrays(path, arrays, {"language_model": facts})
+        folders.save_model(Path(folder), self.model_, extra)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
-        """Read a folder that `save_pretrained` wrote.
+    def from_pretrained(cls, folder: str | Path, *, workers: int = 1) -> Self:
+        """Read a folder that `save_pretrained` wrote. What the counts determine is solved again.
 
         Raises
         ------
@@ -313,20 +522,59 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             The folder is missing or incomplete, or holds something else.
         """
         folder = Path(folder)
-        model = load_model(folder)
-        config = model.config
-        arrays, facts = load_arrays(folder / "counts.safetensors")
-        if "counts" not in facts or arrays["unigrams"].shape != (config.vocab_size,):
-            raise InputError(f"{folder}/counts.safetensors: expected the counts of this model, got others; fit again")
-        tokenizer = load_tokenizer(folder)
-        if tokenizer.get_vocab_size() != config.vocab_size:
+        network = folders.load_model(folder) if folders.has_network(folder) else None
+        arrays, content = load_arrays(folder / folders.MIXTURE)
+        if "language_model" not in content:
             raise InputError(
-                f"{folder}/tokenizer.json: expected {config.vocab_size} tokens, got {tokenizer.get_vocab_size()}; "
-                "fit again"
+                f"{folder}/{folders.MIXTURE}: expected the mixture of a model, got another file; fit again"
             )
-        estimator = cls(bits=config.bits, radius=config.radius, block_size=config.block_size, contexts=config.contexts)
-        estimator.model_, estimator.tokenizer_ = model, tokenizer
-        shape = (config.vocab_size, config.vocab_size)
-        bigrams = sparse.csr_array((arrays["count"], arrays["next"], arrays["indptr"]), shape=shape)
-        estimator.ngrams_ = NGrams(arrays["unigrams"], bigrams)
-        return estimator
+        facts, size = content["language_model"], arrays["unigrams"].size
+        tokenizer = load_tokenizer(folder)
+        if tokenizer.get_vocab_size() != size:
+            raise InputError(
+                f"{folder}/tokenizer.json: expected {size} tokens, got {tokenizer.get_vocab_size()}; fit again"
+            )
+        counts = None if facts["pruned"] else NGramCounts.load(folder / folders.COUNTS)
+        if counts is not None and counts.vocabulary != vocabulary_digest(tokenizer.get_vocab()):
+            raise InputError(
+                f"{folder}/{folders.COUNTS}: expected counts in the tokens of tokenizer.json, got those of another "
+                "tokenizer; fit again"
+            )
+        sizes = {} if network is None else facts["network"]
+        model = cls(
+            facts["preset"],
+            bits=sizes.get("bits"),
+            radius=sizes.get("radius"),
+            block_size=sizes.get("block_size"),
+            contexts=tuple(facts["contexts"]),
+            order=facts["order"],
+            prune=tuple(facts["prune"]) or None,
+        )
+        mixture = None
+        if "gate" in facts:
+            experts = Experts(int(tokenizer.get_vocab()[SEPARATOR]), class_prior(arrays["unigrams"]), network=network)
+            experts.cache = "cache" in facts["contexts"]
+            if "ngrams" in facts["contexts"]:
+                tables = None if counts is not None else BackoffModel.load(folder / folders.NGRAMS)
+                experts.ngrams = KneserNey(counts) if counts is not None else tables
+            for labels, name in zip(arrays.get("classes", []), folders.CLASSES, strict=False):
+                tables = None if counts is not None else BackoffModel.load(folder / name)
+                own = ClassModel.of(labels.astype(np.int64), arrays["unigrams"], counts, tables, workers)
+                experts.classes += (own,)
+            mixture = Mixture(experts, Gate(tuple(facts["gate"]), arrays["gate"]))
+        model._set(tokenizer, counts, arrays["unigrams"], Solved(network, mixture, {}), {}, facts["bytes"])
+        return model
+
+
+def _count(corpus: Corpus, order: int, tokenizer: "Tokenizer", workers: int, progress: Progress | None) -> NGramCounts:
+    vocabulary = tokenizer.get_vocab()
+    if corpus.vocab_size != len(vocabulary):
+        raise InputError(
+            f"{corpus.folder}: expected text in the tokens of the model, got another tokenizer; encode the text with it"
+        )
+    options: dict[str, Any] = {"vocabulary": vocabulary, "workers": workers, "progress": progress}
+    return count_ngrams(corpus.tokens, corpus.documents, corpus.vocab_size, order, **options)
+
+
+def _perplexities(losses: dict[str, float]) -> dict[str, float]:
+    return {name: float(np.exp(loss)) for name, loss in losses.items()}

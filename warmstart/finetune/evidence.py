@@ -16,7 +16,7 @@ The name of the file is a digest of the corpus, the statistic and the experts, s
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warmstart.backoff import BackoffModel
-from warmstart.classes import ClassModel
 from warmstart.corpus import Corpus
 from warmstart.errors import InputError
 from warmstart.files import map_arrays, writing_arrays
@@ -78,8 +77,8 @@ def expert_table(
     experts : Experts
     corpus : Corpus
     counts : NGramCounts, optional
-        The statistic that ``experts`` were solved from, see `left_out_experts`; its documents are left out. Without it
-        all documents are new text.
+        The statistic that ``experts`` were solved from; its documents are left out. Without it all documents are new
+        text.
     folder : Path, optional
         Folder of the file; that of the corpus by default.
     workers : int
@@ -90,9 +89,12 @@ def expert_table(
     Raises
     ------
     InputError
-        The file is damaged; delete it, and it is computed again.
+        The file is damaged; delete it, and it is computed again. Or tables have no counts that could be left out.
     """
-    key = _key(experts, corpus, counts)
+    tables = [model for model in (experts.ngrams, *(own.model for own in experts.classes)) if model is not None]
+    if counts is not None and not all(isinstance(model, KneserNey) for model in tables):
+        raise InputError("expected experts that were solved from counts, got tables alone; fit them again")
+    key = _key(experts, tables, corpus, counts)
     path = (folder or corpus.folder) / f"experts-{key}.safetensors"
     if not path.exists():
         counted = _counted(corpus, counts)
@@ -110,16 +112,6 @@ def expert_table(
     if (found.get("format"), found.get("key")) != (FORMAT, key):
         raise InputError(f"{path}: expected what the experts say of this corpus, got another file; delete it")
     return ExpertTable(key, found["left_out"], found["new"], arrays["probs"], arrays["buckets"])
-
-
-def left_out_experts(experts: Experts, counts: NGramCounts, prune: tuple[int, ...] = (), workers: int = 1) -> Experts:
-    """Return experts that can leave documents out: tables without counts, as files hold them, are solved again."""
-    ngrams, classes = experts.ngrams, experts.classes
-    if ngrams is not None and not isinstance(ngrams, KneserNey):
-        ngrams = KneserNey(counts, prune)
-    if classes is not None and not isinstance(classes.model, KneserNey):
-        classes = ClassModel.solve(counts, classes.labels, workers)
-    return replace(experts, ngrams=ngrams, classes=classes)
 
 
 def _counted(corpus: Corpus, counts: NGramCounts | None) -> NDArray[np.bool_]:
@@ -148,19 +140,16 @@ def _scan(
         first = last
 
 
-def _key(experts: Experts, corpus: Corpus, counts: NGramCounts | None) -> str:
+def _key(experts: Experts, tables: list[BackoffModel], corpus: Corpus, counts: NGramCounts | None) -> str:
     """Return the digest of all that a table depends on."""
     facts = [FORMAT, corpus.digest, "" if counts is None else counts.digest, experts.names, CACHES, DISCOUNT]
-    facts += map(int, experts.feature_sizes)
+    facts.append(experts.feature_sizes)
     whole = hashlib.blake2b(json.dumps(facts).encode(), digest_size=16)
     arrays: list[NDArray[Any]] = [experts.prior]
-    models: list[BackoffModel | None] = [experts.ngrams]
-    if experts.classes is not None:
-        arrays += [experts.classes.labels, experts.classes.shares]
-        models.append(experts.classes.model)
-    for model in models:
-        if model is not None:
-            arrays += [model.bases, model.last, model.offsets, model.probs, model.gammas, model.sizes]
+    for own in experts.classes:
+        arrays += [own.labels, own.shares]
+    for model in tables:
+        arrays += [model.bases, model.last, model.offsets, model.probs, model.gammas, model.sizes]
     for array in arrays:
         whole.update(np.ascontiguousarray(array).data)
     return whole.hexdigest()

@@ -15,16 +15,14 @@ from warmstart.estimators import WarmStartLM
 from warmstart.finetune.batches import Batches
 from warmstart.finetune.beside import Beside
 from warmstart.finetune.checkpoint import CHECKPOINT
-from warmstart.finetune.evidence import ExpertTable, expert_table, left_out_experts
+from warmstart.finetune.evidence import ExpertTable, expert_table
 from warmstart.finetune.log import LOG, Log
 from warmstart.finetune.loop import Run, Settings
 from warmstart.finetune.phases import BESIDE_GROUPS, GROUPS, Schedule, named_schedule
 from warmstart.folder import WEIGHTS, check_target
 from warmstart.gate import Gate
-from warmstart.layers import NearShallowLM
 from warmstart.mixture import Experts, Mixture
 from warmstart.near_shallow import NearShallowModel
-from warmstart.ngrams import NGramCounts
 from warmstart.progress import Progress
 
 
@@ -111,7 +109,8 @@ class Job:
         Raises
         ------
         InputError
-            The folder holds another run, a text does not fit the model, or the loss is no longer finite.
+            The folder holds another run, a text does not fit the model, a mixture has no network or no counts, or the
+            loss is no longer finite.
         KeyboardInterrupt
             The run was stopped. Its checkpoint is complete.
         """
@@ -119,9 +118,8 @@ class Job:
             raise InputError(
                 f"{self.folder}: expected a folder without a run, got a checkpoint; --resume it or choose another one"
             )
+        mixture, network = self._mixture(), self.model.to_torch()
         train, held = (self._encoded(source, split_documents, progress) for source in (text, valid))
-        mixture = self.mixture
-        network = NearShallowLM.from_model(self.model.model_)
         batches = Batches(train, network.config, self.plan.batch_tokens, self.plan.seed)
         settings = self.plan.settings(train.n_tokens)
         schedule = self.plan.schedule(settings.max_tokens, GROUPS if mixture is None else BESIDE_GROUPS)
@@ -154,16 +152,15 @@ class Job:
             "sha256": hashlib.sha256(weights).hexdigest(),
         }
 
-    @property
-    def mixture(self) -> Mixture | None:
-        """The mixture that the network is part of, None if the model is a network alone.
+    def _mixture(self) -> Mixture | None:
+        """Return the mixture that the network is part of, None if the model is a network alone.
 
         Raises
         ------
         InputError
-            The mixture has no network, or the model no statistic.
+            The mixture has no network, or the model no counts.
         """
-        mixture: Mixture | None = getattr(self.model, "mixture_", None)
+        mixture = self.model.mixture_
         if mixture is None:
             return None
         if mixture.experts.network is None:
@@ -171,10 +168,10 @@ class Job:
                 f"expected a model with a network, got {', '.join(mixture.experts.names)}, of which nothing trains; "
                 "fit it with contexts that have one, such as ngrams,cache,radial,document"
             )
-        if getattr(self.model, "counts_", None) is None:
+        if self.model.counts_ is None:
             raise InputError(
-                "expected a model with the statistic of its text, without which no document can be left out, got one "
-                "with tables alone; fit it again and keep the statistic"
+                "expected a model with its counts, from which the text can be left out, got a pruned one that was "
+                "saved without them; fit it again, without pruning"
             )
         return mixture
 
@@ -182,9 +179,8 @@ class Job:
         self, experts: Experts, train: Corpus, held: Corpus, progress: Progress | None
     ) -> tuple[ExpertTable, ExpertTable]:
         """Return what the counts say of the training text, without the part of each target, and of new text."""
-        counts: NGramCounts = self.model.counts_
-        leaving = left_out_experts(experts, counts, tuple(getattr(self.model, "prune", ())))
-        return expert_table(leaving, train, counts, progress=progress), expert_table(experts, held, progress=progress)
+        said = expert_table(experts, train, self.model.counts_, progress=progress)
+        return said, expert_table(experts, held, progress=progress)
 
     def _trained(self, mixture: Mixture, network: NearShallowModel, gate: Gate) -> WarmStartLM:
         """Return the model with a trained network and a new gate."""

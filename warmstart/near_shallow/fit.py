@@ -40,7 +40,7 @@ class Fitter:
     """One bottom-up fit; the result does not depend on ``workers`` and ``chunk_size``.
 
     ``tokens``, ``documents`` and ``counts`` are those of a `warmstart.corpus.Corpus`, ``smoothing`` and ``temperature``
-    those of `warmstart.solution.fit`.
+    those of `warmstart.solution.fit`; with the report ``like`` of another fit, its values are taken instead.
     """
 
     tokens: NDArray[np.integer]
@@ -52,6 +52,7 @@ class Fitter:
     workers: int = 1
     chunk_size: int = TARGETS_PER_CHUNK
     progress: Progress | None = None
+    like: Report | None = None
     report: Report = field(default_factory=Report)
 
     def fit(self) -> NearShallowModel:
@@ -189,12 +190,16 @@ class Fitter:
         """Return the weights of a layer, and report its smoothing and temperatures."""
         if self.progress:
             self.progress(f"solving {layer}", 0, None)
-        fit = solution.fit(
-            sample, F, prior, k=k, smoothing=self.smoothing, temperature=self.temperature, workers=self.workers
-        )
-        self.report.smoothing[layer] = fit.smoothing
-        self.report.temperatures[layer] = [float(tau) for tau in fit.temperatures]
-        weights = solution.solve(F, prior, k=k, smoothing=fit.smoothing, temperatures=fit.temperatures)
+        if self.like is None:
+            fit = solution.fit(
+                sample, F, prior, k=k, smoothing=self.smoothing, temperature=self.temperature, workers=self.workers
+            )
+            smoothing, temperatures = fit.smoothing, fit.temperatures
+        else:
+            smoothing, temperatures = self.like.smoothing[layer], np.array(self.like.temperatures[layer])
+        self.report.smoothing[layer] = smoothing
+        self.report.temperatures[layer] = [float(tau) for tau in temperatures]
+        weights = solution.solve(F, prior, k=k, smoothing=smoothing, temperatures=temperatures)
         weights -= weights.mean(axis=1, keepdims=True)  # a softmax ignores it, and float32 logits stay small
         return weights
 
