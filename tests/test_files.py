@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from warmstart.errors import InputError
-from warmstart.files import CHECKSUMS, TYPES, checksums, load_arrays, map_arrays, save_arrays, save_json
+from warmstart.files import (
+    CHECKSUMS,
+    TYPES,
+    checksums,
+    load_arrays,
+    map_arrays,
+    save_arrays,
+    save_json,
+    writing_arrays,
+)
 
 
 def test_transposed_views_come_back_as_they_were(tmp_path):
@@ -79,6 +88,26 @@ def test_mapped_files_are_compared_with_their_checksums(tmp_path):
         map_arrays(path)
     save_arrays(path, arrays, facts)
     assert map_arrays(path)[1] == facts
+
+
+def test_arrays_that_are_filled_in_the_file_come_back_as_they_were(tmp_path):
+    arrays = {kind: (np.arange(6) * 7 % 5).astype(dtype).reshape(2, 3) for kind, dtype in TYPES.items()}
+    shapes = {name: (name, array.shape) for name, array in arrays.items()}
+    for _ in range(2):  # the second time it replaces the first
+        with writing_arrays(tmp_path / "a", shapes, {"name": "é"}) as empty:
+            for name, array in arrays.items():
+                assert not empty[name].any()
+                empty[name][:] = array
+    assert load_arrays(tmp_path / "a")[1] == {"name": "é", CHECKSUMS: checksums(arrays, {"name": "é"})}
+    for found in (load_arrays(tmp_path / "a")[0], map_arrays(tmp_path / "a")[0]):
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(found[name], array)
+            assert found[name].dtype == array.dtype
+    before = (tmp_path / "a").read_bytes()
+    with pytest.raises(KeyboardInterrupt), writing_arrays(tmp_path / "a", shapes, {}):
+        raise KeyboardInterrupt
+    assert (tmp_path / "a").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_arrays_that_cannot_be_mapped_are_refused(tmp_path):

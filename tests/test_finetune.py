@@ -269,6 +269,15 @@ def test_the_log_has_the_same_token_counts_in_any_order(corpus, valid, tmp_path)
 
 
 @pytest.mark.usefixtures("short")
+def test_batches_that_are_cut_train_every_target_once(corpus, valid, tmp_path):
+    run = run_of(tmp_path, corpus, valid, settings=Settings(3 * corpus.n_tokens // 2, 100), batch_tokens=256)
+    run.run(Log(tmp_path / "log.jsonl"))
+    done = sum(int(run.batches.table[2][batch].sum()) for batch in run.batches.order(1)[: run.batch])
+    assert (run.epoch, done + run.offset) == (1, run.tokens - corpus.n_tokens)
+    assert 0 <= run.offset < 256
+
+
+@pytest.mark.usefixtures("short")
 def test_interrupted_at_random_steps_it_ends_in_the_same_bits(corpus, valid, tmp_path):
     expected, record = finish(tmp_path / "whole", corpus, valid)
     steps = record["step"]

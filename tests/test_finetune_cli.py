@@ -69,6 +69,8 @@ def test_finetune_then_eval_and_compare(place, tmp_path):
         place / "train.txt",
         "--preset",
         "potato",
+        "--contexts",
+        "radial,block,document",
         "--vocab-size",
         300,
         "--split-documents",

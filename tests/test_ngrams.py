@@ -326,3 +326,11 @@ def test_files_of_another_kind_are_refused(tmp_path):
         files.save_arrays(path, {"x": np.arange(3)}, facts)
         with pytest.raises(InputError, match="expected n-grams of format 1"):
             NGramCounts.load(path)
+
+
+def test_documents_of_a_statistic_are_known():
+    counts = counted((5, 0, [[1, 2], [], [3], [3]]))
+    tokens, borders = joined([[3], [2, 1], [1, 2], [1, 2, 3], []], 0, np.uint32)
+    assert counts.documents.known(tokens, borders).tolist() == [True, False, True, False, True]
+    empty = counts.documents.plus(counts.documents, -1)
+    assert not empty.known(tokens, borders).any()

@@ -1,8 +1,10 @@
 """Named arrays as safetensors and facts as JSON: the same content gives the same bytes, written whole or not at all."""
 
+import contextlib
 import json
+import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from safetensors.numpy import save_file
 from bitcipher.files import replacing
 from warmstart.errors import InputError
 
-__all__ = ["load_arrays", "map_arrays", "replacing", "save_arrays", "save_json"]
+__all__ = ["load_arrays", "map_arrays", "replacing", "save_arrays", "save_json", "writing_arrays"]
 
 FACTS = "warmstart"  # one metadata key: safetensors does not keep the order of several
 CHECKSUMS = "checksums"
@@ -39,6 +41,58 @@ def save_arrays(path: Path, arrays: dict[str, NDArray[Any]], facts: dict[str, An
             save_file(contiguous, temporary, {FACTS: json.dumps(facts or {}, sort_keys=True)})
         except SafetensorError as error:  # a full disk raises it
             raise OSError(f"{path}: could not be written: {error}") from error
+
+
+@contextlib.contextmanager
+def writing_arrays(
+    path: Path, shapes: Mapping[str, tuple[str, tuple[int, ...]]], facts: Mapping[str, Any]
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Give arrays to fill that are mapped to a new file; it is as if `save_arrays` had written them with `checksums`.
+
+    Arrays that are larger than the memory can be written so. The file replaces ``path`` when the block ends without an
+    error.
+
+    Parameters
+    ----------
+    path : Path
+    shapes : mapping of str to (type, shape)
+        Types are the keys of `TYPES`.
+    facts : mapping
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.safetensors"
+    >>> with writing_arrays(path, {"x": ("I32", (3,))}, {"unit": 2}) as arrays:
+    ...     arrays["x"][:] = [1, 2, 3]
+    >>> map_arrays(path)[0]["x"].tolist(), load_arrays(path)[1]["unit"]
+    ([1, 2, 3], 2)
+    """
+    header: dict[str, Any] = {}
+    end = 0
+    for name, (kind, shape) in sorted(shapes.items()):
+        start, end = end, end + math.prod(shape) * np.dtype(TYPES[kind]).itemsize
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": (start, end)}
+
+    def encoded(sums: Mapping[str, int]) -> bytes:
+        content = json.dumps({**facts, CHECKSUMS: sums}, sort_keys=True)
+        return json.dumps({"__metadata__": {FACTS: content}, **header}).encode()
+
+    size = -(-len(encoded(dict.fromkeys([*shapes, FACTS], 2**32 - 1))) // 8) * 8  # the checksums may be shorter
+    with replacing(path) as temporary:
+        arrays = {}
+        with temporary.open("wb") as file:
+            file.truncate(8 + size + end)
+        for name, entry in header.items():
+            at = 8 + size + entry["data_offsets"][0]
+            arrays[name] = np.memmap(temporary, TYPES[entry["dtype"]], "r+", at, entry["shape"])
+        yield dict(arrays)
+        sums = checksums(arrays, facts)
+        for array in arrays.values():
+            array.flush()
+        with temporary.open("r+b") as begun:
+            begun.write(size.to_bytes(8, "little") + encoded(sums).ljust(size))
+        arrays.clear()  # Windows does not rename mapped files
 
 
 def load_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -86,10 +86,13 @@ class Documents:
         """Return the documents of a text; borders are the positions of its separators."""
         text = np.ascontiguousarray(tokens, dtype=dtype)
         starts, ends = np.asarray(borders[:-1], np.int64) + 1, np.asarray(borders[1:], np.int64)
-        spans = zip(starts.tolist(), ends.tolist(), strict=True)
-        digests = b"".join(hashlib.blake2b(text.data[start:end], digest_size=16).digest() for start, end in spans)
-        copies = np.ones(starts.size, np.int64)
-        return cls._of_spans(np.frombuffer(digests, np.uint8).reshape(-1, 16), copies, text, starts, ends)
+        return cls._of_spans(_digests(text, starts, ends), np.ones(starts.size, np.int64), text, starts, ends)
+
+    def known(self, tokens: Ids, borders: Ids) -> NDArray[np.bool_]:
+        """Return for every document of a text whether it is here."""
+        text = np.ascontiguousarray(tokens, dtype=self.tokens.dtype)
+        keys = _keys(_digests(text, np.asarray(borders[:-1]) + 1, np.asarray(borders[1:])))
+        return np.isin(keys, _keys(self.digests))
 
     @classmethod
     def _of_spans(cls, digests: Ids, copies: Ids, text: Ids, starts: Ids, ends: Ids) -> Self:
@@ -147,6 +150,13 @@ class Documents:
         here, there = _keys(self.digests), _keys(other.digests)
         places = np.searchsorted(here, there)
         return not there.size or bool(here.size and (here[places % here.size] == there).all())
+
+
+def _digests(text: Ids, starts: Ids, ends: Ids) -> NDArray[np.uint8]:
+    """Return the digests (n, 16) of documents that lie at some places of a text."""
+    spans = zip(starts.tolist(), ends.tolist(), strict=True)
+    digests = b"".join(hashlib.blake2b(text.data[start:end], digest_size=16).digest() for start, end in spans)
+    return np.frombuffer(digests, np.uint8).reshape(-1, 16)
 
 
 def _keys(digests: Ids) -> NDArray[np.void]:

@@ -6,7 +6,7 @@ that does not depend on how the text was cut into shards. Every target is scored
 without all parts of a smaller sample, and judged there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -90,6 +90,18 @@ def left_out_evidence(
     progress: Progress | None = None,
 ) -> Evidence:
     """Return the evidence for the scored targets of counted documents, each as if its part had not been counted."""
+    found = []
+    for part, evidence in left_out_scan(experts, tokens, borders, workers):
+        found.append([array[scored[part]] for array in evidence])
+        if progress:
+            progress("weigh experts", part.stop, tokens.size - 1)
+    return Evidence(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))
+
+
+def left_out_scan(
+    experts: Experts, tokens: Ids, borders: NDArray[np.int64], workers: int = 1
+) -> Iterator[tuple[slice, Evidence]]:
+    """Yield the evidence for all targets of counted documents chunk by chunk, each as if its part were not counted."""
     ngrams, classes = None, []
     if isinstance(experts.ngrams, KneserNey):
         ngrams = experts.ngrams.left_out(tokens, borders, workers)
@@ -97,14 +109,10 @@ def left_out_evidence(
         if isinstance(own.model, KneserNey):
             labels = own.labels[tokens].astype(own.model.last.dtype)
             classes.append(own.model.left_out(labels, borders, workers))
-    memory, found = experts.start(), []
+    memory = experts.start()
     for part in blocks(tokens.size - 1, TARGETS_PER_CHUNK):
         text, of_ngrams = tokens[part.start : part.stop + 1], None if ngrams is None else ngrams.of(part)
-        evidence = experts.evidence(text, 1, memory, of_ngrams, [scores.of(part) for scores in classes])
-        found.append([array[scored[part]] for array in evidence])
-        if progress:
-            progress("weigh experts", part.stop, tokens.size - 1)
-    return Evidence(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))
+        yield part, experts.evidence(text, 1, memory, of_ngrams, [scores.of(part) for scores in classes])
 
 
 class Split(NamedTuple):

@@ -1,6 +1,8 @@
 """Fine-tuning in phases: a `Schedule` of phases, a `Run` that trains, and the comparison of runs in `compare`.
 
-`warmstart.finetune.callback.PhaseCallback` runs the same schedule in the Hugging Face Trainer (extra ``hf``).
+A network that is part of a mixture trains beside its counts: `warmstart.finetune.evidence` says what they know of the
+text, `warmstart.finetune.beside` trains network and gate. `warmstart.finetune.callback.PhaseCallback` runs a schedule
+in the Hugging Face Trainer (extra ``hf``).
 """
 
 from warmstart.finetune.batches import Batches

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from warmstart.corpus import Corpus
 from warmstart.errors import InputError
+from warmstart.finetune.evidence import ExpertTable
 from warmstart.layers.near_shallow import IGNORED, Segments
 from warmstart.near_shallow import Config
 
@@ -34,6 +35,8 @@ class Batches:
         Largest number of positions in a batch, padding included.
     seed : int
         Seed of the order.
+    experts : ExpertTable, optional
+        What counts say of the targets, for a network that trains beside them.
 
     Raises
     ------
@@ -46,6 +49,7 @@ class Batches:
     config: Config
     batch_tokens: int = 2048
     seed: int = 0
+    experts: ExpertTable | None = None
 
     def __post_init__(self) -> None:
         corpus, config = self.corpus, self.config
@@ -125,3 +129,26 @@ class Batches:
             if s > d and "document" in config.contexts:
                 counts[row] = np.bincount(tokens[d:s], minlength=config.vocab_size)
         return Segments(*map(torch.from_numpy, (ids, targets, history, start - document, counts)))
+
+    def targets(self, batch: NDArray[np.int64], mask: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+        """Return the places of the targets of a batch in the corpus (n,), from 0, row by row.
+
+        The targets are those under a mask (rows, L), or all.
+        """
+        _, start, lengths = self.table[:, batch]
+        column = np.arange(int(lengths.max()))
+        places: NDArray[np.int64] = (start[:, None] + column)[column < lengths[:, None] if mask is None else mask]
+        return places
+
+    def said(self, targets: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what the counts say of targets, given by their places: probabilities (n, m) and buckets (n,).
+
+        Raises
+        ------
+        InputError
+            There is no table of what the counts say.
+        """
+        if self.experts is None:
+            raise InputError("expected a table of what the counts say of the text, got none; see expert_table")
+        probs, buckets = self.experts.probs[targets], self.experts.buckets[targets]
+        return torch.from_numpy(probs), torch.from_numpy(buckets.astype(np.int64))

@@ -1,8 +1,10 @@
 """The job of ``warmstart finetune``: from a model and text to a folder with the fine-tuned model."""
 
+import copy
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,16 @@ from warmstart.documents import Sources
 from warmstart.errors import InputError
 from warmstart.estimators import WarmStartLM
 from warmstart.finetune.batches import Batches
+from warmstart.finetune.beside import Beside
 from warmstart.finetune.checkpoint import CHECKPOINT
+from warmstart.finetune.evidence import ExpertTable, expert_table
 from warmstart.finetune.log import LOG, Log
 from warmstart.finetune.loop import Run, Settings
-from warmstart.finetune.phases import Schedule, named_schedule
+from warmstart.finetune.phases import BESIDE_GROUPS, GROUPS, Schedule, named_schedule
 from warmstart.folder import WEIGHTS, check_target
+from warmstart.gate import Gate
+from warmstart.mixture import Experts, Mixture
+from warmstart.near_shallow import NearShallowModel
 from warmstart.progress import Progress
 
 
@@ -39,8 +46,10 @@ class Plan:
         every = max(1, max_tokens // 20) if self.validate_every is None else self.validate_every
         return Settings(max_tokens, every, self.valid_tokens, self.bf16, self.device)
 
-    def schedule(self, max_tokens: int) -> Schedule:
+    def schedule(self, max_tokens: int, groups: Mapping[str, tuple[str, ...]] = GROUPS) -> Schedule:
         """Return the schedule that ``phases`` gives by names, as JSON, or as the path of a JSON file.
+
+        ``groups`` are those of `warmstart.finetune.phases` for the kind of model.
 
         Raises
         ------
@@ -56,11 +65,11 @@ class Plan:
             except (OSError, ValueError) as error:
                 raise InputError(f"phases: expected a JSON file at {text}, got: {error}") from error
         if text[:1] not in ("[", "{"):
-            return named_schedule([name.strip() for name in text.split(",")], max_tokens, self.rate)
+            return named_schedule([name.strip() for name in text.split(",")], max_tokens, self.rate, groups)
         if self.rate != 1.0:
             raise InputError("rate: expected the rates of the JSON schedule alone, got a factor too; leave it out")
         try:
-            return Schedule.from_json(json.loads(text))
+            return Schedule.from_json(json.loads(text), groups)
         except json.JSONDecodeError as error:
             raise InputError(f"phases: expected JSON or names of phases, got: {error}") from error
 
@@ -72,7 +81,8 @@ class Job:
     Parameters
     ----------
     model : WarmStartLM
-        The model at the start. It is not changed.
+        The model at the start. It is not changed. A mixture trains its network and its gate beside the counts, see
+        `warmstart.finetune.beside`; the gate is refitted on the validation text at the end.
     folder : Path
         Folder of the run. It holds ``log.jsonl``, ``checkpoint.safetensors``, and the model: that of the start until
         the run has ended.
@@ -99,7 +109,8 @@ class Job:
         Raises
         ------
         InputError
-            The folder holds another run, a text does not fit the model, or the loss is no longer finite.
+            The folder holds another run, a text does not fit the model, a mixture has no network or no counts, or the
+            loss is no longer finite.
         KeyboardInterrupt
             The run was stopped. Its checkpoint is complete.
         """
@@ -107,26 +118,75 @@ class Job:
             raise InputError(
                 f"{self.folder}: expected a folder without a run, got a checkpoint; --resume it or choose another one"
             )
+        mixture, network = self._mixture(), self.model.to_torch()
         train, held = (self._encoded(source, split_documents, progress) for source in (text, valid))
-        module = self.model.to_torch()
-        batches = Batches(train, module.config, self.plan.batch_tokens, self.plan.seed)
+        batches = Batches(train, network.config, self.plan.batch_tokens, self.plan.seed)
         settings = self.plan.settings(train.n_tokens)
-        schedule = self.plan.schedule(settings.max_tokens)
+        schedule = self.plan.schedule(settings.max_tokens, GROUPS if mixture is None else BESIDE_GROUPS)
         check_target(self.folder)
-        run = Run(module, batches, held, schedule, settings, self.folder, resume)
+        if mixture is None:
+            run = Run(network, batches, held, schedule, settings, self.folder, resume)
+        else:
+            said, of_held = self._tables(mixture.experts, train, held, progress)
+            batches = replace(batches, experts=said)
+            module = Beside(network, mixture.gate)
+            run = Run(module, batches, held, schedule, settings, self.folder, resume, of_held)
         if not run.resumed:
             self.model.save_pretrained(self.folder)
         record = run.run(Log(log or self.folder / LOG, run.step if run.resumed else -1, tensorboard), progress)
-        module.save_pretrained(self.folder)
+        beside: dict[str, Any] = {}
+        if mixture is None:
+            network.save_pretrained(self.folder)
+        else:
+            refit = run.refit()
+            self._trained(mixture, network.to_model(), refit.gate).save_pretrained(self.folder)
+            beside = {"documents": {"left_out": said.left_out, "new": said.new}, "gate": refit.report()}
         weights = (self.folder / WEIGHTS).read_bytes()
         return {
             "model": str(self.folder),
             **record,
+            **beside,
             "tokens_per_second": round(run.tokens / max(run.seconds, 1e-9)),
             "padded_share": batches.padded_share(batches.order(0)),
             "resumed": run.resumed,
             "sha256": hashlib.sha256(weights).hexdigest(),
         }
+
+    def _mixture(self) -> Mixture | None:
+        """Return the mixture that the network is part of, None if the model is a network alone.
+
+        Raises
+        ------
+        InputError
+            The mixture has no network, or the model no counts.
+        """
+        mixture = self.model.mixture_
+        if mixture is None:
+            return None
+        if mixture.experts.network is None:
+            raise InputError(
+                f"expected a model with a network, got {', '.join(mixture.experts.names)}, of which nothing trains; "
+                "fit it with contexts that have one, such as ngrams,cache,radial,document"
+            )
+        if self.model.counts_ is None:
+            raise InputError(
+                "expected a model with its counts, from which the text can be left out, got a pruned one that was "
+                "saved without them; fit it again, without pruning"
+            )
+        return mixture
+
+    def _tables(
+        self, experts: Experts, train: Corpus, held: Corpus, progress: Progress | None
+    ) -> tuple[ExpertTable, ExpertTable]:
+        """Return what the counts say of the training text, without the part of each target, and of new text."""
+        said = expert_table(experts, train, self.model.counts_, progress=progress)
+        return said, expert_table(experts, held, progress=progress)
+
+    def _trained(self, mixture: Mixture, network: NearShallowModel, gate: Gate) -> WarmStartLM:
+        """Return the model with a trained network and a new gate."""
+        model = copy.copy(self.model)
+        model.model_, model.mixture_ = network, Mixture(replace(mixture.experts, network=network), gate)
+        return model
 
     def _encoded(self, source: Corpus | Sources, split_documents: str | None, progress: Progress | None) -> Corpus:
         """Return the text in the tokens of the model. Refuse a corpus with another tokenizer."""

@@ -1,4 +1,12 @@
-"""The log of a run: one line of JSON for each validation, and curves for TensorBoard on request."""
+"""The log of a run: one line of JSON for each validation, and curves for TensorBoard on request.
+
+| key | meaning |
+|---|---|
+| ``step``, ``tokens``, ``seconds``, ``phase`` | where the run is |
+| ``nats``, ``bits_per_byte`` | validation loss of the model: where a network trains beside counts, of their mixture |
+| ``network_nats`` | beside counts only: the loss of the network alone |
+| ``counts_nats`` | beside counts only: the loss of the counts without the network, which does not change |
+"""
 
 import json
 import math
@@ -8,6 +16,7 @@ from typing import Any
 from warmstart.errors import InputError
 from warmstart.files import replacing
 
+CURVES = ("nats", "bits_per_byte", "network_nats", "counts_nats")
 KEYS = ("step", "tokens", "seconds", "phase", "nats", "bits_per_byte")
 LOG = "log.jsonl"
 
@@ -43,7 +52,7 @@ class Log:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         if self.writer:
-            for name in ("nats", "bits_per_byte"):
+            for name in [name for name in CURVES if name in record]:
                 self.writer.add_scalar(f"valid/{name}", record[name], record["step"])
             self.writer.flush()
 

@@ -27,6 +27,8 @@ from warmstart.errors import InputError
 from warmstart.files import load_arrays
 from warmstart.finetune import checkpoint
 from warmstart.finetune.batches import Batches
+from warmstart.finetune.beside import Beside, Refit, nats, refit, without_network
+from warmstart.finetune.evidence import ExpertTable
 from warmstart.finetune.log import Log
 from warmstart.finetune.phases import Clock, Phase, Schedule, apply
 from warmstart.layers import NearShallowLM
@@ -73,10 +75,10 @@ class Run:
 
     Parameters
     ----------
-    module : NearShallowLM
+    module : NearShallowLM or Beside
         The model, trained in place.
     batches : Batches
-        The training text.
+        The training text. With a module `Beside`, both texts have a table of what the counts say.
     valid : Corpus
         The validation text in the tokens of the model.
     schedule : Schedule
@@ -85,6 +87,8 @@ class Run:
         Folder of the checkpoint.
     resume : bool
         Continue from the checkpoint, if there is one.
+    valid_experts : ExpertTable, optional
+        What the counts say of the validation text.
 
     Raises
     ------
@@ -94,13 +98,14 @@ class Run:
 
     def __init__(
         self,
-        module: NearShallowLM,
+        module: NearShallowLM | Beside,
         batches: Batches,
         valid: Corpus,
         schedule: Schedule,
         settings: Settings,
         folder: Path,
         resume: bool = False,
+        valid_experts: ExpertTable | None = None,
     ) -> None:
         if valid.n_tokens < module.config.block_size:
             raise InputError(
@@ -112,8 +117,10 @@ class Run:
         except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without the device
             raise InputError(f"device: expected one that torch has here, got {settings.device!r}: {error}") from error
         self.batches, self.settings = batches, settings
-        self.valid = Batches(valid, module.config, batches.batch_tokens)
+        self.network = module.network if isinstance(module, Beside) else module
+        self.valid = Batches(valid, module.config, batches.batch_tokens, experts=valid_experts)
         self.scored = self._scored_batches()
+        self.constants = self._constants()
         self.clock = Clock(schedule, settings.max_tokens, batches.corpus.n_tokens)
         self.optimizer = schedule.optimizer(module)
         self.path = folder / checkpoint.CHECKPOINT
@@ -122,6 +129,7 @@ class Run:
         self.order: list[NDArray[np.int64]] | None = None  # batches of the present epoch
         self.seconds, self.saved, self.stopped = 0.0, time.monotonic(), False
         self.record: dict[str, Any] = {}
+        self.best_scores: dict[str, float] = {}
         identity = {
             "config": asdict(module.config),
             "schedule": schedule.to_json(),
@@ -131,6 +139,8 @@ class Run:
             "batch_tokens": batches.batch_tokens,
             "seed": batches.seed,
         }
+        if batches.experts is not None and valid_experts is not None:
+            identity["experts"] = [batches.experts.key, valid_experts.key]
         self.identity = json.loads(json.dumps(identity))  # in the form that a file gives back
         self.resumed = resume and self.path.exists()
         if self.resumed:
@@ -173,13 +183,16 @@ class Run:
 
     def _train(self, phase: Phase) -> None:
         """Take one step on the rest of the present batch, up to the next validation or border of a phase."""
-        segments = self._batch()
+        numbers = self._numbers()
+        segments = self._segments(self.batches, numbers)
         every, clock = self.settings.validate_every, self.clock
         border = min(math.ceil(clock.end), self.settings.max_tokens, (self.tokens // every + 1) * every)
         targets, n_targets = _cut(segments.targets, self.offset, border - self.tokens)
         apply(phase, self.optimizer, clock.share(self.tokens))
         with torch.autocast(targets.device.type, torch.bfloat16, enabled=self.settings.bf16):
-            losses = self.module.token_losses(segments._replace(targets=targets))
+            losses = self.network.token_losses(segments._replace(targets=targets))
+        if isinstance(self.module, Beside):
+            losses = losses + self._mixed(self.module, losses, self.batches, numbers, targets)
         loss = losses.sum() / self.batches.batch_tokens  # not the mean: a batch that was cut weighs less
         if not math.isfinite(loss.item()):
             saved = f"step {self._saved_step()} is kept in {self.path}" if self.path.exists() else "nothing is saved"
@@ -194,50 +207,85 @@ class Run:
         if self.offset == int((segments.targets != IGNORED).sum()):
             self.batch, self.offset = self.batch + 1, 0
 
-    def _batch(self) -> Segments:
-        """Return the segments of the present batch. After the last batch a new epoch begins."""
+    def _numbers(self) -> NDArray[np.int64]:
+        """Return the numbers of the segments of the present batch. After the last batch a new epoch begins."""
         if self.order is not None and self.batch == len(self.order):
             self.epoch, self.batch, self.order = self.epoch + 1, 0, None
         if self.order is None:
             self.order = self.batches.order(self.epoch)
-        return self._segments(self.batches, self.order[self.batch])
+        return self.order[self.batch]
 
     def _segments(self, batches: Batches, batch: NDArray[np.int64]) -> Segments:
         return Segments(*(tensor.to(self.settings.device) for tensor in batches.segments(batch)))
 
     @torch.no_grad()
     def _validate(self, log: Log) -> None:
-        total = count = 0.0
+        total = of_network = count = 0.0
         for batch in self.scored:
-            losses = self.module.token_losses(self._segments(self.valid, batch))
+            segments = self._segments(self.valid, batch)
+            losses = network = self.network.token_losses(segments)
+            if isinstance(self.module, Beside):
+                losses = self._mixed(self.module, network, self.valid, batch, segments.targets)
             total, count = total + losses.sum(dtype=torch.float64).item(), count + len(losses)
+            of_network += network.sum(dtype=torch.float64).item()
         corpus, phase = self.valid.corpus, self.clock.present
         loss = total / count
         if not math.isfinite(loss):
             raise InputError(f"step {self.step}: expected a finite validation loss, got {loss}; lower the rates")
+        scores = {"nats": loss, "bits_per_byte": loss / math.log(2) * corpus.n_tokens / corpus.n_bytes}
+        if isinstance(self.module, Beside):
+            scores |= {"network_nats": of_network / count, **self.constants}
         self.record = {
             "step": self.step,
             "tokens": self.tokens,
             "seconds": round(self.seconds, 3),
             "phase": phase.name if phase else "",
-            "nats": loss,
-            "bits_per_byte": loss / math.log(2) * corpus.n_tokens / corpus.n_bytes,
+            **scores,
         }
         log.write(self.record)
         if self.clock.scored(loss) and phase is not None and phase.patience is not None:
             self.best = {name: tensor.clone() for name, tensor in self.module.state_dict().items()}
+            self.best_scores = scores
 
     def _impatient(self) -> bool:
         """Return whether the patience of the phase is over; if so, restore its best weights."""
         if not self.clock.impatient:
             return False
         self.module.load_state_dict(self.best)
-        ratio = self.clock.best / self.record["nats"] if self.clock.best is not None else 1.0
-        self.record = {**self.record, **{name: self.record[name] * ratio for name in ("nats", "bits_per_byte")}}
+        self.record |= self.best_scores
         return True
 
+    def _mixed(
+        self, module: Beside, losses: Tensor, batches: Batches, numbers: NDArray[np.int64], targets: Tensor
+    ) -> Tensor:
+        """Return the losses of targets by the mixture, given those by the network."""
+        probs, buckets = batches.said(batches.targets(numbers, (targets != IGNORED).cpu().numpy()))
+        return module.mixed(losses, probs.to(losses.device), buckets.to(losses.device))
+
+    @torch.no_grad()
+    def refit(self) -> Refit:
+        """Refit the gate of a finished run beside counts on the validation text, see `warmstart.finetune.beside`."""
+        if not isinstance(self.module, Beside):
+            raise InputError("expected a network that was trained beside counts, got one alone")
+        losses = [self.network.token_losses(self._segments(self.valid, batch)) for batch in self.scored]
+        network = torch.cat(losses).cpu().double().neg().exp().numpy()
+        places = np.concatenate([self.valid.targets(batch) for batch in self.scored])
+        order = np.argsort(places)  # in the order of the text
+        probs, buckets = self.valid.said(places[order])
+        own = np.insert(probs.double().numpy(), -1, network[order], axis=1)
+        return refit(self.module.to_gate(), own, buckets.numpy())
+
+    def _constants(self) -> dict[str, float]:
+        """Return what the log repeats: beside counts, the loss of the counts without the network."""
+        table = self.valid.experts
+        if not isinstance(self.module, Beside) or table is None:
+            return {}
+        places = np.concatenate([self.valid.targets(batch) for batch in self.scored])
+        gate = without_network(self.module.start)
+        return {"counts_nats": nats(gate, table.probs[places].astype(np.float64), table.buckets[places])}
+
     def _save(self) -> None:
-        names = ("step", "tokens", "epoch", "batch", "offset", "seconds", "record")
+        names = ("step", "tokens", "epoch", "batch", "offset", "seconds", "record", "best_scores")
         place = {name: getattr(self, name) for name in names} | {"clock": self.clock.state()}
         checkpoint.save(self.path, self.module, self.optimizer, self.best, {**self.identity, "place": place})
         self.saved = time.monotonic()

@@ -16,9 +16,14 @@ from torch import nn
 from warmstart.errors import InputError
 
 GROUPS = {"embedding": ("embedding.*",), "middle": ("contexts.*",), "output": ("output.*",)}
+BESIDE_GROUPS = {  # of a network beside counts, see `warmstart.finetune.beside`
+    **{group: tuple(f"network.{pattern}" for pattern in patterns) for group, patterns in GROUPS.items()},
+    "gate": ("gate",),
+}
 RATE = 0.03  # learning rate of the output layer; it and the next two were chosen on validation text
 EMBEDDING_RATE = 0.15 * RATE  # smaller, because a vector affects all outputs at once
 MIDDLE_RATE = 10 * RATE  # larger, because the softmaxes of the contexts give small features
+GATE_RATE = 0.01  # chosen in the same way
 FROZEN_RATE = 0.1  # of both: what was solved is near the best for these vectors
 FROZEN = 0.02  # of the run
 COLD_RATES = {"embedding": 0.01, "middle": 0.03, "output": 0.025}  # best for random weights, chosen in the same way
@@ -153,7 +158,7 @@ class Schedule:
                 raise InputError(f"groups: expected a pattern that matches the parameter {name}, found none; add one")
             parameters[group].append(parameter)
         needed = {group for phase in self.phases for group in phase.rates}
-        if self.groups == GROUPS:
+        if self.groups in (GROUPS, BESIDE_GROUPS):
             needed.discard("middle")  # a near-shallow model with the radial context alone has none
         if empty := sorted(group for group in needed if not parameters[group]):
             raise InputError(f"groups: expected parameters in {', '.join(empty)}, found none; correct the patterns")
@@ -174,8 +179,8 @@ class Schedule:
         return {"phases": [asdict(phase) for phase in self.phases], "groups": dict(self.groups)}
 
     @classmethod
-    def from_json(cls, content: Any) -> Self:
-        """Read a list of phases, or an object of ``phases`` and ``groups``.
+    def from_json(cls, content: Any, groups: Mapping[str, tuple[str, ...]] = GROUPS) -> Self:
+        """Read a list of phases, or an object of ``phases`` and ``groups``; those of the argument are the default.
 
         Raises
         ------
@@ -185,14 +190,16 @@ class Schedule:
         content = {"phases": content} if isinstance(content, list) else content
         try:
             phases = [Phase(**phase) for phase in content["phases"]]
-            return cls(tuple(phases), content.get("groups", GROUPS))
+            return cls(tuple(phases), content.get("groups", groups))
         except InputError:
             raise
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise InputError(f"expected phases as a list of objects with the fields of Phase, got: {error}") from error
 
 
-def named_schedule(names: Iterable[str], max_tokens: int, rate: float = 1.0) -> Schedule:
+def named_schedule(
+    names: Iterable[str], max_tokens: int, rate: float = 1.0, groups: Mapping[str, tuple[str, ...]] = GROUPS
+) -> Schedule:
     """Return a schedule of named phases. The last one lasts to the end of the run.
 
     Parameters
@@ -206,6 +213,8 @@ def named_schedule(names: Iterable[str], max_tokens: int, rate: float = 1.0) -> 
         Length of the run.
     rate : float
         Factor of all learning rates.
+    groups : dict
+        `GROUPS`, or `BESIDE_GROUPS` for a network beside counts, whose gate trains in all phases.
 
     Raises
     ------
@@ -219,17 +228,18 @@ def named_schedule(names: Iterable[str], max_tokens: int, rate: float = 1.0) -> 
     """
     upper = {"middle": MIDDLE_RATE * rate, "output": RATE * rate}
     lower = {group: FROZEN_RATE * value for group, value in upper.items()}
+    gate = {"gate": GATE_RATE * rate} if "gate" in groups else {}
     known = {
         "warm": Phase("warm"),
-        "frozen": Phase("frozen", lower, tokens=max(1, round(FROZEN * max_tokens))),
-        "thaw": Phase("thaw", {"embedding": EMBEDDING_RATE * rate, **upper}),
-        "all": Phase("all", {group: cold * rate for group, cold in COLD_RATES.items()}),
+        "frozen": Phase("frozen", lower | gate, tokens=max(1, round(FROZEN * max_tokens))),
+        "thaw": Phase("thaw", {"embedding": EMBEDDING_RATE * rate, **upper} | gate),
+        "all": Phase("all", {group: cold * rate for group, cold in COLD_RATES.items()} | gate),
     }
     names = list(names)
     if unknown := [name for name in names if name not in known]:
         raise InputError(f"phases: expected some of {', '.join(known)}, got {', '.join(unknown)}")
     phases = [known[name] for name in names]
-    return Schedule((*phases[:-1], replace(phases[-1], tokens=None)) if phases else ())
+    return Schedule((*phases[:-1], replace(phases[-1], tokens=None)) if phases else (), groups)
 
 
 def decoder_schedule(rate: float = DECODER_RATE) -> Schedule:

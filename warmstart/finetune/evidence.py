@@ -1,0 +1,155 @@
+"""What the experts of a mixture say of every target of a corpus, computed once and memory-mapped beside the corpus.
+
+A network that trains beside counts needs their probabilities for text that they have not seen. So a document that was
+counted is scored as if it, or its part, had not been counted (see `warmstart.kneser_ney.parts`). Other documents are
+new text and are scored as they are. Validation text is new text.
+
+| array | shape | meaning |
+|---|---|---|
+| ``probs`` | (n, m) float32 | probability of each target by every expert but the network, the unigram model last |
+| ``buckets`` | (n,) int32 | bucket of the gate |
+
+The name of the file is a digest of the corpus, the statistic and the experts, so other ones have other files. It takes
+``4 (m + 1)`` bytes a target, and memory in bytes is about 20 times the tokens of the longest document.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from warmstart.backoff import BackoffModel
+from warmstart.corpus import Corpus
+from warmstart.errors import InputError
+from warmstart.files import map_arrays, writing_arrays
+from warmstart.gate import buckets
+from warmstart.kneser_ney import KneserNey
+from warmstart.mixture import CACHES, DISCOUNT, Evidence, Experts
+from warmstart.ngrams import NGramCounts
+from warmstart.progress import Progress
+from warmstart.sample import left_out_scan
+
+FORMAT = 1
+TARGETS = 1 << 20  # of documents that are scored together
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertTable:
+    """What the experts say of every target of a corpus, see the module.
+
+    Attributes
+    ----------
+    key : str
+        Digest of the corpus, the statistic and the experts.
+    left_out : int
+        Number of documents that were counted, and are scored as if they had not been.
+    new : int
+        Number of documents that were scored as they are.
+    probs : (n, m) float32
+    buckets : (n,) int32
+    """
+
+    key: str
+    left_out: int
+    new: int
+    probs: NDArray[np.float32]
+    buckets: NDArray[np.int32]
+
+
+def expert_table(
+    experts: Experts,
+    corpus: Corpus,
+    counts: NGramCounts | None = None,
+    *,
+    folder: Path | None = None,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> ExpertTable:
+    """Read the table of a corpus, or compute and write it.
+
+    Parameters
+    ----------
+    experts : Experts
+    corpus : Corpus
+    counts : NGramCounts, optional
+        The statistic that ``experts`` were solved from; its documents are left out. Without it all documents are new
+        text.
+    folder : Path, optional
+        Folder of the file; that of the corpus by default.
+    workers : int
+        Number of threads. The result does not depend on it.
+    progress : callable, optional
+        Called as ``progress("score with counts", targets, total)``.
+
+    Raises
+    ------
+    InputError
+        The file is damaged; delete it, and it is computed again. Or tables have no counts that could be left out.
+    """
+    tables = [model for model in (experts.ngrams, *(own.model for own in experts.classes)) if model is not None]
+    if counts is not None and not all(isinstance(model, KneserNey) for model in tables):
+        raise InputError("expected experts that were solved from counts, got tables alone; fit them again")
+    key = _key(experts, tables, corpus, counts)
+    path = (folder or corpus.folder) / f"experts-{key}.safetensors"
+    if not path.exists():
+        counted = _counted(corpus, counts)
+        m = len(experts.names) - (experts.network is not None)
+        shapes = {"probs": ("F32", (corpus.n_tokens, m)), "buckets": ("I32", (corpus.n_tokens,))}
+        documents = {"left_out": int(counted.sum()), "new": int((~counted).sum())}
+        with writing_arrays(path, shapes, {"experts": {"format": FORMAT, "key": key, **documents}}) as arrays:
+            for targets, evidence in _scan(experts, corpus, counted, workers):
+                arrays["probs"][targets] = evidence.probs
+                arrays["buckets"][targets] = buckets(evidence.features, experts.feature_sizes)
+                if progress:
+                    progress("score with counts", targets.stop, corpus.n_tokens)
+    arrays, facts = map_arrays(path)
+    found = facts.get("experts", {})
+    if (found.get("format"), found.get("key")) != (FORMAT, key):
+        raise InputError(f"{path}: expected what the experts say of this corpus, got another file; delete it")
+    return ExpertTable(key, found["left_out"], found["new"], arrays["probs"], arrays["buckets"])
+
+
+def _counted(corpus: Corpus, counts: NGramCounts | None) -> NDArray[np.bool_]:
+    """Return which documents of a corpus the statistic holds."""
+    if counts is None:
+        return np.zeros(corpus.n_documents, np.bool_)
+    return counts.documents.known(corpus.tokens, corpus.documents)
+
+
+def _scan(
+    experts: Experts, corpus: Corpus, counted: NDArray[np.bool_], workers: int
+) -> Iterator[tuple[slice, Evidence]]:
+    """Yield the evidence for all targets of a corpus, and the slice of targets (from 0)."""
+    first = 0
+    while first < counted.size:
+        changes = np.flatnonzero(counted[first:] != counted[first])
+        same = first + int(changes[0]) if changes.size else counted.size
+        start = int(corpus.documents[first])
+        last = int(np.searchsorted(corpus.documents, start + TARGETS, side="right")) - 1
+        last = min(max(last, first + 1), same)
+        borders = corpus.documents[first : last + 1] - start
+        tokens = corpus.tokens[start : int(corpus.documents[last]) + 1]
+        scan = left_out_scan(experts, tokens, borders, workers) if counted[first] else experts.scan(tokens, workers)
+        for part, evidence in scan:
+            yield slice(start + part.start, start + part.stop), evidence
+        first = last
+
+
+def _key(experts: Experts, tables: list[BackoffModel], corpus: Corpus, counts: NGramCounts | None) -> str:
+    """Return the digest of all that a table depends on."""
+    facts = [FORMAT, corpus.digest, "" if counts is None else counts.digest, experts.names, CACHES, DISCOUNT]
+    facts.append(experts.feature_sizes)
+    whole = hashlib.blake2b(json.dumps(facts).encode(), digest_size=16)
+    arrays: list[NDArray[Any]] = [experts.prior]
+    for own in experts.classes:
+        arrays += [own.labels, own.shares]
+    for model in tables:
+        arrays += [model.bases, model.last, model.offsets, model.probs, model.gammas, model.sizes]
+    for array in arrays:
+        whole.update(np.ascontiguousarray(array).data)
+    return whole.hexdigest()
