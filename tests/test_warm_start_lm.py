@@ -91,7 +91,7 @@ def test_generates_the_chain(model):
 
 
 def test_published_formula_and_fixed_smoothing(corpus):
-    model = WarmStartLM("potato", temperature=1.0, smoothing=5.0).fit(corpus)
+    model = WarmStartLM("potato", contexts=("radial", "document"), temperature=1.0, smoothing=5.0).fit(corpus)
     assert set(model.report_["smoothing"].values()) == {5.0}
     assert {tau for taus in model.report_["temperatures"].values() for tau in taus} == {1.0}
     assert model.perplexity(TEST) < 8
@@ -111,7 +111,7 @@ def test_published_formula_and_fixed_smoothing(corpus):
 )
 def test_bad_parameters(corpus, parameters, error, match):
     with pytest.raises(error, match=match):
-        WarmStartLM(**{"preset": "potato", **parameters}).fit(corpus)
+        WarmStartLM(**{"preset": "potato", "contexts": ("radial",), **parameters}).fit(corpus)
 
 
 @pytest.mark.parametrize("ids", [[-1], [10_000], [0, 99_999]])
