@@ -45,7 +45,7 @@ SCORED_TARGETS = 8192  # targets scored between two reports of progress
 PRESETS: dict[str, dict[str, Any]] = {
     "potato": {
         "network": {"bits": 32, "hidden_bits": 16, "radius": 1, "block_size": 4},
-        "order": 3, "max_ngrams": 1_600_000, "contexts": ("ngrams", "cache"),
+        "order": 3, "max_ngrams": 1_800_000, "contexts": ("ngrams", "cache"),
     },
     "micro": {
         "network": {"bits": 128, "hidden_bits": 32, "radius": 2, "block_size": 8},
