@@ -55,12 +55,15 @@ def mixture(corpus, experts=EXPERTS, order=3, prune=(), contexts=("radial", "doc
         twin["ngrams"] = reference.KneserNey(raw, vocab_size, separator, order, found.ngrams.thresholds)
     if "classes" in experts:
         labels = labels_of(vocab_size, separator, rng)
-        found.classes = (ClassModel.of(labels, counts.levels[0].counts, counts),)
-        raw = reference.ngram_counts([labels[token] for token in text], 0, min(order, ORDER))
-        model = reference.KneserNey(raw, max(labels) + 1, 0, min(order, ORDER))
-        times = [text[1:].count(token) + 0.5 for token in range(vocab_size)]
-        of_class = [sum(t for t, other in zip(times, labels, strict=True) if other == label) for label in labels]
-        twin["classes"] = [(model, labels.tolist(), [a / b for a, b in zip(times, of_class, strict=True)])]
+        two = (np.arange(vocab_size) != separator).astype(np.int64)
+        for own in [labels, two][: 1 + (labels.max() > 1)]:  # models of equally many classes have one name
+            found.classes += (ClassModel.of(own, counts.levels[0].counts, counts),)
+            raw = reference.ngram_counts([own[token] for token in text], 0, min(order, ORDER))
+            model = reference.KneserNey(raw, max(own) + 1, 0, min(order, ORDER))
+            times = [text[1:].count(token) + 0.5 for token in range(vocab_size)]
+            of_class = [sum(t for t, other in zip(times, own, strict=True) if other == label) for label in own]
+            shares = [a / b for a, b in zip(times, of_class, strict=True)]
+            twin["classes"] = [*twin.get("classes", []), (model, own.tolist(), shares)]
     if "cache" in experts:
         found.cache = True
         twin["caches"] = dict(CACHES)

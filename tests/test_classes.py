@@ -112,3 +112,14 @@ def test_the_model_counts_the_classes_of_the_documents(corpus, order, seed):
 def test_tables_or_counts_are_needed():
     with pytest.raises(InputError, match="counts or tables of classes"):
         ClassModel.of(np.array([0, 1]), np.array([1, 1]), None)
+
+
+def test_several_numbers_of_classes():
+    counts = counted(chain(320, 0), 320)
+    assert [labels.max() + 1 for labels in token_classes(counts, (5, 20, 9, 99))] == [5, 20, 9]
+    few = token_classes(counted([[1, 2] * 50], 320), (20, 19, 18, 4))
+    numbers = [labels.max() + 1 for labels in few]
+    assert len(set(numbers)) == len(numbers)
+    for labels in few:
+        assert np.unique(labels).tolist() == list(range(labels.max() + 1))
+    assert len(token_classes(counted([[1]], 63), (2, 3))) == 1

@@ -99,7 +99,8 @@ def test_any_cut_and_any_number_of_workers_give_the_same_bits(corpus, experts, o
 def test_an_expert_of_each_kind_and_its_features():
     corpus = (4, 0, [[1, 2, 1, 2, 3]])
     found, _ = mixture(corpus, order=2)
-    assert found.experts.names == ["ngrams", "classes", "cache", "cache 1024", "cache 128", "network", "unigram"]
+    caches = ["cache", "cache 1024", "cache 128"]
+    assert found.experts.names == ["ngrams", "classes 3", "classes 2", *caches, "network", "unigram"]
     assert found.experts.feature_sizes == (4, 8, 10, 3, 2, 2)
     assert mixture(corpus, experts=("network",))[0].experts.names == ["network", "unigram"]
     assert mixture(corpus, experts=("network",))[0].experts.feature_sizes == (2,)
@@ -112,6 +113,6 @@ def test_a_gate_of_other_experts_is_refused():
     corpus = (4, 0, [[1, 2, 1, 2, 3]])
     found, _ = mixture(corpus)
     fewer, _ = mixture(corpus, experts=("ngrams", "classes", "cache"))
-    for gate in (fewer.gate, Gate((4, 2), np.full((8, 7), 1 / 7)), Gate(found.gate.sizes, found.gate.weights[:9])):
-        with pytest.raises(InputError, match=r"expected weights \(5760, 7\) of ngrams, classes, .* got"):
+    for gate in (fewer.gate, Gate((4, 2), np.full((8, 8), 1 / 8)), Gate(found.gate.sizes, found.gate.weights[:9])):
+        with pytest.raises(InputError, match=r"expected weights \(5760, 8\) of ngrams, classes 3, .* got"):
             Mixture(found.experts, gate)

@@ -39,7 +39,8 @@ def token_classes(counts: NGramCounts, numbers: tuple[int, ...] = (512,)) -> lis
     -------
     list of (V,) int64
         The class of every token; 0 is the separator's own. A small vocabulary has one class for at least 16 tokens, and
-        below 64 tokens each token is a class. So some of the numbers can become the same, which is then there once.
+        below 64 tokens each token is a class. No class is empty. So some of the numbers can become the same, which is
+        then there once.
     """
     from sklearn.cluster import KMeans
 
@@ -48,7 +49,7 @@ def token_classes(counts: NGramCounts, numbers: tuple[int, ...] = (512,)) -> lis
     if min(numbers) < 4:
         others = np.cumsum(np.arange(size) != separator)
         return [np.where(np.arange(size) == separator, 0, others)]
-    found = []
+    found: dict[int, NDArray[np.int64]] = {}
     with threadpool_limits(1):  # sums in threads have other last bits
         vectors = np.concatenate(decompose(Bigram.of(bigram_counts(counts)), EXPONENTS, min(RANK, size // 4)), axis=1)
         for number in numbers:
@@ -56,8 +57,9 @@ def token_classes(counts: NGramCounts, numbers: tuple[int, ...] = (512,)) -> lis
             means.fit(vectors, sample_weight=counts.levels[0].counts + 1.0)
             labels: NDArray[np.int64] = means.labels_.astype(np.int64) + 1
             labels[separator] = 0
-            found.append(np.unique(labels, return_inverse=True)[1].astype(np.int64))  # no class without a token
-    return found
+            classes, labels = np.unique(labels, return_inverse=True)  # no class without a token
+            found.setdefault(classes.size, labels.astype(np.int64))
+    return list(found.values())
 
 
 @dataclass(frozen=True, eq=False)

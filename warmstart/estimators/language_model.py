@@ -30,7 +30,7 @@ from warmstart.near_shallow import NearShallowModel, token_losses
 from warmstart.ngrams import NGramCounts, count_ngrams, vocabulary_digest
 from warmstart.progress import Progress, peak_memory
 from warmstart.solution import class_prior
-from warmstart.solving import Recipe, Solved, solve
+from warmstart.solving import COUNT_CONTEXTS, Recipe, Solved, solve
 from warmstart.stream import Explanation, Stream
 from warmstart.tokenizer import SEPARATOR, load_tokenizer
 
@@ -279,10 +279,16 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         if self.preset not in PRESETS:
             raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {self.preset!r}")
         preset = PRESETS[self.preset]
+        contexts = preset["contexts"] if self.contexts is None else tuple(self.contexts)
         sizes: dict[str, Any] = {"bits": self.bits, "radius": self.radius, "block_size": self.block_size}
         sizes = {name: size for name, size in sizes.items() if size is not None}
+        if sizes and contexts and set(contexts) <= set(COUNT_CONTEXTS):
+            raise InputError(
+                f"{next(iter(sizes))}: expected a context of the network with it, such as radial, got contexts "
+                f"{', '.join(contexts)}; add one or leave it out"
+            )
         return Recipe(
-            preset["contexts"] if self.contexts is None else tuple(self.contexts),
+            contexts,
             preset["order"] if self.order is None else self.order,
             () if self.prune is None else tuple(self.prune),
             preset.get("max_ngrams") if self.prune is None else None,
@@ -310,7 +316,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         n_tokens = int(unigrams.sum())
         self.report_: dict[str, Any] = {
             "tokens": n_tokens,
-            "documents": None if counts is None else int(counts.documents.copies.sum()),
+            **({} if counts is None else {"documents": int(counts.documents.copies.sum())}),
             "bytes": n_bytes,
             "vocab_size": tokenizer.get_vocab_size(),
             "parameters": 0 if self.model_ is None else self.model_.config.n_parameters,
@@ -500,14 +506,14 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "tokenizer_")
         recipe, tokenizer = self._recipe(), self.tokenizer_.to_str(pretty=False).encode()
         pruned = self.counts_ is None or any(self.report_.get("prune", []))
-        sizes = {name: recipe.network.get(name) for name in ("bits", "radius", "block_size")}
+        names = () if self.model_ is None else ("bits", "radius", "block_size")
+        sizes = {name: recipe.network.get(name) for name in names}
         facts: dict[str, Any] = {
             "format": FORMAT,
             "parameters": self.get_params() | sizes | {"contexts": recipe.contexts, "order": recipe.order},
             "tokenizer": zlib.crc32(tokenizer),
             "bytes": self.report_["bytes"],
             "pruned": pruned,
-            "tables": {},
         }
         arrays: dict[str, Any] = {"unigrams": self.unigrams_}
         extra: dict[str, folders.Content] = {"tokenizer.json": tokenizer}
@@ -518,12 +524,11 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             if experts.classes:
                 arrays["classes"] = np.stack([model.labels for model in experts.classes]).astype(np.int32)
             if pruned:
-                tables = dict(zip(folders.CLASSES, (own.model for own in experts.classes), strict=False))
+                tables = dict(zip(folders.CLASSES, (model.model for model in experts.classes), strict=False))
                 if experts.ngrams is not None:
                     tables[folders.NGRAMS] = experts.ngrams
-                for name, model in tables.items():
-                    facts["tables"][name] = model.n_ngrams
-                    extra[name] = model.save
+                extra |= {name: model.save for name, model in tables.items()}
+                facts["tables"] = {name: model.n_ngrams for name, model in tables.items()}
         if self.counts_ is not None and not pruned:
             extra[folders.COUNTS] = self.counts_.save
         whole = {"language_model": facts}
