@@ -11,7 +11,7 @@ from scipy import special
 
 from warmstart import NearShallowLM, contexts
 from warmstart.errors import InputError
-from warmstart.layers import SelfAttention
+from warmstart.layers import SelfAttention, near_shallow
 from warmstart.layers.generation import sample
 from warmstart.near_shallow import Config, Fitter
 
@@ -115,6 +115,21 @@ def test_logits_do_not_see_later_tokens_nor_earlier_documents(full):
     start = int((ids[0] == SEPARATOR).nonzero()[-1])
     assert start > 0
     torch.testing.assert_close(module(ids[:, start:])[0], whole[start:], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("names", SUBSETS, ids="-".join)
+def test_targets_and_steps_are_those_of_the_whole_text(names, monkeypatch):
+    monkeypatch.setattr(near_shallow, "TARGETS_PER_BLOCK", 30)
+    torch.manual_seed(0)
+    module, ids = NearShallowLM(Config(**SHAPE, contexts=names)), torch.from_numpy(sequences(25))
+    rows = module(ids).log_softmax(-1)
+    targets = ids.roll(-1, dims=1).masked_fill(torch.arange(25) % 6 == 0, -1)
+    expected = rows.gather(-1, targets.clamp(min=0)[..., None])[..., 0].masked_fill(targets < 0, 0.0)
+    torch.testing.assert_close(module.target_log_probs(ids, targets), expected, rtol=0, atol=1e-5)
+    state = module.start(ids[:, :1])
+    for t in range(25):
+        torch.testing.assert_close(module.logits(state).log_softmax(-1), rows[:, t], rtol=0, atol=1e-5)
+        state = module.advance(state, ids[:, (t + 1) % 25])
 
 
 def test_document_means_stay_exact_in_a_long_sequence():

@@ -55,8 +55,9 @@ class MixtureState(NamedTuple):
 class MixtureLM(nn.Module):
     """Language model of a mixture of experts.
 
-    ``state_dict()`` holds the network under ``network.``, then with the names of `NearShallowLM`, and
-    ``gate.logits``. The tables are not part of it.
+    ``state_dict()`` holds ``gate.logits`` and the network, whose names are those of `NearShallowLM` after ``network.``.
+    The tables are not part of it. `torch.compile` takes `target_log_probs`, `advance` and `logits` as one graph each,
+    unless the network has the memory context, whose loop depends on the text.
 
     Parameters
     ----------
