@@ -38,14 +38,14 @@ def token_classes(counts: NGramCounts, numbers: tuple[int, ...] = (512,)) -> lis
     Returns
     -------
     list of (V,) int64
-        The class of every token; 0 is the separator's own. A small vocabulary has one class for at least 16 tokens, and
-        below 64 tokens each token is a class. No class is empty. So some of the numbers can become the same, which is
+        The class of every token; 0 is the separator's own. A small vocabulary has one class for at least 8 tokens, and
+        below 32 tokens each token is a class. No class is empty. So some of the numbers can become the same, which is
         then there once.
     """
     from sklearn.cluster import KMeans
 
     size, separator = counts.vocab_size, counts.separator
-    numbers = tuple(dict.fromkeys(min(number, size // 16) for number in numbers))
+    numbers = tuple(dict.fromkeys(min(number, size // 8) for number in numbers))
     if min(numbers) < 4:
         others = np.cumsum(np.arange(size) != separator)
         return [np.where(np.arange(size) == separator, 0, others)]

@@ -61,7 +61,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "large": {
         "network": {"bits": 2048, "hidden_bits": 128, "radius": 2, "block_size": 16},
-        "order": 6, "classes": (256, 512, 1024, 2048),
+        "order": 6, "classes": (256, 512, 1024),
         "contexts": ("ngrams", "classes", "cache", "radial"),
     },
 }  # fmt: skip
