@@ -27,14 +27,14 @@ def chain(vocab_size, separator, seed=0, length=3000):
 def test_kinds_of_tokens_are_found():
     (labels,) = token_classes(counted(chain(160, 5), 160, 5))
     assert np.flatnonzero(labels == 0).tolist() == [5]
-    assert labels.max() + 1 == 160 // 16
-    table = np.zeros((10, 4), int)
+    assert labels.max() + 1 == 160 // 8
+    table = np.zeros((20, 4), int)
     tokens = np.delete(np.arange(160), 5)
     np.add.at(table, (labels[tokens], tokens % 4), 1)
     assert table.max(axis=1).sum() >= 0.95 * 159  # nearly every class is of one kind
 
 
-@pytest.mark.parametrize("vocab_size", [2, 3, 16, 63])
+@pytest.mark.parametrize("vocab_size", [2, 3, 16, 31])
 def test_in_a_small_vocabulary_each_token_is_a_class(vocab_size):
     (labels,) = token_classes(counted([[0, 1]], vocab_size, separator=1))
     others = [token for token in range(vocab_size) if token != 1]
@@ -42,7 +42,7 @@ def test_in_a_small_vocabulary_each_token_is_a_class(vocab_size):
     assert labels[others].tolist() == list(range(1, vocab_size))
 
 
-@pytest.mark.parametrize("vocab_size", [64, 65, 300])
+@pytest.mark.parametrize("vocab_size", [32, 33, 64, 300])
 @pytest.mark.parametrize(
     "documents", [[[1]], [[1] * 50], [[1, 2] * 50], [[3, 1, 2]] * 5, [list(range(1, 64))], [[], [2]]]
 )
@@ -116,10 +116,10 @@ def test_tables_or_counts_are_needed():
 
 def test_several_numbers_of_classes():
     counts = counted(chain(320, 0), 320)
-    assert [labels.max() + 1 for labels in token_classes(counts, (5, 20, 9, 99))] == [5, 20, 9]
+    assert [labels.max() + 1 for labels in token_classes(counts, (5, 20, 9, 99))] == [5, 20, 9, 40]
     few = token_classes(counted([[1, 2] * 50], 320), (20, 19, 18, 4))
     numbers = [labels.max() + 1 for labels in few]
     assert len(set(numbers)) == len(numbers)
     for labels in few:
         assert np.unique(labels).tolist() == list(range(labels.max() + 1))
-    assert len(token_classes(counted([[1]], 63), (2, 3))) == 1
+    assert len(token_classes(counted([[1]], 31), (2, 3))) == 1
