@@ -42,9 +42,9 @@ def test_in_a_small_vocabulary_each_token_is_a_class(vocab_size):
     assert labels[others].tolist() == list(range(1, vocab_size))
 
 
-@pytest.mark.parametrize("vocab_size", [32, 33, 64, 300])
+@pytest.mark.parametrize("vocab_size", [64, 65, 300])
 @pytest.mark.parametrize(
-    "documents", [[[1]], [[1] * 50], [[1, 2] * 50], [[3, 1, 2]] * 5, [list(range(1, 64))], [[], [2]]]
+    "documents", [[[1]], [[1] * 50], [[1, 2] * 50], [[3, 1, 2]] * 5, [list(range(1, 32))], [[], [2]]]
 )
 def test_texts_of_few_tokens_leave_no_class_empty(vocab_size, documents):
     counts = counted(documents, vocab_size)
