@@ -277,7 +277,12 @@ def finetune(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model further, in phases. A stopped run continues with --resume and ends with the same weights."""
+    """Train the network of a model further, in phases, beside its counts if it has any.
+
+    What was counted is left out of the counts document by document, so that the network learns what they do not know.
+    The gate trains too, and is fitted to the validation text at the end. A stopped run continues with --resume and ends
+    with the same weights.
+    """
     from warmstart.documents import default_corpus
     from warmstart.estimators import WarmStartLM
     from warmstart.finetune.job import Job, Plan
