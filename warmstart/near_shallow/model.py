@@ -15,6 +15,8 @@ from warmstart.contexts import Chunk
 from warmstart.near_shallow.config import Config
 from warmstart.solution import Inputs
 
+DENSE = 0.2  # share of entries that are not 0 from which dense products are faster, as for a trained embedding
+
 
 def cipher_vectors(vocab_size: int, bits: int) -> sparse.csr_array:
     """Return the cipher vectors of all ranks as sparse rows (V, bits) float32 of unit L1 norm."""
@@ -50,6 +52,11 @@ class NearShallowModel:
     def vectors(self) -> sparse.csr_array:
         """The embedding as sparse rows (V, b)."""
         return sparse.csr_array(self.arrays["embedding.weight"])
+
+    @property
+    def dense(self) -> NDArray[np.float32]:
+        """The embedding as dense rows (V, b)."""
+        return self.arrays["embedding.weight"]
 
     @cached_property
     def value_rows(self) -> dict[str, NDArray[np.float32]]:
@@ -102,7 +109,8 @@ class NearShallowModel:
 
     def inputs(self, chunk: Chunk, state: State, workers: int = 1) -> list[Inputs]:
         """Return the inputs of the output layer, (n, width) for each group."""
-        return [*(self.vectors[row] for row in self.radial(chunk)), *self.hidden(chunk, state, workers)]
+        rows = self.vectors if self.vectors.nnz < DENSE * self.vectors.shape[0] * self.vectors.shape[1] else self.dense
+        return [*(rows[row] for row in self.radial(chunk)), *self.hidden(chunk, state, workers)]
 
     def logits(self, inputs: list[Inputs]) -> list[NDArray[np.floating]]:
         """Return what each group adds to the logits, (n, V) for each group."""
