@@ -317,7 +317,7 @@ def test_a_gate_for_other_experts_is_refused():
         Gate(experts.feature_sizes[1:], any_gate(experts).weights[: np.prod(experts.feature_sizes[1:])]),
         any_gate(built("ngrams").experts),
     ):
-        with pytest.raises(InputError, match="expected (a gate|weights)"):
+        with pytest.raises(InputError, match="expected weights"):
             MixtureLM(Mixture(experts, gate))
 
 
