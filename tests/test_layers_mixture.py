@@ -338,9 +338,11 @@ def test_gradients_reach_the_gate_and_the_network():
     assert -model.target_log_probs(ids, targets).mean() < loss
 
 
-@pytest.mark.parametrize("frozen", [False, True], ids=["all", "embedding frozen"])
-def test_gradients_are_those_of_finite_differences(frozen):
-    model = MixtureLM(built("all, radial, document, memory"), torch.float64)
+@pytest.mark.parametrize(
+    ("name", "frozen"), [("all, radial", False), ("all, radial", True), ("ngrams, document", False)]
+)
+def test_gradients_are_those_of_finite_differences(name, frozen):
+    model = MixtureLM(built(name), torch.float64)  # what an empty memory reads has a kink at 0
     model.network.embedding.requires_grad_(not frozen)
     ids, targets = (side.clone() for side in stream_of(text((9, 4), seed=6)))
     targets[0, 5] = -1
