@@ -23,8 +23,8 @@ ADDED: dict[str, tuple[str, ...]] = {
     "n-grams": ("ngrams",),
     CACHED: ("ngrams", "cache"),
     "and classes": ("ngrams", "classes", "cache"),
-    WHOLE: ("ngrams", "classes", "cache", "radial", "document"),
-    "all but the cache": ("ngrams", "classes", "radial", "document"),
+    WHOLE: ("ngrams", "classes", "cache", "radial"),
+    "all but the cache": ("ngrams", "classes", "radial"),
 }
 CORES = os.cpu_count() or 1
 REPETITIONS = 5
