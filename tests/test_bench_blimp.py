@@ -26,6 +26,10 @@ class Books(blimp.Books):
         self.of_words = corpus
 
 
+def sizes(contexts, radius):
+    return {"bits": 8, "radius": radius} if "radial" in contexts else {}
+
+
 @pytest.fixture(scope="module")
 def books(tmp_path_factory):
     folder = tmp_path_factory.mktemp("books")
@@ -35,7 +39,7 @@ def books(tmp_path_factory):
 
 @pytest.mark.parametrize("contexts", [("radial",), ("ngrams", "cache")])
 def test_a_model_of_the_text_prefers_its_pairs_and_ties_count_half(books, contexts):
-    model = WarmStartLM(bits=8, radius=1, order=3, contexts=contexts).fit(books.corpus)
+    model = WarmStartLM(order=3, contexts=contexts, **sizes(contexts, radius=1)).fit(books.corpus)
     pairs = [("the dog barks", "the dog bark", "agreement"), ("many dogs bark", "many dogs barks", "agreement")]
     pairs += [("a dog", "a dog", "same")]
     shares = blimp.by_field(blimp.fitted(model), books.corpus, pairs, "")
@@ -44,7 +48,7 @@ def test_a_model_of_the_text_prefers_its_pairs_and_ties_count_half(books, contex
 
 @pytest.mark.parametrize("contexts", [("radial", "document"), ("ngrams", "cache")])
 def test_log_probs_are_those_of_the_model(books, contexts):
-    model = WarmStartLM(bits=8, radius=2, order=3, contexts=contexts).fit(books.corpus)
+    model = WarmStartLM(order=3, contexts=contexts, **sizes(contexts, radius=2)).fit(books.corpus)
     tokens, documents, sentence = blimp.packed(["the dogs bark", "a dog"], books.corpus, "the")
     assert sentence.tolist() == [-1, 0, 0, 0, -1, -1, 1, 1, -1]
     ids = tokens[1:5].tolist()

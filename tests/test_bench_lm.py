@@ -207,7 +207,7 @@ def test_the_section_shows_every_part(whole, tmp_path):
     parts, _ = whole
     assert lm_section.conclusion(parts) == (
         "Perplexity of books never seen, without a gradient step: Kneser-Ney of order 5 114.55 (KenLM 114.55), with a "
-        "cache of the document 76.8, with classes and a network too 76.5; a discounted bigram model has 166."
+        "cache of the document 76.8, with classes and a network too 76.6; a discounted bigram model has 166."
     )
     text = lm_section.body(parts)
     assert "| classics | 5 | 108.00 | 114.55 | 114.55 | +0.001 |" in text

@@ -98,7 +98,7 @@ def test_arrays_that_are_filled_in_the_file_come_back_as_they_were(tmp_path):
             for name, array in arrays.items():
                 assert not empty[name].any()
                 empty[name][:] = array
-    assert load_arrays(tmp_path / "a")[1] == {"name": "é", CHECKSUMS: checksums(arrays, {"name": "é"})}
+    assert load_arrays(tmp_path / "a")[1] == {"name": "é"}
     for found in (load_arrays(tmp_path / "a")[0], map_arrays(tmp_path / "a")[0]):
         for name, array in arrays.items():
             np.testing.assert_array_equal(found[name], array)
