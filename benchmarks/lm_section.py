@@ -58,8 +58,8 @@ def shares_table(parts: dict[str, list[Row]]) -> str:
     return render.table(["expert", *(head for name in whole for head in (f"{name}: alone", "share"))], rows)
 
 
-def _alone(scores: Row, expert: str) -> tuple[float, str]:
-    return scores["experts"][expert], f"{scores['shares'][expert]:.1%}"
+def _alone(scores: Row, expert: str) -> tuple[float | None, str | None]:
+    return scores["experts"].get(expert), f"{scores['shares'][expert]:.1%}" if expert in scores["shares"] else None
 
 
 def presets_table(rows: list[Row]) -> str:
