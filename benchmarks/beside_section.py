@@ -99,12 +99,15 @@ def conclusion(rows: Sequence[Row]) -> str:
     for counts, title in TITLES.items():
         if some := made(rows, counts=counts):
             above, network = (span([column(row) for row in some]) for column in (below_counts, below_network))
-            parts.append(f"beside {title} {above} nats below the counts and {network} nats below the network alone")
+            ends = f"is {above} nats below the counts and {network} nats below the network alone"
+            parts.append(f"the mixture of the network and {title} {ends}")
     if not parts:
         return "None of the runs has been made."
-    text = f"On test text the trained mixture is {'; '.join(parts)}"
+    text = f"After training, on test text, {'; '.join(parts)}"
     if pairs := leads(rows):
-        text += f"; from the warm start it ends {span(pairs)} nats below the cold one, negative where it is above"
+        text += (
+            f"; from the warm start mixtures end {span(pairs)} nats below the cold one, negative where they are above"
+        )
     missing = len(rows) - len(made(rows))
     return text + (f" ({missing} of {len(rows)} runs have not been made)." if missing else ".")
 

@@ -77,9 +77,9 @@ def test_section_by_hand():
     lines = section.table(rows, section.VALID).splitlines()
     assert lines[2] == "| t micro, warm | n-grams | 3.900 | 3.900 | 4.200 | 3.900 | 3.600 | 3.580 |"
     assert section.conclusion(rows) == (
-        "On test text the trained mixture is beside n-grams 0.150 to 0.300 nats below the counts and 0.250 to 0.400 "
-        "nats below the network alone; beside n-grams, classes, cache 0.100 nats below the counts and 0.600 nats below "
-        "the network alone; from the warm start it ends 0.150 nats below the cold one, negative where it is above "
-        "(1 of 4 runs have not been made)."
+        "After training, on test text, the mixture of the network and n-grams is 0.150 to 0.300 nats below the counts "
+        "and 0.250 to 0.400 nats below the network alone; the mixture of the network and n-grams, classes, cache is "
+        "0.100 nats below the counts and 0.600 nats below the network alone; from the warm start mixtures end 0.150 "
+        "nats below the cold one, negative where they are above (1 of 4 runs have not been made)."
     )
     assert section.conclusion(rows[3:]) == "None of the runs has been made."
