@@ -105,11 +105,9 @@ def conclusion(rows: Sequence[Row]) -> str:
         return "None of the runs has been made."
     text = f"After training, on test text, {'; '.join(parts)}"
     if pairs := leads(rows):
-        text += (
-            f"; from the warm start mixtures end {span(pairs)} nats below the cold one, negative where they are above"
-        )
+        text += f"; from the warm start mixtures end {span(pairs)} nats below the cold one (negative: above)"
     missing = len(rows) - len(made(rows))
-    return text + (f" ({missing} of {len(rows)} runs have not been made)." if missing else ".")
+    return text + (f"; {missing} of {len(rows)} runs have not been made." if missing else ".")
 
 
 def body(rows: Sequence[Row]) -> str:

@@ -80,6 +80,6 @@ def test_section_by_hand():
         "After training, on test text, the mixture of the network and n-grams is 0.150 to 0.300 nats below the counts "
         "and 0.250 to 0.400 nats below the network alone; the mixture of the network and n-grams, classes, cache is "
         "0.100 nats below the counts and 0.600 nats below the network alone; from the warm start mixtures end 0.150 "
-        "nats below the cold one, negative where they are above (1 of 4 runs have not been made)."
+        "nats below the cold one (negative: above); 1 of 4 runs have not been made."
     )
     assert section.conclusion(rows[3:]) == "None of the runs has been made."
