@@ -1,5 +1,6 @@
 """The section of `python -m benchmarks beside` in docs/benchmarks.md: its tables and sentences."""
 
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,11 @@ def leads(rows: Sequence[Row]) -> list[float]:
     ]
 
 
+def deviation(rows: Sequence[Row]) -> float:
+    """Return the largest standard deviation over the seeds of networks that were trained without counts, test text."""
+    return max(statistics.stdev(run["test_nats"] for run in row["alone"]) for row in rows)
+
+
 def conclusion(rows: Sequence[Row]) -> str:
     """Return the sentence that says what the tables show; differences are negative where the mixture is above."""
     parts = []
@@ -105,7 +111,10 @@ def conclusion(rows: Sequence[Row]) -> str:
         return "None of the runs has been made."
     text = f"After training, on test text, {'; '.join(parts)}"
     if pairs := leads(rows):
-        text += f"; from the warm start mixtures end {span(pairs)} nats below the cold one (negative: above)"
+        text += (
+            f"; from the warm start mixtures end {span(pairs)} nats below the cold one (negative: above), and seeds of "
+        )
+        text += f"the network alone deviate by up to {render.nats(deviation(rows))}"
     missing = len(rows) - len(made(rows))
     return text + (f"; {missing} of {len(rows)} runs have not been made." if missing else ".")
 
