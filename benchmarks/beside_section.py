@@ -96,7 +96,7 @@ def leads(rows: Sequence[Row]) -> list[float]:
 
 def deviation(rows: Sequence[Row]) -> float:
     """Return the largest standard deviation over the seeds of networks that were trained without counts, test text."""
-    return max(statistics.stdev(run["test_nats"] for run in row["alone"]) for row in rows)
+    return max(statistics.stdev(float(run["test_nats"]) for run in row["alone"]) for row in rows)
 
 
 def conclusion(rows: Sequence[Row]) -> str:
