@@ -224,14 +224,15 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
 
 
 def encode(text: Path, folder: Path, vocab_size: int) -> None:
-    """Tokenise the three parts of a text; the folder gets links to the cached corpora."""
+    """Tokenise the three parts of a text; the folder gets folders of links to the cached corpora."""
     train, border = SPLITS[text.name]
     corpora = {"train": Corpus.build(text / train, vocab_size=vocab_size, split_documents=border)}
     for part in ("valid", "test"):
         corpora[part] = Corpus.encode(text / f"{part}.txt", corpora["train"].tokenizer, split_documents=border)
-    folder.mkdir()
     for part, corpus in corpora.items():
-        (folder / part).symlink_to(corpus.folder.resolve())
+        (folder / part).mkdir(parents=True)
+        for file in corpus.folder.resolve().iterdir():
+            (folder / part / file.name).symlink_to(file)
 
 
 def speed(books: Path) -> list[dict[str, Any]]:

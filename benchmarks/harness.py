@@ -36,6 +36,7 @@ NEUTRAL = (
     "benchmarks.render",
     "benchmarks.needs",
     "benchmarks.lm_section",
+    "benchmarks.beside_section",
     "warmstart.progress",
 )  # cannot change results
 OLDER = " †"  # marks a row whose result was made by other code

@@ -34,6 +34,7 @@ BENCHES = {
     "throughput": Needs(CLASSICS, plots=False),
     "lm": Needs((*CLASSICS, *WIKITEXT)),
     "finetune": Needs((*WIKITEXT, *CLASSICS)),
+    "beside": Needs((*WIKITEXT, *CLASSICS), plots=False),
     "transformers": Needs(CLASSICS, ("transformers",)),
     "mixers": Needs(WIKITEXT, ("transformers",)),
     "embeddings": Needs((*WIKITEXT, *CLASSICS), ("transformers",), plots=False),
