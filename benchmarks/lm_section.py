@@ -76,7 +76,7 @@ def presets_table(rows: list[Row]) -> str:
         "MB on disk": lambda row: row["bytes"] / 1e6,
         "perplexity": lambda row: fixed(row["eval"]["perplexity"]),
         "bits a byte": lambda row: row["eval"]["bits_per_byte"],
-        "network alone": lambda row: row["eval"]["experts"]["network"],
+        "network alone": lambda row: row["eval"]["experts"].get("network"),
         "count (s)": seconds("count"),
         "n-grams and classes (s)": seconds("ngrams", "classes"),
         "network (s)": seconds("attention", "values", "output"),
@@ -128,7 +128,7 @@ def conclusion(parts: dict[str, Any]) -> str:
     """Return one sentence on the classics: n-grams, beside KenLM, with all experts, beside the bigram."""
     longest = of_classics(parts["ngrams"])[-1]
     experts = {row["experts"]: row["test"]["perplexity"] for row in parts["experts"]["classics"]}
-    bigram = parts["presets"][0]["eval"]["bigram_perplexity"]
+    bigram = parts["presets"][-1]["eval"]["bigram_perplexity"]
     beside = "" if longest["lmplz"] is None else f" (KenLM {longest['lmplz']['test']:.2f})"
     return (
         f"Perplexity of books never seen, without a gradient step: Kneser-Ney of order {longest['order']} "
@@ -145,7 +145,7 @@ def of_classics(rows: list[Row]) -> list[Row]:
 def pictures(images: Path, parts: dict[str, Any]) -> None:
     """Draw perplexity over the size of the presets, and of the networks over their bits."""
     presets = parts["presets"]
-    longest, bigram = of_classics(parts["ngrams"])[-1]["test"], presets[0]["eval"]["bigram_perplexity"]
+    longest, bigram = of_classics(parts["ngrams"])[-1]["test"], presets[-1]["eval"]["bigram_perplexity"]
     levels = {f"discounted bigram, {bigram:.0f}": bigram, f"Kneser-Ney, {longest:.0f}": longest}
     sizes, scores = ([get(row) for row in presets] for get in (lambda r: r["bytes"] / 1e6, _perplexity))
     lines: dict[str, Any] = {"presets, potato to large": (sizes, scores)}
@@ -166,7 +166,7 @@ def _perplexity(row: Row) -> float:
 def body(parts: dict[str, Any]) -> str:
     """Return the text of the section."""
     longest, rows, python = of_classics(parts["ngrams"])[-1], parts["rows"], parts["python"]
-    scores, networks = parts["presets"][0]["eval"], parts["networks"]
+    scores, networks = parts["presets"][-1]["eval"], parts["networks"]
     potato, text = (
         parts["presets"][0]["fit"],
         {name: render.rows_table(NETWORK_COLUMNS, networks[name]) for name in networks},
