@@ -1,6 +1,3 @@
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import reference
@@ -8,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warmstart.cache import CacheCounts, DocumentCache
-from warmstart.corpus import Corpus
 from warmstart.errors import InputError
 
 SIZES = [1, 2, 63, 64, 65]
@@ -234,17 +230,3 @@ def test_bad_discounts_are_refused(discount):
     counts = CacheCounts(np.zeros((1, 3, 3), np.int32), np.zeros(1, np.int64), 4)
     with pytest.raises(InputError, match="discount above 0"):
         counts.probabilities(discount)
-
-
-@pytest.mark.data
-@pytest.mark.slow
-def test_perplexity_of_novels():
-    """The figure of docs/math.md, section 7: that cache was never full."""
-    folder = Path(os.environ.get("WARMSTART_DATA") or Path(__file__).parents[2] / "shared" / "data") / "classics"
-    if not folder.exists():
-        pytest.skip(f"no {folder}; set WARMSTART_DATA")
-    corpus = Corpus.build(folder / "train.txt.xz", vocab_size=8192, split_documents=r"\n\n")
-    novels = Corpus.encode(folder / "test.txt", corpus.tokenizer, split_documents=r"\n\n")
-    cache = DocumentCache(novels.vocab_size, novels.separator, size=1 << 20)
-    counts = cache.read(novels.tokens[1:])
-    assert np.exp(-np.log(counts.probabilities(0.7)).mean()) == pytest.approx(244.1, abs=0.1)
