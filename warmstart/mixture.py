@@ -31,7 +31,7 @@ from warmstart.near_shallow import NearShallowModel, State, token_losses
 from warmstart.progress import Progress
 
 CACHES = {"cache": (4, 131_072), "cache 1024": (3, 1024), "cache 128": (3, 128)}  # order, size
-DISCOUNT = 0.5  # of the caches; chosen on validation text, below a mixture smaller is better than alone
+DISCOUNT = 0.5  # of the caches, chosen on validation text; a cache without other experts needs a larger one
 TARGETS_PER_CHUNK = 1 << 17
 NETWORK_TARGETS = 8192  # that the network scores at once
 CACHE_FEATURES = (4, 8, 10, 3)  # number of values of the features of the caches

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warmstart._threads import blocks
+from warmstart.backoff import BackoffModel
 from warmstart.contexts import read
 from warmstart.errors import InputError
 from warmstart.gate import Gate, fit_gate, with_expert
@@ -102,17 +103,22 @@ def left_out_scan(
     experts: Experts, tokens: Ids, borders: NDArray[np.int64], workers: int = 1
 ) -> Iterator[tuple[slice, Evidence]]:
     """Yield the evidence for all targets of counted documents chunk by chunk, each as if its part were not counted."""
-    ngrams, classes = None, []
-    if isinstance(experts.ngrams, KneserNey):
-        ngrams = experts.ngrams.left_out(tokens, borders, workers)
+    ngrams = None if experts.ngrams is None else _with_counts(experts.ngrams).left_out(tokens, borders, workers)
+    classes = []
     for own in experts.classes:
-        if isinstance(own.model, KneserNey):
-            labels = own.labels[tokens].astype(own.model.last.dtype)
-            classes.append(own.model.left_out(labels, borders, workers))
+        labels = own.labels[tokens].astype(own.model.last.dtype)
+        classes.append(_with_counts(own.model).left_out(labels, borders, workers))
     memory = experts.start()
     for part in blocks(tokens.size - 1, TARGETS_PER_CHUNK):
         text, of_ngrams = tokens[part.start : part.stop + 1], None if ngrams is None else ngrams.of(part)
         yield part, experts.evidence(text, 1, memory, of_ngrams, [scores.of(part) for scores in classes])
+
+
+def _with_counts(model: BackoffModel) -> KneserNey:
+    """Return a model that can leave text out, refuse tables without counts."""
+    if not isinstance(model, KneserNey):
+        raise InputError("expected n-grams with their counts, from which text can be left out, got tables; fit again")
+    return model
 
 
 class Split(NamedTuple):

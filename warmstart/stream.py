@@ -46,7 +46,7 @@ class Stream:
         InputError
             A token is outside the vocabulary. Nothing has changed.
         """
-        tokens, size = list(tokens), len(self.experts.prior)
+        tokens, size, window = list(tokens), len(self.experts.prior), CACHES["cache"][1]
         if outside := [token for token in tokens if not 0 <= token < size]:
             raise InputError(f"expected token ids from 0 to {size - 1}, got {outside[0]}")
         for token in tokens:
@@ -58,9 +58,8 @@ class Stream:
             if self.experts.network is not None and self.state is not None:
                 self.experts.network.inputs(self._chunk(token), self.state)
             self.seen[token] += 1
-            size = CACHES["cache"][1]
-            if len(self.history) > size:
-                self.seen[self.history[-size]] -= 1
+            if len(self.history) > window:
+                self.seen[self.history[-window]] -= 1
             self.history.append(int(token))
 
     def rows(self) -> Floats:
@@ -170,7 +169,7 @@ class Stream:
     def _places(self, token: int) -> list[tuple[int, float]]:
         """Return where the document had the token after the longest context that it shares with the end.
 
-        Each place is the position of the token in ``history``; places that share more context have more of the part.
+        Each place is the position of the token in ``history``. All places of the longest context have an equal part.
         """
         cache = self.memory.caches.get("cache")
         if cache is None:

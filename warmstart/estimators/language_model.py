@@ -88,7 +88,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         best with "document" among them; `warmstart finetune` cannot train "memory".
     order : int, optional
         Length of the longest n-grams.
-    prune : tuple of int
+    prune : tuple of int, optional
         For every length, n-grams that occur at most so often are left out of the tables, see
         `warmstart.kneser_ney.KneserNey`. A pruned model is saved without its counts.
     vocab_size : int
