@@ -13,6 +13,7 @@ from benchmarks import texts
 from warmstart.corpus import Corpus
 from warmstart.estimators.language_model import PRESETS
 from warmstart.kneser_ney import KneserNey
+from warmstart.near_shallow import PRESETS as NETWORKS
 from warmstart.ngrams import Ids, count_ngrams
 from warmstart.progress import peak_memory
 from warmstart.solving import Recipe, solve
@@ -107,7 +108,7 @@ def mixture(data: Path, name: str, vocabulary: int, preset: str, contexts: tuple
         fitted, each document left out; for "valid" and "test" ``perplexity``, and ``experts`` alone and ``shares``.
     """
     text, sizes = texts.load(data, name, vocabulary), PRESETS[preset]
-    recipe = Recipe(contexts, sizes["order"], network=sizes["network"])
+    recipe = Recipe(contexts, sizes["order"], network=NETWORKS[preset])
     began = time.perf_counter()
     counts = count_ngrams(*text.parts["train"], text.vocab_size, recipe.counted_order, workers=CORES)
     count = time.perf_counter() - began

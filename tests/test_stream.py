@@ -146,7 +146,7 @@ def test_draws_follow_the_distribution():
 )  # fmt: skip
 def test_numbers_out_of_range(numbers, name):
     with pytest.raises(InputError, match=f"{name}: expected"):
-        check_sampling(*numbers)
+        check_sampling("max_tokens", *numbers)
     with pytest.raises(InputError, match=f"{name}: expected"):
         Stream(mixture(STORY, experts=("ngrams",))[0]).generate(*numbers)
 

@@ -127,7 +127,7 @@ class Stream:
         InputError
             A number is out of range.
         """
-        check_sampling(max_tokens, temperature, top_p)
+        check_sampling("max_tokens", max_tokens, temperature, top_p)
         rng, written = np.random.default_rng(seed), []
         for _ in range(max_tokens):
             token = draw(self.row(), temperature, top_p, rng)
@@ -237,10 +237,10 @@ def draw(probs: Floats, temperature: float, top_p: float, rng: np.random.Generat
     return int(order[min(int(np.searchsorted(np.cumsum(nucleus), rng.random() * nucleus.sum())), nucleus.size - 1)])
 
 
-def check_sampling(max_tokens: int, temperature: float, top_p: float) -> None:
-    """Refuse numbers that are out of range."""
-    if max_tokens < 0:
-        raise InputError(f"max_tokens: expected a number of at least 0, got {max_tokens}")
+def check_sampling(name: str, number: int, temperature: float, top_p: float) -> None:
+    """Refuse settings of sampling that are out of range; ``name`` is that of the number of tokens."""
+    if number < 0:
+        raise InputError(f"{name}: expected a number of at least 0, got {number}")
     if not 0 <= temperature < float("inf"):
         raise InputError(f"temperature: expected a number of at least 0, got {temperature}; 0 is greedy")
     if not 0 < top_p <= 1:

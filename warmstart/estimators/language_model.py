@@ -26,6 +26,7 @@ from warmstart.files import CHECKSUMS, checksums, load_arrays, save_arrays
 from warmstart.gate import Gate
 from warmstart.kneser_ney import KneserNey
 from warmstart.mixture import Experts, Mixture
+from warmstart.near_shallow import PRESETS as NETWORKS
 from warmstart.near_shallow import NearShallowModel, token_losses
 from warmstart.ngrams import NGramCounts, count_ngrams, vocabulary_digest
 from warmstart.progress import Progress, peak_memory
@@ -42,29 +43,14 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # of the mixture in a model folder
 SCORED_TARGETS = 8192  # targets scored between two reports of progress
-PRESETS: dict[str, dict[str, Any]] = {
-    "potato": {
-        "network": {"bits": 32, "hidden_bits": 16, "radius": 1, "block_size": 4},
-        "order": 3, "max_ngrams": 1_800_000, "contexts": ("ngrams", "cache"),
-    },
-    "micro": {
-        "network": {"bits": 128, "hidden_bits": 32, "radius": 2, "block_size": 8},
-        "order": 4, "contexts": ("ngrams", "cache", "radial"),
-    },
-    "small": {
-        "network": {"bits": 512, "hidden_bits": 128, "radius": 2, "block_size": 8},
-        "order": 5, "classes": (512,), "contexts": ("ngrams", "classes", "cache", "radial"),
-    },
-    "base": {
-        "network": {"bits": 1024, "hidden_bits": 256, "radius": 2, "block_size": 8},
-        "order": 5, "classes": (256, 1024), "contexts": ("ngrams", "classes", "cache", "radial"),
-    },
-    "large": {
-        "network": {"bits": 2048, "hidden_bits": 128, "radius": 2, "block_size": 16},
-        "order": 6, "classes": (256, 512, 1024),
-        "contexts": ("ngrams", "classes", "cache", "radial"),
-    },
-}  # fmt: skip
+MOST = ("ngrams", "classes", "cache", "radial")
+PRESETS: dict[str, dict[str, Any]] = {  # the network has the sizes of `warmstart.near_shallow.PRESETS`
+    "potato": {"order": 3, "max_ngrams": 1_800_000, "contexts": ("ngrams", "cache")},
+    "micro": {"order": 4, "contexts": ("ngrams", "cache", "radial")},
+    "small": {"order": 5, "contexts": MOST, "classes": (512,)},
+    "base": {"order": 5, "contexts": MOST, "classes": (256, 1024)},
+    "large": {"order": 6, "contexts": MOST, "classes": (256, 512, 1024)},
+}
 
 
 class WarmStartLM(BaseEstimator):  # type: ignore[misc]
@@ -293,7 +279,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             () if self.prune is None else tuple(self.prune),
             preset.get("max_ngrams") if self.prune is None else None,
             preset.get("classes", (512,)),
-            preset["network"] | sizes,
+            NETWORKS[self.preset] | sizes,
             self.smoothing,
             self.temperature,
         )

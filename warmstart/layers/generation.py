@@ -5,7 +5,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from warmstart.errors import InputError
+from warmstart.stream import check_sampling
 
 
 class Steps(Protocol):
@@ -32,12 +32,7 @@ def continued(
     generator: torch.Generator | None,
 ) -> Tensor:
     """Continue prompts by sampling, see `warmstart.layers.NearShallowLM.generate`."""
-    if max_new_tokens < 0:
-        raise InputError(f"max_new_tokens: expected a number of at least 0, got {max_new_tokens}")
-    if not 0 <= temperature < float("inf"):
-        raise InputError(f"temperature: expected a number of at least 0, got {temperature}; 0 is greedy")
-    if not 0 < top_p <= 1:
-        raise InputError(f"top_p: expected a number above 0 and at most 1, got {top_p}; 1 samples from all tokens")
+    check_sampling("max_new_tokens", max_new_tokens, temperature, top_p)
     state = model.start(ids)
     columns = [ids.long()]
     ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)

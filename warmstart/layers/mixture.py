@@ -5,13 +5,11 @@ unigram model are buffers that are made anew from the counts. For targets the ex
 each; whole rows are there for the next token.
 """
 
-import math
 from typing import Any, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from warmstart.errors import InputError
 from warmstart.layers._ids import checked_ids, checked_targets
 from warmstart.layers.cache import DocumentCacheLayer
 from warmstart.layers.classes import ClassTables
@@ -68,7 +66,7 @@ class MixtureLM(nn.Module):
     Raises
     ------
     InputError
-        The gate is that of other experts, or its weights are no weights.
+        The weights of the gate are no weights.
 
     Attributes
     ----------
@@ -102,12 +100,6 @@ class MixtureLM(nn.Module):
     def __init__(self, mixture: Mixture, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         experts, gate = mixture.experts, mixture.gate
-        expected = (experts.feature_sizes, (math.prod(experts.feature_sizes), len(experts.names)))
-        if (gate.sizes, gate.weights.shape) != expected:
-            raise InputError(
-                f"expected a gate of sizes {expected[0]} with weights {expected[1]}, got {gate.sizes} with "
-                f"{gate.weights.shape}; use the gate that was fitted for these experts"
-            )
         self.vocab_size, self.separator, self.names = len(experts.prior), experts.separator, experts.names
         shapes, common = CACHES if experts.cache else {}, (self.vocab_size, self.separator)
         self.caches = nn.ModuleDict({n: DocumentCacheLayer(*common, *shapes[n], DISCOUNT, dtype) for n in shapes})
