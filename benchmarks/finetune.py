@@ -10,6 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -52,13 +53,14 @@ ABLATIONS = {
     "no thaw: the embedding stays frozen": ("frozen",),
     "one phase, one rate": ("one rate",),
 }
+COUNTED = (0.0, 0.5, 1.0)  # weights of counted targets
 BLOCKS = (256, 512)
 
 Rates = Mapping[str, float]
 
 
-def phases(names: Sequence[str], rates: Rates, tokens: int) -> tuple[Phase, ...]:
-    """Return phases with a rate for every group; the last one lasts to the end.
+def phases(names: Sequence[str], rates: Rates, tokens: int, counted: float = 0.0) -> tuple[Phase, ...]:
+    """Return phases with a rate for every group; the last one lasts to the end and can have counted targets.
 
     "frozen" trains all groups but the embedding. Before another phase it is short and slow, as in `named_schedule`.
     """
@@ -69,7 +71,8 @@ def phases(names: Sequence[str], rates: Rates, tokens: int) -> tuple[Phase, ...]
         "thaw": Phase("thaw", dict(rates)),
         "one rate": Phase("one rate", dict.fromkeys(GROUPS, rates["output"])),
     }
-    return (Phase("frozen", trained),) if tuple(names) == ("frozen",) else tuple(by_name[name] for name in names)
+    chosen = (Phase("frozen", trained),) if tuple(names) == ("frozen",) else tuple(by_name[name] for name in names)
+    return (*chosen[:-1], replace(chosen[-1], counted=counted))
 
 
 def solve(folder: str, preset: str) -> None:
@@ -97,12 +100,12 @@ def add_log_unigram(model: NearShallowModel, counts: np.ndarray[Any, Any]) -> No
 
 
 def train_one(folder: str, preset: str, arm: str, seed: int, names: Sequence[str], rates: Rates, tokens: int,
-              every: int, scored: int, test: bool) -> dict[str, Any]:  # fmt: skip
+              every: int, scored: int, test: bool, counted: float = 0.0) -> dict[str, Any]:  # fmt: skip
     """Train one arm in a process of its own and return its curve; read the test text at the end if asked."""
     corpus, valid = (Corpus.open(Path(folder, part)) for part in ("train", "valid"))
     module = NearShallowLM.from_model(start_of(arm, seed, preset, folder))
     batches = Batches(corpus, module.config, seed=seed)
-    schedule = Schedule(phases(names, rates, tokens))
+    schedule = Schedule(phases(names, rates, tokens, counted))
     settings = Settings(tokens, every, scored, harness.precision() == "bfloat16", harness.device())
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as out:
         Run(module, batches, valid, schedule, settings, Path(out)).run(Log(Path(out, LOG)))
@@ -138,9 +141,11 @@ class Case:
         key |= {"every": EVERY if tokens > SEARCH_TOKENS else tokens, "scored": SCORED, "vocab_size": VOCAB_SIZE}
         return key | {"contexts": ",".join(CONTEXTS), "precision": harness.precision()}
 
-    def run(self, arm: str, names: Sequence[str], rates: Rates, tokens: int, seed: int = 0) -> Any:
+    def run(
+        self, arm: str, names: Sequence[str], rates: Rates, tokens: int, seed: int = 0, counted: float = 0.0
+    ) -> Any:
         """Return the curve of a run, kept or made; only runs of the full length read the test text."""
-        key = self.key(arm, names, rates, tokens, seed)
+        key = self.key(arm, names, rates, tokens, seed) | ({"counted": counted} if counted else {})
         if arm == "warm" and not self.workers.results.has(key):
             with self.lock:
                 if not Path(self.folder, self.preset).exists():
@@ -148,7 +153,7 @@ class Case:
         lengths = [key["tokens"], key["every"], key["scored"]]
         if self.quick:
             lengths = [tokens // 500, key["every"] // 500, SCORED // 10]
-        arguments = (self.folder, self.preset, arm, seed, names, rounded(rates), *lengths, tokens == TOKENS)
+        arguments = (self.folder, self.preset, arm, seed, names, rounded(rates), *lengths, tokens == TOKENS, counted)
         return self.workers.do(key, train_one, *arguments)
 
     def tune(self, arm: str) -> dict[str, Any]:
@@ -190,6 +195,12 @@ class Case:
         jobs = [partial(self.run, "warm", names, rates, SEARCH_TOKENS) for names in ABLATIONS.values()]
         return {name: run["nats"][-1] for name, run in zip(ABLATIONS, self.workers.together(jobs), strict=True)}
 
+    def count(self, arm: str, rates: Rates) -> list[Any]:
+        """Train an arm with every weight of counted targets, with the rates that it has without them."""
+        names = ("frozen", "thaw") if arm == "warm" else ("thaw",)
+        jobs = [partial(self.run, arm, names, rates, SEARCH_TOKENS, counted=weight) for weight in COUNTED]
+        return self.workers.together(jobs)
+
 
 def rounded(rates: Rates) -> dict[str, float]:
     """Return rates with four significant digits."""
@@ -216,10 +227,11 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
             tuned.setdefault(case.name, {})[arm] = result
         micro = [case for case in cases if case.preset == "micro"]
         ablations = {case.text: case.ablate(tuned[case.name]["warm"]["rates"]) for case in micro}
+        counted = {(case.text, arm): case.count(arm, tuned[case.name][arm]["rates"]) for case in micro for arm in ARMS}
     if not quick:
         key = {"part": "speed", "blocks": BLOCKS, "vocab_size": 8192, "bits": 128}
         speeds = results.do(key, lambda: speed(data / "classics"))
-        write(tuned, ablations, speeds, results.mark(key), docs, results)
+        write(tuned, ablations, counted, speeds, results.mark(key), docs, results)
     return {"cases": tuned}
 
 
@@ -340,8 +352,8 @@ def row_of_leads(name: str, case: dict[str, Any]) -> list[Any]:
     ]
 
 
-def write(tuned: dict[str, Any], ablations: dict[str, dict[str, float]], speeds: list[dict[str, Any]], mark: str,
-          docs: Path, results: Results) -> None:  # fmt: skip
+def write(tuned: dict[str, Any], ablations: dict[str, dict[str, float]], counted: dict[tuple[str, str], list[Any]],
+          speeds: list[dict[str, Any]], mark: str, docs: Path, results: Results) -> None:  # fmt: skip
     """Write the section of docs/benchmarks.md and its picture."""
     ends_rows = [row_of_ends(f"{name}, {arm}", case[arm]) for name, case in tuned.items() for arm in case]
     table = render.table(["text, preset, start", "start", "end", "test perplexity", "rates"], ends_rows)
@@ -357,6 +369,11 @@ def write(tuned: dict[str, Any], ablations: dict[str, dict[str, float]], speeds:
     without = render.table(
         ["phases", *SPLITS], [[name, *(render.nats(ablations[text][name]) for text in SPLITS)] for name in ABLATIONS]
     )
+    weighted = render.table(
+        ["text, start", *(f"weight {weight:g}" for weight in COUNTED), "seconds, weight 1 to 0"],
+        [[f"{text}, {arm}", *(render.nats(run["nats"][-1]) for run in runs), runs[-1]["seconds"][-1] / runs[0]["seconds"][-1]]
+         for (text, arm), runs in counted.items()],
+    )  # fmt: skip
     times = {(row["block"], row["arm"]): row["microseconds"] for row in speeds}
     labels = {"windows": "windows one by one", "products": "block products", "cached": "cached (default)"}
     timed = [
@@ -409,6 +426,10 @@ Padded positions: {shares}.
 Phases left out, preset micro, {SEARCH_TOKENS:,} tokens, nats on the validation text at the end:
 
 {without}
+Counted targets (`warmstart.finetune.targets`) in the last phase, preset micro, {SEARCH_TOKENS:,} tokens: nats on the
+validation text at the end by the weight at the start of the phase. The rates are those of the runs without.
+
+{weighted}
 One step of the frozen phase on a CPU, microseconds a token (median of 15, arms in turns), V = 8,192, 128 bits, rows of
 512:
 
