@@ -9,7 +9,8 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -28,6 +29,7 @@ from warmstart.finetune import Batches, Phase, Run, Schedule, Settings
 from warmstart.finetune.compare import Curve, crossing, reached
 from warmstart.finetune.log import LOG, Log, read
 from warmstart.finetune.phases import FROZEN, FROZEN_RATE
+from warmstart.finetune.targets import CountedTargets
 from warmstart.folder import load_model
 from warmstart.layers import NearShallowLM
 from warmstart.layers.near_shallow import Segments
@@ -52,13 +54,14 @@ ABLATIONS = {
     "no thaw: the embedding stays frozen": ("frozen",),
     "one phase, one rate": ("one rate",),
 }
+COUNTED = (0.0, 0.5, 1.0)  # weights of counted targets
 BLOCKS = (256, 512)
 
 Rates = Mapping[str, float]
 
 
-def phases(names: Sequence[str], rates: Rates, tokens: int) -> tuple[Phase, ...]:
-    """Return phases with a rate for every group; the last one lasts to the end.
+def phases(names: Sequence[str], rates: Rates, tokens: int, counted: float = 0.0) -> tuple[Phase, ...]:
+    """Return phases with a rate for every group; the last one lasts to the end and can have counted targets.
 
     "frozen" trains all groups but the embedding. Before another phase it is short and slow, as in `named_schedule`.
     """
@@ -69,7 +72,8 @@ def phases(names: Sequence[str], rates: Rates, tokens: int) -> tuple[Phase, ...]
         "thaw": Phase("thaw", dict(rates)),
         "one rate": Phase("one rate", dict.fromkeys(GROUPS, rates["output"])),
     }
-    return (Phase("frozen", trained),) if tuple(names) == ("frozen",) else tuple(by_name[name] for name in names)
+    chosen = (Phase("frozen", trained),) if tuple(names) == ("frozen",) else tuple(by_name[name] for name in names)
+    return (*chosen[:-1], replace(chosen[-1], counted=counted))
 
 
 def solve(folder: str, preset: str) -> None:
@@ -97,12 +101,12 @@ def add_log_unigram(model: NearShallowModel, counts: np.ndarray[Any, Any]) -> No
 
 
 def train_one(folder: str, preset: str, arm: str, seed: int, names: Sequence[str], rates: Rates, tokens: int,
-              every: int, scored: int, test: bool) -> dict[str, Any]:  # fmt: skip
+              every: int, scored: int, test: bool, counted: float = 0.0) -> dict[str, Any]:  # fmt: skip
     """Train one arm in a process of its own and return its curve; read the test text at the end if asked."""
     corpus, valid = (Corpus.open(Path(folder, part)) for part in ("train", "valid"))
     module = NearShallowLM.from_model(start_of(arm, seed, preset, folder))
     batches = Batches(corpus, module.config, seed=seed)
-    schedule = Schedule(phases(names, rates, tokens))
+    schedule = Schedule(phases(names, rates, tokens, counted))
     settings = Settings(tokens, every, scored, harness.precision() == "bfloat16", harness.device())
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as out:
         Run(module, batches, valid, schedule, settings, Path(out)).run(Log(Path(out, LOG)))
@@ -138,9 +142,11 @@ class Case:
         key |= {"every": EVERY if tokens > SEARCH_TOKENS else tokens, "scored": SCORED, "vocab_size": VOCAB_SIZE}
         return key | {"contexts": ",".join(CONTEXTS), "precision": harness.precision()}
 
-    def run(self, arm: str, names: Sequence[str], rates: Rates, tokens: int, seed: int = 0) -> Any:
+    def run(
+        self, arm: str, names: Sequence[str], rates: Rates, tokens: int, seed: int = 0, counted: float = 0.0
+    ) -> Any:
         """Return the curve of a run, kept or made; only runs of the full length read the test text."""
-        key = self.key(arm, names, rates, tokens, seed)
+        key = self.key(arm, names, rates, tokens, seed) | ({"counted": counted} if counted else {})
         if arm == "warm" and not self.workers.results.has(key):
             with self.lock:
                 if not Path(self.folder, self.preset).exists():
@@ -148,7 +154,7 @@ class Case:
         lengths = [key["tokens"], key["every"], key["scored"]]
         if self.quick:
             lengths = [tokens // 500, key["every"] // 500, SCORED // 10]
-        arguments = (self.folder, self.preset, arm, seed, names, rounded(rates), *lengths, tokens == TOKENS)
+        arguments = (self.folder, self.preset, arm, seed, names, rounded(rates), *lengths, tokens == TOKENS, counted)
         return self.workers.do(key, train_one, *arguments)
 
     def tune(self, arm: str) -> dict[str, Any]:
@@ -190,6 +196,12 @@ class Case:
         jobs = [partial(self.run, "warm", names, rates, SEARCH_TOKENS) for names in ABLATIONS.values()]
         return {name: run["nats"][-1] for name, run in zip(ABLATIONS, self.workers.together(jobs), strict=True)}
 
+    def count(self, arm: str, rates: Rates) -> list[Any]:
+        """Train an arm with every weight of counted targets, with the rates that it has without them."""
+        names = ("frozen", "thaw") if arm == "warm" else ("thaw",)
+        jobs = [partial(self.run, arm, names, rates, SEARCH_TOKENS, counted=weight) for weight in COUNTED]
+        return self.workers.together(jobs)
+
 
 def rounded(rates: Rates) -> dict[str, float]:
     """Return rates with four significant digits."""
@@ -216,10 +228,14 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
             tuned.setdefault(case.name, {})[arm] = result
         micro = [case for case in cases if case.preset == "micro"]
         ablations = {case.text: case.ablate(tuned[case.name]["warm"]["rates"]) for case in micro}
+        counted = {
+            (case.text, arm): case.count(arm, tuned[case.name][arm]["rates"]) for case in micro for arm in ARMS[:2]
+        }
     if not quick:
         key = {"part": "speed", "blocks": BLOCKS, "vocab_size": 8192, "bits": 128}
         speeds = results.do(key, lambda: speed(data / "classics"))
-        write(tuned, ablations, speeds, results.mark(key), docs, results)
+        of_rows = results.do({"part": "speed of rows"}, lambda: speed_of_rows(data / "classics"))
+        write(tuned, ablations, counted, of_rows, speeds, results.mark(key), docs, results)
     return {"cases": tuned}
 
 
@@ -238,7 +254,7 @@ def encode(text: Path, folder: Path, vocab_size: int) -> None:
 def speed(books: Path) -> list[dict[str, Any]]:
     """Time a step of the frozen phase with long blocks on a CPU: windows, block products, cache, in turns."""
     corpus = Corpus.build(books / "train.txt.xz", split_documents=SPLITS["classics"][1])
-    low, rows = harness.precision() == "bfloat16", []
+    rows = []
     for size in BLOCKS:
         config = Config(corpus.vocab_size, corpus.separator, 128, 32, 2, size, CONTEXTS)
         module = NearShallowLM(config)
@@ -249,16 +265,36 @@ def speed(books: Path) -> list[dict[str, Any]]:
         full = (b for b in batches.order(0) if b.size * int(batches.table[2][b].min()) == 4 * max(BLOCKS))
         batch = batches.segments(next(full))
         arms = {"windows": _windows, "products": _products, "cached": NearShallowLM.token_losses}
-        times: dict[str, list[float]] = {arm: [] for arm in arms}
-        for _ in range(16):
-            for arm, step in arms.items():
-                began = time.perf_counter()
-                with torch.autocast("cpu", torch.bfloat16, enabled=low):
-                    losses = step(module, batch)
-                (losses.sum() / losses.numel()).backward()  # type: ignore[no-untyped-call]
-                times[arm].append((time.perf_counter() - began) / losses.numel())
-        rows += [{"block": size, "arm": arm, "microseconds": 1e6 * float(np.median(t[1:]))} for arm, t in times.items()]
+        times = _in_turns({arm: partial(step, module, batch) for arm, step in arms.items()})
+        rows += [{"block": size, "arm": arm, "microseconds": each} for arm, each in times.items()]
     return rows
+
+
+def speed_of_rows(books: Path) -> dict[str, float]:
+    """Time a step of the thaw phase of preset micro on a CPU without and with counted targets, in turns."""
+    corpus = Corpus.build(books / "train.txt.xz", split_documents=SPLITS["classics"][1])
+    module = WarmStartLM(preset="micro", contexts=CONTEXTS).initialise(corpus, 0).to_torch()
+    batches, targets = Batches(corpus, module.config), CountedTargets(corpus)
+    numbers = batches.order(0)[0]
+    batch, places = batches.segments(numbers), batches.targets(numbers)
+    arms = {
+        "without": lambda: module.token_losses(batch),
+        "with": lambda: module.row_losses(batch, targets.rows(places))[1],
+    }
+    return _in_turns(arms)
+
+
+def _in_turns(arms: Mapping[str, Callable[[], torch.Tensor]]) -> dict[str, float]:
+    """Return the time of forward and backward pass, in microseconds a token: the median of 15, arms in turns."""
+    low, times = harness.precision() == "bfloat16", {arm: list[float]() for arm in arms}
+    for _ in range(16):
+        for arm, step in arms.items():
+            began = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=low):
+                losses = step()
+            (losses.sum() / losses.numel()).backward()  # type: ignore[no-untyped-call]
+            times[arm].append((time.perf_counter() - began) / losses.numel())
+    return {arm: 1e6 * float(np.median(each[1:])) for arm, each in times.items()}
 
 
 def _windows(module: NearShallowLM, batch: Segments) -> torch.Tensor:
@@ -340,8 +376,9 @@ def row_of_leads(name: str, case: dict[str, Any]) -> list[Any]:
     ]
 
 
-def write(tuned: dict[str, Any], ablations: dict[str, dict[str, float]], speeds: list[dict[str, Any]], mark: str,
-          docs: Path, results: Results) -> None:  # fmt: skip
+def write(tuned: dict[str, Any], ablations: dict[str, dict[str, float]], counted: dict[tuple[str, str], list[Any]],
+          of_rows: dict[str, float], speeds: list[dict[str, Any]], mark: str, docs: Path,
+          results: Results) -> None:  # fmt: skip
     """Write the section of docs/benchmarks.md and its picture."""
     ends_rows = [row_of_ends(f"{name}, {arm}", case[arm]) for name, case in tuned.items() for arm in case]
     table = render.table(["text, preset, start", "start", "end", "test perplexity", "rates"], ends_rows)
@@ -357,6 +394,10 @@ def write(tuned: dict[str, Any], ablations: dict[str, dict[str, float]], speeds:
     without = render.table(
         ["phases", *SPLITS], [[name, *(render.nats(ablations[text][name]) for text in SPLITS)] for name in ABLATIONS]
     )
+    rows = [
+        [f"{text}, {arm}", *(render.nats(run["nats"][-1]) for run in runs)] for (text, arm), runs in counted.items()
+    ]
+    weighted = render.table(["text, start", *(f"weight {weight:g}" for weight in COUNTED)], rows)
     times = {(row["block"], row["arm"]): row["microseconds"] for row in speeds}
     labels = {"windows": "windows one by one", "products": "block products", "cached": "cached (default)"}
     timed = [
@@ -409,6 +450,11 @@ Padded positions: {shares}.
 Phases left out, preset micro, {SEARCH_TOKENS:,} tokens, nats on the validation text at the end:
 
 {without}
+Counted targets (`warmstart.finetune.targets`) in the last phase, preset micro, {SEARCH_TOKENS:,} tokens: nats on the
+validation text at the end by the weight at the start of the phase. The rates are those of the runs without. A step of
+the whole network at V = 8,192 on a CPU takes {of_rows["with"] / of_rows["without"]:.2f} times as long with the rows.
+
+{weighted}
 One step of the frozen phase on a CPU, microseconds a token (median of 15, arms in turns), V = 8,192, 128 bits, rows of
 512:
 

@@ -65,6 +65,18 @@ def test_rows_by_hand(context, expected):
         np.testing.assert_allclose(by_hand().row(given_context), expected, rtol=1e-15)
 
 
+def test_rows_of_a_text_are_rows_of_its_histories():
+    tokens = np.array([1, 0, 1, 2, 2, 1, 2, 0, 1, 1, 0])
+    model = by_hand()
+    places = np.array([10, 0, 3, 2, 9, 9, 1, 8])
+    rows = model.rows(tokens, places)
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(rows, [model.row(tokens[: place + 1]) for place in places], rtol=1e-6)
+    many = np.tile(places, 40)
+    np.testing.assert_array_equal(model.rows(tokens, many, workers=3), np.tile(rows, (40, 1)))
+    assert model.rows(tokens, places[:0]).shape == (0, 3)
+
+
 def test_numbers_of_ngrams():
     model = by_hand()
     assert model.n_ngrams == [3, 3, 1]

@@ -202,7 +202,7 @@ def test_a_phase_decides_what_trains_and_how_fast(corpus):
         ({"rates": {"output": 1}, "tokens": 5, "epochs": 1}, "tokens or epochs, got both"),
         ({"rates": {"output": 1}, "warmup": 2}, "warmup: expected a share"),
         ({"rates": {"output": 1}, "patience": 0}, "patience: expected a positive number"),
-        ({"tokens": 5}, "no length where nothing trains"),
+        ({"tokens": 5}, "no length and no counted targets where nothing trains"),
         ({"rates": {"head": 1}}, "expected rates for the groups"),
         ({"speed": 3}, "fields of Phase"),
     ],

@@ -247,6 +247,32 @@ def score(
 
 
 @nb.njit(cache=True, nogil=True)
+def next_rows(
+    tokens: Ints, places: Ints, separator: int, order: int, last: Ints, offsets: Ints, probs: Floats, gammas: Floats,
+    out: Floats,
+) -> None:  # fmt: skip
+    """Write the probability of every token to come after ``tokens[place]``, for each place.
+
+    last, offsets, probs, gammas: the tables, see `warmstart.backoff.BackoffModel`. out (places, V) float.
+    """
+    for i in range(places.size):
+        out[i] = probs[: out.shape[1]]
+        end = places[i]
+        for length in range(1, order):
+            start = end - length + 1
+            if start < 0 or (length > 1 and tokens[start + 1] == separator):
+                break
+            h = np.int64(tokens[start])
+            for token in tokens[start + 1 : end + 1]:
+                h = find(last, offsets[h], offsets[h + 1], token) if h >= 0 else h
+            if h < 0:
+                break
+            out[i] *= out.dtype.type(gammas[h])
+            for j in range(offsets[h], offsets[h + 1]):
+                out[i, last[j]] = probs[j]
+
+
+@nb.njit(cache=True, nogil=True)
 def locate(local_offsets: Ints, local_last: Ints, parents: Ints, offsets: Ints, last: Ints) -> Ints:
     """Return the numbers of the n-grams of a part of the text in the tables of the whole (m,) int64, -1 if missing.
 

@@ -21,6 +21,7 @@ from warmstart.errors import InputError
 from warmstart.ngrams import Level, check_text, suffix_numbers
 
 TARGETS_PER_BLOCK = 1 << 16
+ROWS_PER_BLOCK = 128
 TOLERANCE = 1e-9
 
 Ids = NDArray[np.integer]
@@ -137,6 +138,29 @@ class BackoffModel:
             start, stop = self.offsets[h], self.offsets[h + 1]
             row[self.last[start:stop]] = self.probs[start:stop]
         return row
+
+    def rows(self, tokens: Ids, places: Ids, workers: int = 1) -> NDArray[np.float32]:
+        """Return the probability of every token to come after places of a text (n, V) float32.
+
+        Parameters
+        ----------
+        tokens : (m,) int
+            The text. A history begins at the last separator, or at the first token.
+        places : (n,) int
+            Position of the last token of each history.
+        workers : int
+            Number of threads. The result does not depend on it.
+        """
+        from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
+
+        out = np.empty((places.size, self.vocab_size), np.float32)
+        tables = self.last, self.offsets, self.probs, self.gammas
+
+        def write(part: slice) -> None:
+            kernels.next_rows(tokens, places[part], self.separator, self.order, *tables, out[part])
+
+        run_parts(write, blocks(places.size, ROWS_PER_BLOCK), workers)
+        return out
 
     def contexts(self, context: ArrayLike) -> list[int]:
         """Return the numbers of the n-grams that end a history and are in the tables, shortest first."""

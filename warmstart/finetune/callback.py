@@ -50,6 +50,8 @@ class PhaseCallback(TrainerCallback, ExportableState):
             raise InputError("expected max_tokens with lengths in tokens, and lengths in epochs without it")
         if max_tokens is not None and any(phase.epochs is not None for phase in self.schedule.phases):
             raise InputError("expected all lengths in tokens with max_tokens, got one in epochs")
+        if counted := [phase.name for phase in self.schedule.phases if phase.counted]:
+            raise InputError(f"expected phases without counted targets, which the Trainer has not, got {counted}")
 
     def state(self) -> dict[str, Any]:
         """Return the content for `trainer_state.json`."""

@@ -31,6 +31,7 @@ from warmstart.finetune.beside import Beside, Refit, nats, refit, without_networ
 from warmstart.finetune.evidence import ExpertTable
 from warmstart.finetune.log import Log
 from warmstart.finetune.phases import Clock, Phase, Schedule, apply
+from warmstart.finetune.targets import CountedTargets
 from warmstart.layers import NearShallowLM
 from warmstart.layers.near_shallow import IGNORED, Segments
 from warmstart.progress import Progress
@@ -125,6 +126,7 @@ class Run:
         self.optimizer = schedule.optimizer(module)
         self.path = folder / checkpoint.CHECKPOINT
         self.best: dict[str, Tensor] = {}
+        self.counted: CountedTargets | None = None
         self.step = self.tokens = self.epoch = self.batch = self.offset = 0  # offset: trained targets of the batch
         self.order: list[NDArray[np.int64]] | None = None  # batches of the present epoch
         self.seconds, self.saved, self.stopped = 0.0, time.monotonic(), False
@@ -163,6 +165,8 @@ class Run:
         if not self.resumed:
             self._validate(log)
         self.clock.move(self.tokens)
+        if any(phase.counted for phase in self.clock.schedule.phases[self.clock.phase :]):
+            self.counted = CountedTargets(self.batches.corpus, progress=progress)
         with self._finishing_steps():
             while (phase := self.clock.present) is not None:
                 start = time.perf_counter()
@@ -188,11 +192,9 @@ class Run:
         every, clock = self.settings.validate_every, self.clock
         border = min(math.ceil(clock.end), self.settings.max_tokens, (self.tokens // every + 1) * every)
         targets, n_targets = _cut(segments.targets, self.offset, border - self.tokens)
-        apply(phase, self.optimizer, clock.share(self.tokens))
-        with torch.autocast(targets.device.type, torch.bfloat16, enabled=self.settings.bf16):
-            losses = self.network.token_losses(segments._replace(targets=targets))
-        if isinstance(self.module, Beside):
-            losses = losses + self._mixed(self.module, losses, self.batches, numbers, targets)
+        share = clock.share(self.tokens)
+        apply(phase, self.optimizer, share)
+        losses = self._losses(numbers, segments._replace(targets=targets), phase.counted * (1.0 - share))
         loss = losses.sum() / self.batches.batch_tokens  # not the mean: a batch that was cut weighs less
         if not math.isfinite(loss.item()):
             saved = f"step {self._saved_step()} is kept in {self.path}" if self.path.exists() else "nothing is saved"
@@ -206,6 +208,20 @@ class Run:
         self.step, self.tokens, self.offset = self.step + 1, self.tokens + n_targets, self.offset + n_targets
         if self.offset == int((segments.targets != IGNORED).sum()):
             self.batch, self.offset = self.batch + 1, 0
+
+    def _losses(self, numbers: NDArray[np.int64], segments: Segments, counted: float) -> Tensor:
+        """Return the losses of the targets of a batch; counted: weight of the counted targets."""
+        targets = segments.targets
+        with torch.autocast(targets.device.type, torch.bfloat16, enabled=self.settings.bf16):
+            if self.counted is None or counted == 0.0:
+                network = losses = self.network.token_losses(segments)
+            else:
+                rows = self.counted.rows(self.batches.targets(numbers, (targets != IGNORED).cpu().numpy()))
+                network, of_rows = self.network.row_losses(segments, rows.to(targets.device))
+                losses = torch.lerp(network, of_rows, counted)
+        if isinstance(self.module, Beside):
+            losses = losses + self._mixed(self.module, network, self.batches, numbers, targets)
+        return losses
 
     def _numbers(self) -> NDArray[np.int64]:
         """Return the numbers of the segments of the present batch. After the last batch a new epoch begins."""

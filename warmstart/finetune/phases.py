@@ -57,6 +57,9 @@ class Phase:
         Final learning rate as a fraction of the peak; unused with "constant".
     patience : int, optional
         Number of validations in a row without a new best after which the phase ends. The best weights are restored.
+    counted : float
+        Weight of counted targets in the loss at the start of the phase, from 0 to 1. It falls to 0 at the end, see
+        `warmstart.finetune.targets`.
 
     Examples
     --------
@@ -73,13 +76,14 @@ class Phase:
     decay: str = "cosine"
     floor: float = 0.05
     patience: int | None = None
+    counted: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the values."""
         wrong = [group for group, rate in self.rates.items() if not _number(rate) or rate <= 0]
         if wrong:
             raise InputError(f"phase {self.name!r}: expected positive learning rates, got {dict(self.rates)}")
-        for name, low, high in (("warmup", 0.0, 1.0), ("floor", 0.0, 1.0)):
+        for name, low, high in (("warmup", 0.0, 1.0), ("floor", 0.0, 1.0), ("counted", 0.0, 1.0)):
             value = getattr(self, name)
             if not _number(value) or not low <= value <= high:
                 raise InputError(f"phase {self.name!r}: {name}: expected a share from 0 to 1, got {value!r}")
@@ -91,9 +95,9 @@ class Phase:
             value = getattr(self, name)
             if value is not None and (not _number(value) or value <= 0):
                 raise InputError(f"phase {self.name!r}: {name}: expected a positive number, got {value!r}")
-        if not self.rates and (self.tokens or self.epochs):
+        if not self.rates and (self.tokens or self.epochs or self.counted):
             raise InputError(
-                f"phase {self.name!r}: expected no length where nothing trains; leave tokens and epochs out"
+                f"phase {self.name!r}: expected no length and no counted targets where nothing trains; leave them out"
             )
 
     def scale(self, share: float) -> float:

@@ -219,6 +219,17 @@ class NearShallowLM(nn.Module):
         x = self._segment_features(segments)[mask]
         return self.output.cross_entropy(x, segments.targets[mask], self._fixed)
 
+    def row_losses(self, segments: Segments, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``-log q(target)``, see `token_losses`, and ``-sum_y P(y) log q(y)`` (number of targets,) in nats.
+
+        ``rows`` (number of targets, V) hold the probabilities P; they are overwritten.
+        """
+        mask = segments.targets != IGNORED
+        x, targets = self._segment_features(segments)[mask], segments.targets[mask]
+        losses = self.output.cross_entropy(x, targets, self._fixed)
+        away = rows.neg_().scatter_add_(1, targets[:, None], rows.new_ones(len(targets), 1))  # one for the target - P
+        return losses, losses + ((away @ self.output.weight.T) * x).sum(-1)
+
     def _segment_features(self, segments: Segments, cached: bool = True) -> Tensor:
         """Return the inputs of the output layer (n, L, D)."""
         config, length, before = self.config, segments.ids.shape[1], segments.history.shape[1]
