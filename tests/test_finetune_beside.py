@@ -160,18 +160,18 @@ def test_the_mixture_of_the_module_is_that_of_the_gate():
     weights = 0.95 * rng.dirichlet(np.ones(4), 6) + [0.0, 0.0, 0.02, 0.03]
     weights[0] = [0.5, 0.0, 0.5 - FLOOR, FLOOR]
     module = Beside(NearShallowLM(Config(20, 0, bits=8)), Gate((2, 3), weights))
-    np.testing.assert_allclose(module.to_gate().weights, weights, atol=1e-6)
+    np.testing.assert_allclose(module.gate.to_model().weights, weights, atol=1e-6)
     probs, buckets = rng.random((50, 4)), rng.integers(0, 6, 50)
     losses = module.mixed(
         *(torch.from_numpy(x) for x in (-np.log(probs[:, -2]), np.delete(probs, -2, axis=1), buckets))
     )
     np.testing.assert_allclose(losses.detach().numpy(), -np.log((weights[buckets] * probs).sum(axis=1)), atol=1e-6)
-    unused = Beside(module.network, Gate((1,), np.array([[0.9, 0.0, 0.1]]))).to_gate().weights
+    unused = Beside(module.network, Gate((1,), np.array([[0.9, 0.0, 0.1]]))).gate.to_model().weights
     np.testing.assert_allclose(unused, [[0.9, 0.001, 0.1]], atol=2e-3)
     assert unused[0, 1] == pytest.approx(0.001, rel=0.02)
     with torch.no_grad():
-        module.gate[:, -1] = -1e9
-    assert module.to_gate().weights[:, -1].min() == pytest.approx(FLOOR)
+        module.gate.logits[:, -1] = -1e9
+    assert module.gate.to_model().weights[:, -1].min() == pytest.approx(FLOOR)
 
 
 def test_the_gate_without_the_network_has_the_others_in_proportion():
@@ -211,7 +211,7 @@ def test_it_starts_as_the_mixture_and_both_parts_learn(corpus, valid, counts, mi
     assert record["nats"] < log[0]["nats"] - 0.05
     assert record["network_nats"] < log[0]["network_nats"] - 0.5
     assert compare([tmp_path])[0]["end"] == log[-1]["nats"]
-    trained = Mixture(replace(mixture.experts, network=run.network.to_model()), run.module.to_gate())
+    trained = Mixture(replace(mixture.experts, network=run.network.to_model()), run.module.gate.to_model())
     expected = -trained.score(valid.tokens, valid.documents).log_probs.mean()
     assert record["nats"] == pytest.approx(expected, abs=1e-5)
 

@@ -13,16 +13,15 @@ explain most targets, and what is explained gives no gradient.
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from warmstart.gate import FLOOR, Gate, with_expert
 from warmstart.layers import NearShallowLM
+from warmstart.layers.gate import MixtureGate
 
-LEAST = 1e-8  # of a weight at the start: its logarithm is finite
-LEAST_NETWORK = 1e-3  # of the network's: with less, the gate would have no gradient that gives it more; costs 1e-3 nats
+LEAST = 1e-8  # of a weight at the start: with 0, the gate would have no gradient that gives it more
+LEAST_NETWORK = 1e-3  # of the network's; costs 1e-3 nats
 
 Floats = NDArray[np.float64]
 
@@ -30,8 +29,7 @@ Floats = NDArray[np.float64]
 class Beside(nn.Module):
     """A network, and the gate of the mixture that it is part of.
 
-    The weights are ``FLOOR`` for the unigram model, and ``1 - FLOOR`` times a softmax for all experts. They start at
-    those of a gate, but at least `LEAST_NETWORK` for the network.
+    The weights start at those of a gate, but at least `LEAST_NETWORK` for the network and `LEAST` for the others.
 
     Parameters
     ----------
@@ -44,7 +42,7 @@ class Beside(nn.Module):
     >>> from warmstart.near_shallow import Config
     >>> network = NearShallowLM(Config(vocab_size=20, separator=0, bits=8))
     >>> module = Beside(network, Gate((1,), np.array([[0.5, 0.3, 0.2]])))
-    >>> module.to_gate().weights.round(3).tolist()
+    >>> module.gate.to_model().weights.round(3).tolist()
     [[0.5, 0.3, 0.2]]
     >>> nats = module.mixed(torch.tensor([0.5]).log().neg(), torch.tensor([[0.1, 0.2]]), torch.tensor([0]))
     >>> round(nats.neg().exp().item(), 3)  # 0.5 * 0.1 + 0.3 * 0.5 + 0.2 * 0.2
@@ -54,11 +52,11 @@ class Beside(nn.Module):
     def __init__(self, network: NearShallowLM, start: Gate) -> None:
         super().__init__()
         self.network, self.start, self.config = network, start, network.config
-        free = start.weights.copy()
-        free[:, -1] -= FLOOR
-        free[:, -2] = np.maximum(free[:, -2], LEAST_NETWORK)
-        logits = np.log(np.maximum(free / (1.0 - FLOOR), LEAST))
-        self.gate = nn.Parameter(torch.from_numpy(logits.astype(np.float32)))
+        least = np.full(start.weights.shape[1], LEAST)
+        least[-2:] = LEAST_NETWORK, FLOOR + LEAST
+        weights = np.maximum(start.weights, least)
+        weights[:, :-1] *= (1.0 - weights[:, -1:]) / weights[:, :-1].sum(axis=1, keepdims=True)
+        self.gate = MixtureGate(Gate(start.sizes, weights))
 
     def mixed(self, network: Tensor, probs: Tensor, buckets: Tensor) -> Tensor:
         """Return ``-log P`` (n,) of targets by the mixture.
@@ -71,15 +69,9 @@ class Beside(nn.Module):
             ``P_m`` of the other experts.
         buckets : (n,) int64
         """
-        weights = (1.0 - FLOOR) * functional.embedding(buckets, self.gate).softmax(-1)
-        unigram = (weights[:, -1] + FLOOR) * probs[:, -1]
-        return -((weights[:, :-2] * probs[:, :-1]).sum(-1) + weights[:, -2] * network.neg().exp() + unigram).log()
-
-    def to_gate(self) -> Gate:
-        """Return the gate with its present weights."""
-        weights = (1.0 - FLOOR) * self.gate.detach().cpu().double().softmax(-1).numpy()
-        weights[:, -1] += FLOOR
-        return Gate(self.start.sizes, weights)
+        weights = self.gate.weights(buckets)
+        others = (weights[:, :-2] * probs[:, :-1]).sum(-1) + weights[:, -1] * probs[:, -1]
+        return -(others + weights[:, -2] * network.neg().exp()).log()
 
 
 def without_network(gate: Gate) -> Gate:

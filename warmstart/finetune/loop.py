@@ -289,7 +289,7 @@ class Run:
         order = np.argsort(places)  # in the order of the text
         probs, buckets = self.valid.said(places[order])
         own = np.insert(probs.double().numpy(), -1, network[order], axis=1)
-        return refit(self.module.to_gate(), own, buckets.numpy())
+        return refit(self.module.gate.to_model(), own, buckets.numpy())
 
     def _constants(self) -> dict[str, float]:
         """Return what the log repeats: beside counts, the loss of the counts without the network."""

@@ -18,7 +18,7 @@ from warmstart.errors import InputError
 GROUPS = {"embedding": ("embedding.*",), "middle": ("contexts.*",), "output": ("output.*",)}
 BESIDE_GROUPS = {  # of a network beside counts, see `warmstart.finetune.beside`
     **{group: tuple(f"network.{pattern}" for pattern in patterns) for group, patterns in GROUPS.items()},
-    "gate": ("gate",),
+    "gate": ("gate.*",),
 }
 RATE = 0.03  # learning rate of the output layer; it and the next two were chosen on validation text
 EMBEDDING_RATE = 0.15 * RATE  # smaller, because a vector affects all outputs at once

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from warmstart.errors import InputError
 from warmstart.gate import FLOOR, Gate
@@ -53,7 +54,11 @@ class MixtureGate(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the weights of the experts (..., m) for features (..., k) int64; they sum to 1."""
-        shares = (1 - FLOOR) * self.logits[self.index(features)].softmax(dim=-1)
+        return self.weights(self.index(features))
+
+    def weights(self, buckets: Tensor) -> Tensor:
+        """Return the weights of the experts (..., m) in buckets (...) int64; they sum to 1."""
+        shares = (1 - FLOOR) * functional.embedding(buckets, self.logits).softmax(dim=-1)
         return torch.cat([shares[..., :-1], shares[..., -1:] + FLOOR], dim=-1)
 
     def index(self, features: Tensor) -> Tensor:
