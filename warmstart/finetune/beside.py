@@ -39,6 +39,7 @@ class Beside(nn.Module):
 
     Examples
     --------
+    >>> import torch
     >>> from warmstart.near_shallow import Config
     >>> network = NearShallowLM(Config(vocab_size=20, separator=0, bits=8))
     >>> module = Beside(network, Gate((1,), np.array([[0.5, 0.3, 0.2]])))
