@@ -99,11 +99,7 @@ def test_documents_and_batches_are_shuffled(tmp_path):
 # Losses
 
 
-@pytest.mark.parametrize(
-    ("contexts", "radius"),
-    NAMES,
-    ids=lambda value: "-".join(value) if value is not None and isinstance(value, tuple) else str(value),
-)
+@pytest.mark.parametrize(("contexts", "radius"), NAMES)
 @pytest.mark.parametrize("frozen", [False, True])
 def test_batches_in_order_score_as_whole_documents_do(corpus, contexts, radius, frozen):
     module = module_of(corpus, contexts, radius)
@@ -252,7 +248,7 @@ def test_every_step_of_a_batch_begins_with_the_same_memory(train, valid, tmp_pat
 
 def test_a_part_of_the_validation_text_has_the_losses_of_the_whole(train, valid, tmp_path):
     made = options(train)
-    run = run_of(tmp_path, train, valid, **{**made, "settings": replace(made["settings"], valid_tokens=400)})
+    run = run_of(tmp_path, train, valid, **{**made, "settings": replace(made["settings"], valid_tokens=200)})
     expected, n = whole(run.network, valid).detach(), 0
     assert 1 < len(run.scored) < len(run.valid.in_order()) / 2
     for batch, _, losses in score(run.network, run.valid, run.scored):
@@ -269,19 +265,22 @@ def test_the_job_trains_it_alone_and_in_a_mixture(train, valid, tmp_path, contex
     model = WarmStartLM("potato", contexts=contexts, order=3, prune=(0,)).fit(train)
     result = Job(model, tmp_path / "run", Plan(max_tokens=9000, batch_tokens=128, rate=0.3)).run(train, valid)
     log = read(tmp_path / "run" / "log.jsonl")
-    assert result["nats"] < log[0]["nats"] - 0.01
+    assert result["nats"] < log[0]["nats"]
     trained = WarmStartLM.from_pretrained(tmp_path / "run")
-    network = "network_nats" if "ngrams" in contexts else "nats"
-    assert (
-        log[-1][network] == pytest.approx(whole(trained.to_torch(), valid).mean().item(), abs=1e-4)
-        if network == "nats"
-        else True
-    )
     old, new = (m.model_.arrays for m in (model, trained))
     assert np.array_equal(old["contexts.memory.labels.weight"], new["contexts.memory.labels.weight"])
     assert not np.array_equal(old["embedding.weight"], new["embedding.weight"])
     if "ngrams" in contexts:
+        assert log[-1]["network_nats"] < log[0]["network_nats"]
         scores = trained.mixture_.score(valid.tokens, valid.documents)
         assert scores.experts["network"] == pytest.approx(log[-1]["network_nats"], abs=1e-4)
         assert -scores.log_probs.mean() <= result["gate"]["nats_before"] + 1e-5
         assert result["gate"]["nats_before"] == pytest.approx(result["nats"], abs=1e-5)
+    else:
+        assert result["nats"] == pytest.approx(whole(trained.to_torch(), valid).mean().item(), abs=1e-4)
+
+
+def test_vectors_that_diverge_stop_the_run(train, valid, tmp_path):
+    schedule = Schedule([Phase("fine", {"output": 0.01}, tokens=1000), Phase("mad", {"embedding": 1e38}, warmup=0)])
+    with pytest.raises(InputError, match=r"step \d+: expected a finite .*mad.*step \d+ is kept in"):
+        finish(tmp_path, train, valid, **{**options(train, 3000, 500), "schedule": schedule})

@@ -70,6 +70,9 @@ class MemoryContext(nn.Module):
         """
         k = _keys(X)
         labels = self.labels(ids).to(k.dtype)
+        if not torch.isfinite(k).all():  # the delta rule would refuse them; with NaN, the loss shows what diverged
+            nan = torch.full_like(labels, torch.nan)
+            return nan, nan.new_full((len(ids), labels.shape[2], k.shape[2]), torch.nan)
         beta = k.new_full(ids.shape, WRITE_STRENGTH)
         beta[:, 0].masked_fill_(position == 0, 0.0)
         state = None if memory is None else memory[:, None]
