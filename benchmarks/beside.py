@@ -23,13 +23,13 @@ from warmstart import WarmStartLM
 from warmstart.corpus import Corpus
 from warmstart.finetune import Batches
 from warmstart.finetune.beside import nats, without_network
+from warmstart.finetune.carried import score
 from warmstart.finetune.evidence import expert_table
 from warmstart.finetune.job import Job, Plan
 from warmstart.finetune.log import LOG, read
 from warmstart.finetune.phases import GATE_RATE
 from warmstart.gate import Gate
 from warmstart.layers import NearShallowLM
-from warmstart.layers.near_shallow import Segments
 from warmstart.mixture import Experts
 from warmstart.progress import Progress
 
@@ -82,9 +82,8 @@ def test_losses(experts: Experts, gates: dict[str, Gate], corpus: Corpus) -> dic
     assert experts.network is not None  # noqa: S101 - it was trained
     network, table = NearShallowLM.from_model(experts.network).to(harness.device()), expert_table(experts, corpus)
     batches, losses = Batches(corpus, network.config), np.empty(corpus.n_tokens)
-    for batch in batches.in_order():
-        segments = Segments(*(tensor.to(harness.device()) for tensor in batches.segments(batch)))
-        losses[batches.targets(batch)] = network.token_losses(segments).double().cpu().numpy()
+    for batch, _, of_batch in score(network, batches, batches.in_order()):
+        losses[batches.targets(batch)] = of_batch.double().cpu().numpy()
     probs: NDArray[np.float64] = np.insert(table.probs.astype(np.float64), -1, np.exp(-losses), axis=1)
     return {"network": float(losses.mean())} | {name: nats(gate, probs, table.buckets) for name, gate in gates.items()}
 

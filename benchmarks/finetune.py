@@ -26,6 +26,7 @@ from benchmarks.harness import Results, Workers, search
 from warmstart import WarmStartLM
 from warmstart.corpus import Corpus
 from warmstart.finetune import Batches, Phase, Run, Schedule, Settings
+from warmstart.finetune.carried import score
 from warmstart.finetune.compare import Curve, crossing, reached
 from warmstart.finetune.log import LOG, Log, read
 from warmstart.finetune.phases import FROZEN, FROZEN_RATE
@@ -121,10 +122,8 @@ def train_one(folder: str, preset: str, arm: str, seed: int, names: Sequence[str
 @torch.no_grad()
 def test_loss(module: NearShallowLM, corpus: Corpus) -> float:
     """Return nats a token on a whole text."""
-    batches, device, losses = Batches(corpus, module.config), harness.device(), []
-    for batch in batches.in_order():
-        segments = Segments(*(tensor.to(device) for tensor in batches.segments(batch)))
-        losses.append(module.token_losses(segments).double().cpu())
+    batches = Batches(corpus, module.config)
+    losses = [of_batch.double().cpu() for _, _, of_batch in score(module, batches, batches.in_order())]
     return float(torch.cat(losses).mean())
 
 

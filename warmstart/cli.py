@@ -91,7 +91,7 @@ def fit(
         str | None,
         typer.Option(
             help="What the next token is predicted from. Counts: ngrams, classes (of tokens), cache (this document so "
-            "far). Network: radial, attended, block, document, memory; memory cannot be fine-tuned.",
+            "far). Network: radial, attended, block, document, memory.",
             show_default=PRESET,
         ),
     ] = None,

@@ -3,6 +3,10 @@
 A long document is cut into segments at multiples of the segment length. Each segment carries the tokens just before it
 (for the radial context) and the counts of all tokens before it in the document (for the document context). So segments
 can be read in any order, a row never holds two documents, and epoch and index determine a batch.
+
+The memory context needs a state instead (see `warmstart.finetune.carried`). With it, the long documents of an epoch are
+laid out in one list of segments, which is cut into equal runs, and a batch holds the next segment of every run. So the
+state goes from batch to batch. Batches of documents of one segment stand between these batches at random.
 """
 
 from collections.abc import Iterator
@@ -41,8 +45,7 @@ class Batches:
     Raises
     ------
     InputError
-        A batch is smaller than one segment, the corpus has another vocabulary than the model, or the model has the
-        memory context.
+        A batch is smaller than one segment, or the corpus has another vocabulary than the model.
     """
 
     corpus: Corpus
@@ -57,11 +60,6 @@ class Batches:
             raise InputError(
                 f"{corpus.folder}: expected text in the tokens of the model ({config.vocab_size} tokens, separator "
                 f"{config.separator}), got {corpus.vocab_size} and {corpus.separator}; encode it with its tokenizer"
-            )
-        if "memory" in config.contexts:
-            raise InputError(
-                "expected a model without the memory context, which reads a whole document in order; fit it with "
-                "contexts radial,block,document to train it further"
             )
         if self.batch_tokens < self.length:
             raise InputError(f"batch_tokens: expected at least a segment of {self.length}, got {self.batch_tokens}")
@@ -85,15 +83,42 @@ class Batches:
     def order(self, epoch: int) -> list[NDArray[np.int64]]:
         """Return the batches of an epoch, each an array of segment numbers."""
         rng = np.random.default_rng([self.seed, epoch])
-        lengths = self.table[2]
-        shuffled = rng.permutation(lengths.size)
+        shuffled, lengths = rng.permutation(self._free), self.table[2]
         pool = np.cumsum(lengths[shuffled]) // (POOL * self.batch_tokens)
-        batches = list(self._packed(shuffled[np.lexsort((lengths[shuffled], pool))]))
-        return [batches[i] for i in rng.permutation(len(batches))]
+        free = list(self._packed(shuffled[np.lexsort((lengths[shuffled], pool))]))
+        free = [free[i] for i in rng.permutation(len(free))]
+        bound = self._in_runs(rng.permutation(self._bound[0]))
+        kinds, batches = rng.permutation(np.repeat([0, 1], [len(free), len(bound)])), (iter(free), iter(bound))
+        return [next(batches[kind]) for kind in kinds]
 
     def in_order(self) -> list[NDArray[np.int64]]:
-        """Return batches of all segments by length, for scoring."""
-        return list(self._packed(np.argsort(self.table[2], kind="stable")))
+        """Return batches of all segments for scoring: those in any order by length, then the long documents."""
+        by_length = self._free[np.argsort(self.table[2][self._free], kind="stable")]
+        return [*self._packed(by_length), *self._in_runs(self._bound[0])]
+
+    @cached_property
+    def _bound(self) -> NDArray[np.int64]:
+        """First segment and number of segments (2, n) of the documents whose segments need their order."""
+        first = np.flatnonzero(self.table[0] == self.table[1])
+        bound = np.stack([first, np.diff(first, append=self.table.shape[1])])
+        return bound[:, (bound[1] > 1) & ("memory" in self.config.contexts)]
+
+    @cached_property
+    def _free(self) -> NDArray[np.int64]:
+        """The other segments."""
+        free = np.ones(self.table.shape[1], np.bool_)
+        for first, n in self._bound.T.tolist():
+            free[first : first + n] = False
+        return np.flatnonzero(free)
+
+    def _in_runs(self, documents: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Lay documents, given by their first segments, out in runs; return the segments of every turn."""
+        sizes = dict(self._bound.T.tolist())
+        segments = [np.arange(first, first + sizes[first]) for first in documents.tolist()]
+        if not segments:
+            return []
+        runs = np.array_split(np.concatenate(segments), self.batch_tokens // self.length)
+        return [np.array([run[i] for run in runs if i < run.size]) for i in range(runs[0].size)]
 
     def _packed(self, segments: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         """Cut a sequence of segments into batches of at most `batch_tokens` positions, padding included."""
@@ -103,7 +128,8 @@ class Batches:
             if (i + 1 - first) * longest > self.batch_tokens:
                 yield segments[first:i]
                 first, longest = i, length
-        yield segments[first:]
+        if segments.size:
+            yield segments[first:]
 
     def padded_share(self, batches: list[NDArray[np.int64]]) -> float:
         """Return the share of positions that are padding."""
@@ -113,10 +139,11 @@ class Batches:
         return 1.0 - tokens / positions
 
     def segments(self, batch: NDArray[np.int64]) -> Segments:
-        """Return the tensors of a batch."""
+        """Return the tensors of a batch, without the memory before it."""
         config, tokens = self.config, self.corpus.tokens
         document, start, lengths = self.table[:, batch]
-        rows, longest, before = batch.size, int(lengths.max()), max(config.radius - 1, 0)
+        rows, longest = batch.size, int(lengths.max())
+        before = max(config.radius - 1, int("memory" in config.contexts))
         ids = np.full((rows, longest), config.separator, dtype=np.int64)
         targets = np.full((rows, longest), IGNORED, dtype=np.int64)
         history = np.full((rows, before), config.separator, dtype=np.int64)

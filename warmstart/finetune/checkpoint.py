@@ -17,11 +17,13 @@ def save(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     best: dict[str, Tensor],
+    memories: dict[int, Tensor],
     facts: dict[str, Any],
 ) -> None:
-    """Write the weights, the best weights of the phase, the state of the optimizer, and JSON facts."""
+    """Write the weights, the best weights of the phase, the state of the optimizer, memories, and JSON facts."""
     tensors = {f"weights/{name}": tensor for name, tensor in module.state_dict().items()}
     tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
+    tensors |= {f"memories/{number}": memory for number, memory in memories.items()}
     for name, parameter in module.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer/{key}/{name}"] = value
@@ -30,7 +32,7 @@ def save(
 
 def load(
     path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, expected: dict[str, Any]
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+) -> tuple[dict[str, Tensor], dict[int, Tensor], dict[str, Any]]:
     """Set the weights and the optimizer from a checkpoint.
 
     Parameters
@@ -41,6 +43,8 @@ def load(
     Returns
     -------
     best : dict of str to Tensor
+    memories : dict of int to Tensor
+        The memory of documents at the start of segments.
     facts : dict
 
     Raises
@@ -64,7 +68,8 @@ def load(
     for name, tensor in _under("optimizer/", tensors).items():
         key, parameter = name.split("/", 1)
         optimizer.state[parameters[parameter]][key] = tensor.to(parameters[parameter].device)
-    return _under("best/", tensors), facts
+    memories = {int(number): tensor for number, tensor in _under("memories/", tensors).items()}
+    return _under("best/", tensors), memories, facts
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

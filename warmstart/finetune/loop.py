@@ -28,12 +28,13 @@ from warmstart.files import load_arrays
 from warmstart.finetune import checkpoint
 from warmstart.finetune.batches import Batches
 from warmstart.finetune.beside import Beside, Refit, nats, refit, without_network
+from warmstart.finetune.carried import Carried, score
 from warmstart.finetune.evidence import ExpertTable
 from warmstart.finetune.log import Log
 from warmstart.finetune.phases import Clock, Phase, Schedule, apply
 from warmstart.finetune.targets import CountedTargets
 from warmstart.layers import NearShallowLM
-from warmstart.layers.near_shallow import IGNORED, Segments
+from warmstart.layers.near_shallow import IGNORED
 from warmstart.progress import Progress
 
 CHECKPOINT_EVERY = 120.0  # seconds between checkpoints; there is one at every validation too
@@ -121,6 +122,7 @@ class Run:
         self.network = module.network if isinstance(module, Beside) else module
         self.valid = Batches(valid, module.config, batches.batch_tokens, experts=valid_experts)
         self.scored = self._scored_batches()
+        self.carried = Carried(self.network, batches)
         self.constants = self._constants()
         self.clock = Clock(schedule, settings.max_tokens, batches.corpus.n_tokens)
         self.optimizer = schedule.optimizer(module)
@@ -188,7 +190,7 @@ class Run:
     def _train(self, phase: Phase) -> None:
         """Take one step on the rest of the present batch, up to the next validation or border of a phase."""
         numbers = self._numbers()
-        segments = self._segments(self.batches, numbers)
+        segments = self.carried.segments(numbers)
         every, clock = self.settings.validate_every, self.clock
         border = min(math.ceil(clock.end), self.settings.max_tokens, (self.tokens // every + 1) * every)
         targets, n_targets = _cut(segments.targets, self.offset, border - self.tokens)
@@ -208,6 +210,7 @@ class Run:
         self.step, self.tokens, self.offset = self.step + 1, self.tokens + n_targets, self.offset + n_targets
         if self.offset == int((segments.targets != IGNORED).sum()):
             self.batch, self.offset = self.batch + 1, 0
+            self.carried.complete(numbers, segments)
 
     def _losses(self, numbers: NDArray[np.int64], segments: Segments, counted: float) -> Tensor:
         """Return the losses of the targets of a batch; counted: weight of the counted targets."""
@@ -225,21 +228,19 @@ class Run:
 
     def _numbers(self) -> NDArray[np.int64]:
         """Return the numbers of the segments of the present batch. After the last batch a new epoch begins."""
-        if self.order is not None and self.batch == len(self.order):
-            self.epoch, self.batch, self.order = self.epoch + 1, 0, None
         if self.order is None:
             self.order = self.batches.order(self.epoch)
+        if self.batch == len(self.order):
+            self.epoch, self.batch = self.epoch + 1, 0
+            self.order = self.batches.order(self.epoch)
+            self.carried.known.clear()
         return self.order[self.batch]
-
-    def _segments(self, batches: Batches, batch: NDArray[np.int64]) -> Segments:
-        return Segments(*(tensor.to(self.settings.device) for tensor in batches.segments(batch)))
 
     @torch.no_grad()
     def _validate(self, log: Log) -> None:
         total = of_network = count = 0.0
-        for batch in self.scored:
-            segments = self._segments(self.valid, batch)
-            losses = network = self.network.token_losses(segments)
+        for batch, segments, network in score(self.network, self.valid, self.scored):
+            losses = network
             if isinstance(self.module, Beside):
                 losses = self._mixed(self.module, network, self.valid, batch, segments.targets)
             total, count = total + losses.sum(dtype=torch.float64).item(), count + len(losses)
@@ -283,7 +284,7 @@ class Run:
         """Refit the gate of a finished run beside counts on the validation text, see `warmstart.finetune.beside`."""
         if not isinstance(self.module, Beside):
             raise InputError("expected a network that was trained beside counts, got one alone")
-        losses = [self.network.token_losses(self._segments(self.valid, batch)) for batch in self.scored]
+        losses = [of_batch for _, _, of_batch in score(self.network, self.valid, self.scored)]
         network = torch.cat(losses).cpu().double().neg().exp().numpy()
         places = np.concatenate([self.valid.targets(batch) for batch in self.scored])
         order = np.argsort(places)  # in the order of the text
@@ -303,11 +304,14 @@ class Run:
     def _save(self) -> None:
         names = ("step", "tokens", "epoch", "batch", "offset", "seconds", "record", "best_scores")
         place = {name: getattr(self, name) for name in names} | {"clock": self.clock.state()}
-        checkpoint.save(self.path, self.module, self.optimizer, self.best, {**self.identity, "place": place})
+        checkpoint.save(
+            self.path, self.module, self.optimizer, self.best, self.carried.known, {**self.identity, "place": place}
+        )
         self.saved = time.monotonic()
 
     def _load(self) -> None:
-        self.best, facts = checkpoint.load(self.path, self.module, self.optimizer, self.identity)
+        self.best, memories, facts = checkpoint.load(self.path, self.module, self.optimizer, self.identity)
+        self.carried.known = {number: memory.to(self.settings.device) for number, memory in memories.items()}
         place = facts["place"]
         self.clock.resume(place.pop("clock"))
         for name, value in place.items():

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from warmstart.errors import InputError
 from warmstart.folder import load_model, save_model
 from warmstart.layers._ids import checked_ids, checked_targets, positions
 from warmstart.layers.attention import SelfAttention, ages, comparisons, superpose
@@ -39,11 +40,15 @@ class Segments(NamedTuple):
     targets : (n, L) int64
         The token after each of ``ids``; `IGNORED` in the padding.
     history : (n, h) int64
-        The h tokens before the segment, oldest first, with separators before the document. h is at least radius - 1.
+        The h tokens before the segment, oldest first, with separators before the document. h is at least radius - 1,
+        and 1 with the memory context.
     position : (n,) int64
         Position of the first token in its document, a multiple of the block size. The separator has position 0.
     counts : (n, V) float32
         Number of times each token occurs in the document before the segment. Only the document context reads it.
+    memory : (n, m, b), optional
+        What the memory context holds of the document before the segment. It is needed if a segment does not begin its
+        document.
     """
 
     ids: Tensor
@@ -51,6 +56,11 @@ class Segments(NamedTuple):
     history: Tensor
     position: Tensor
     counts: Tensor
+    memory: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> "Segments":
+        """Return the tensors on a device."""
+        return self._replace(**{name: x.to(device) for name, x in self._asdict().items() if x is not None})
 
 
 class NetworkState(NamedTuple):
@@ -249,7 +259,34 @@ class NearShallowLM(nn.Module):
             else:
                 z = context.windows(ids_by_age, X_by_age, position, compare)
             features.append(z.softmax(-1))
+        if "memory" in config.contexts:
+            if segments.memory is None and segments.position.any():
+                raise InputError("segments: expected the memory of documents that began earlier, got none; read them")
+            features.append(
+                self._memory.segments(ids[:, before:], X[:, before - 1 :], segments.position, segments.memory)[0]
+            )
         return torch.cat(features, dim=-1)
+
+    @torch.no_grad()
+    def remember(self, ids: Tensor, previous: Tensor, position: Tensor, memory: Tensor | None = None) -> Tensor:
+        """Return what the memory context holds (n, m, b) after segments of documents, one a row.
+
+        Parameters
+        ----------
+        ids : (n, L) int64
+        previous : (n,) int64
+            The token before the segment, any before a document.
+        position : (n,) int64
+            Position of the first token in its document.
+        memory : (n, m, b), optional
+            The memory before; zeros by default.
+        """
+        X = self.embedding(torch.cat([previous[:, None], ids], dim=1))
+        return self._memory.segments(ids, X, position, memory)[1]
+
+    @property
+    def _memory(self) -> MemoryContext:
+        return cast(MemoryContext, self.contexts["memory"])
 
     def _named_contexts(self) -> list[tuple[str, Context]]:
         """Return name and module of the contexts with a value layer."""
@@ -322,8 +359,7 @@ class NearShallowLM(nn.Module):
         if "document" in self.contexts:
             sums = sums.masked_fill(begins[:, None], 0.0) + self.contexts["document"](x)
         if "memory" in self.contexts:
-            previous, context = self.embedding(window[:, 0]), cast(MemoryContext, self.contexts["memory"])
-            recalled, memory = context.step(previous, token, x, memory, begins)
+            recalled, memory = self._memory.step(self.embedding(window[:, 0]), token, x, memory, begins)
         window = torch.cat([token[:, None], window[:, :-1]], dim=1)
         return NetworkState(window, (position + 1).masked_fill(begins, 0), sums, recalled, memory)
 
@@ -347,7 +383,7 @@ class NearShallowLM(nn.Module):
         """Return features (batch, length, m) and the memory (batch, m, b). Without that context m is 0."""
         if "memory" not in self.contexts:
             return X[..., :0], X[:, :0]
-        features, memory = self.contexts["memory"](ids, X, position)
+        features, memory = self._memory(ids, X, position)
         return features, memory
 
     def _features(self, ages: Sequence[Tensor], position: Tensor, sums: Tensor, recalled: Tensor) -> Tensor:
