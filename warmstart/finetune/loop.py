@@ -34,7 +34,7 @@ from warmstart.finetune.log import Log
 from warmstart.finetune.phases import Clock, Phase, Schedule, apply
 from warmstart.finetune.targets import CountedTargets
 from warmstart.layers import NearShallowLM
-from warmstart.layers.near_shallow import IGNORED
+from warmstart.layers.near_shallow import IGNORED, Segments
 from warmstart.progress import Progress
 
 CHECKPOINT_EVERY = 120.0  # seconds between checkpoints; there is one at every validation too
