@@ -72,7 +72,7 @@ def test_awkward_documents(tmp_path, kind, monkeypatch):
     monkeypatch.setattr(module, "BLOCK", 7)
     texts = ["x", "é\U0001f600", "a\r\nb", "line " * PIECE, f"no {SEPARATOR} here", "\ufeffbom"]
     corpus = Corpus.build(iter(texts), tokenizer=kind, vocab_size=300, cache_dir=tmp_path)
-    check(corpus, texts)
+    check(corpus, [*texts[:4], "no ", " here", "\ufeffbom"])
     assert np.all(np.diff(corpus.counts) <= 0)
     other = Corpus.encode(["unseen ☃ x", "x"], corpus.tokenizer, cache_dir=tmp_path)
     check(other, ["unseen ☃ x", "x"])
