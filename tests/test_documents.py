@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
 from warmstart import documents, formats
+from warmstart.corpus import Corpus
 from warmstart.documents import PIECE, Piece, default_corpus, find_sources, read_documents
 from warmstart.errors import InputError
 from warmstart.formats import CONTEXT, READ, Reading
@@ -225,3 +227,45 @@ def test_errors_in_sources(tmp_path):
 def test_bad_expressions_are_refused_before_reading(expression):
     with pytest.raises(InputError, match="split_documents"):
         Reading(expression)
+
+
+def test_links_in_a_folder_are_followed_once_and_hidden_files_are_read(tmp_path):
+    folder, outside = tmp_path / "folder", tmp_path / "outside"
+    for path, text in [(folder / "a.txt", "a"), (folder / ".hidden/.h.txt", "h"), (outside / "o.txt", "o")]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (folder / "link").symlink_to(outside)
+    (folder / "again").symlink_to(outside)
+    (outside / "loop").symlink_to(folder)
+    assert whole(folder) == ["h", "a", "o"]
+    (folder / "b.txt").symlink_to(folder / "a.txt")
+    with pytest.warns(UserWarning, match=r"b\.txt: read once, it is the same file as .*a\.txt"):
+        assert whole(folder) == ["h", "a", "o"]
+    with pytest.warns(UserWarning, match="read once"):
+        assert whole([folder / "a.txt", outside / "o.txt", folder / "a.txt"]) == ["a", "o"]
+
+
+def test_what_a_folder_has_besides_text_is_named(tmp_path):
+    for name in ("a.txt", "b.csv", "c.py", "d.pdf", "e"):
+        (tmp_path / name).write_text("text")
+    os.mkfifo(tmp_path / "aa.txt")
+    (tmp_path / "ab.txt").symlink_to("nowhere")
+    with pytest.warns(UserWarning, match=r"left out aa\.txt, ab\.txt, b\.csv and 3 more, which"):
+        assert whole(tmp_path) == ["text"]
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(InputError, match="got none, and 6 others"):
+        find_sources(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", [b"-.txt", b"--help.txt", b"two\nlines.txt", b"\xff\xfe.txt", b" .txt", "é*?.txt".encode()]
+)
+def test_unusual_names(tmp_path, name):
+    path = tmp_path / os.fsdecode(name)
+    path.write_text("text")
+    assert whole(tmp_path) == ["text"]
+    corpus = Corpus.build(path, tokenizer="words", cache_dir=tmp_path / "cache")
+    assert corpus.manifest["sources"][0]["name"] == path.name
+    path.write_bytes(b"\xff")
+    with pytest.raises(InputError, match="0xff at offset 0"):
+        whole(path)

@@ -35,7 +35,7 @@ from tokenizers import Tokenizer
 from warmstart.documents import Piece, Sources, find_sources, read_documents
 from warmstart.errors import InputError
 from warmstart.files import save_json
-from warmstart.formats import STDIN, Reading, is_packed, notice
+from warmstart.formats import STDIN, Reading, is_packed, named, notice
 from warmstart.progress import Progress
 from warmstart.tokenizer import KINDS, SEPARATOR, load_tokenizer, rank_tokens, token_ranks, train_tokenizer, unknown_id
 
@@ -223,6 +223,7 @@ class Corpus:
                 work = Path(temporary)
                 files = _spool(files_or_texts, work / "spool")
                 settings = recipe.settings(files)
+                _report_copies(settings["sources"])
                 folder = cache / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
                 if not cls._is_whole(folder):
                     _write(work / "corpus", recipe, files, settings, progress)
@@ -320,6 +321,18 @@ def _spool(sources: list[Path] | Iterator[str], folder: Path) -> list[Path]:
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps({"text": text}) + "\n" for text in sources)
     return [path]
+
+
+def _report_copies(sources: list[dict[str, str]]) -> None:
+    """Name the sources whose content came before."""
+    seen: set[str] = set()
+    copies = []
+    for source in sources:
+        if source["sha256"] in seen:
+            copies.append(source["name"])
+        seen.add(source["sha256"])
+    if copies:
+        notice(f"{named(copies)}: read too, though a file before has the same content")
 
 
 def _spool_stream(path: Path, folder: Path) -> Path:

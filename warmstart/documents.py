@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from warmstart.errors import InputError
-from warmstart.formats import NAMED, PACKED, STDIN, TEXT, Reading, Report, check_text, notice, read_file
+from warmstart.formats import PACKED, STDIN, TEXT, Reading, Report, check_text, named, notice, read_file
 
 PIECE = 2**16  # characters; small pieces keep the tokenizer's threads busy and its buffers small
 SEPARATOR = "<|endoftext|>"
@@ -191,9 +191,8 @@ def _files(path: Path, report: Report) -> list[Path]:
         raise InputError(f"{path}: expected a folder with text files ({endings}), got none, and {len(others)} others")
     if others:
         names = sorted(str(file.relative_to(path)) for file in others)
-        more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
         report(
-            f"{path}: left out {', '.join(names[:NAMED])}{more}, which are no files with the endings {endings}; "
+            f"{path}: left out {named(names)}, which are no files with the endings {endings}; "
             "give their names to read them too"
         )
     return sorted(files, key=lambda file: file.relative_to(path).parts)

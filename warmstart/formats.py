@@ -107,6 +107,12 @@ def notice(sentence: str) -> None:
     warnings.warn(sentence, stacklevel=2)
 
 
+def named(names: list[str]) -> str:
+    """Name the first things of a list and count the others."""
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
 def encoding_of(start: bytes) -> str:
     """Return the encoding that a byte order mark tells, without one UTF-8.
 
