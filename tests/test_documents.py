@@ -58,7 +58,7 @@ def test_a_folder_is_read_in_the_order_of_relative_paths(tmp_path):
     for name in ("b.txt", "a/z.md", "a/y/x.text", "A.TXT", "skip.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
-    with pytest.warns(UserWarning, match=r"left out skip\.py, which"):
+    with pytest.warns(UserWarning, match=r"left out skip\.py; a folder"):
         assert whole(tmp_path) == ["A.TXT", "a/y/x.text", "a/z.md", "b.txt"]
 
 
@@ -248,12 +248,15 @@ def test_links_in_a_folder_are_followed_once_and_hidden_files_are_read(tmp_path)
 def test_what_a_folder_has_besides_text_is_named(tmp_path):
     for name in ("a.txt", "b.csv", "c.py", "d.pdf", "e"):
         (tmp_path / name).write_text("text")
+    (tmp_path / "settings.json").write_text('{\n  "bits": 5\n}\n')
+    (tmp_path / "lines.json").write_text('{"text": "record"}')
     os.mkfifo(tmp_path / "aa.txt")
     (tmp_path / "ab.txt").symlink_to("nowhere")
-    with pytest.warns(UserWarning, match=r"left out aa\.txt, ab\.txt, b\.csv and 3 more, which"):
-        assert whole(tmp_path) == ["text"]
+    with pytest.warns(UserWarning, match=r"left out aa\.txt, ab\.txt, b\.csv and 4 more; a folder"):
+        assert whole(tmp_path) == ["text", "record"]
     (tmp_path / "a.txt").unlink()
-    with pytest.raises(InputError, match="got none, and 6 others"):
+    (tmp_path / "lines.json").unlink()
+    with pytest.raises(InputError, match="got none, and 7 others"):
         find_sources(tmp_path)
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from warmstart.errors import InputError
-from warmstart.formats import PACKED, STDIN, TEXT, Reading, Report, check_text, named, notice, read_file
+from warmstart.formats import PACKED, STDIN, TEXT, Reading, Report, check_text, is_searched, named, notice, read_file
 
 PIECE = 2**16  # characters; small pieces keep the tokenizer's threads busy and its buffers small
 SEPARATOR = "<|endoftext|>"
@@ -184,16 +184,15 @@ def _files(path: Path, report: Report) -> list[Path]:
             continue
         seen.add(_identity(Path(folder)))
         for file in (Path(folder, name) for name in names):
-            known = file.name.lower().endswith(ENDINGS) and file.is_file()
-            (files if known else others).append(file)
+            (files if is_searched(file) else others).append(file)
     endings = f"{', '.join(TEXT)}, also {', '.join(PACKED)}"
     if not files:
         raise InputError(f"{path}: expected a folder with text files ({endings}), got none, and {len(others)} others")
     if others:
         names = sorted(str(file.relative_to(path)) for file in others)
         report(
-            f"{path}: left out {named(names)}, which are no files with the endings {endings}; "
-            "give their names to read them too"
+            f"{path}: left out {named(names)}; a folder is searched for text and JSON lines with the endings "
+            f"{endings}; give other files by name"
         )
     return sorted(files, key=lambda file: file.relative_to(path).parts)
 

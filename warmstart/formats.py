@@ -145,6 +145,17 @@ def _packing(start: bytes) -> str | None:
     return next((ending for ending, magic in PACKED.items() if start.startswith(magic)), None)
 
 
+def is_searched(path: Path) -> bool:
+    """Say whether a file of a folder is read: one with a known ending; of ``.json`` only JSON lines, no settings."""
+    name = _unpacked_name(path)
+    if not name.endswith(TEXT) or not path.is_file():
+        return False
+    if not name.endswith(".json"):
+        return True
+    with _opened(path) as file:
+        return _json_kind(*_start(file.peek())) == "lines"
+
+
 def read_file(path: Path, reading: Reading, report: Report) -> Iterator[tuple[str, bool]]:
     """Yield stretches of text, and whether a document ends with the stretch.
 
@@ -221,10 +232,9 @@ def _unpacked(file: IO[bytes], ending: str) -> tuple[Any, type[Exception]]:
 
 def _recognised(path: Path, head: bytes) -> str:
     """Return "jsonl" or "text", or refuse a file that is neither, or not clearly one of them."""
-    name = path.name.lower()
-    suffix = Path(name.removesuffix(next((ending for ending in PACKED if name.endswith(ending)), ""))).suffix
-    start = head.decode(encoding_of(head), "replace").lstrip("\ufeff \t\r\n")
-    json_kind = _json_kind(start, whole=len(head) < HEAD)
+    suffix = Path(_unpacked_name(path)).suffix
+    start, whole = _start(head)
+    json_kind = _json_kind(start, whole)
     if suffix in LINES or (json_kind == "lines" and suffix not in PLAIN):
         return "jsonl"
     if json_kind == "lines":
@@ -241,6 +251,16 @@ def _recognised(path: Path, head: bytes) -> str:
         hint = "or take it as plain text with format text (--format text)"
         raise InputError(f"{path}: expected text or JSON lines, got {found}, {hint}")
     return "text"
+
+
+def _unpacked_name(path: Path) -> str:
+    name = path.name.lower()
+    return name.removesuffix(next((ending for ending in PACKED if name.endswith(ending)), ""))
+
+
+def _start(head: bytes) -> tuple[str, bool]:
+    """Return the text at the beginning of a file, and whether it is the whole text."""
+    return head.decode(encoding_of(head), "replace").lstrip("\ufeff \t\r\n"), len(head) < HEAD
 
 
 def _is_table(start: str) -> bool:
