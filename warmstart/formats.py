@@ -190,7 +190,7 @@ def read_file(path: Path, reading: Reading, report: Report) -> Iterator[tuple[st
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[io.BufferedReader]:
     """Open a file for reading its unpacked bytes. Errors in the block become InputErrors that name the file."""
-    named, damage = path.suffix.lower(), [gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError]
+    suffix, damage = path.suffix.lower(), [gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError]
     found: str | None = None
     try:
         with contextlib.ExitStack() as stack:
@@ -198,7 +198,7 @@ def _opened(path: Path) -> Iterator[io.BufferedReader]:
             file = io.BufferedReader(source, HEAD)
             stack.callback(file.detach)  # else standard input is closed with it
             found = _packing(file.peek())
-            if named in PACKED and named != found:
+            if suffix in PACKED and suffix != found:
                 raise EOFError(f"{found or 'other'} data")
             if found:
                 unpacked, error_type = _unpacked(file, found)
@@ -206,7 +206,7 @@ def _opened(path: Path) -> Iterator[io.BufferedReader]:
                 file = io.BufferedReader(stack.enter_context(unpacked), HEAD)
             yield file
     except tuple(damage) as error:
-        kind = named if named in PACKED else found
+        kind = suffix if suffix in PACKED else found
         raise InputError(f"{path}: expected a whole {kind} file, got: {error}; pack or copy it again") from error
     except OSError as error:
         raise InputError(f"{path}: expected a readable file, got: {error.strerror or error}") from error
