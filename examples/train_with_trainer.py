@@ -26,7 +26,7 @@ def main(
     """Cut the text into windows as long as the model sees, and train on them."""
     tokenizer = AutoTokenizer.from_pretrained(model)
     network = AutoModelForCausalLM.from_pretrained(model)
-    ids = torch.tensor(tokenizer(text.read_text(encoding="utf-8"), verbose=False)["input_ids"])
+    ids = torch.tensor(tokenizer(text.read_text(encoding="utf-8-sig"), verbose=False)["input_ids"])
     length = min(network.config.max_position_embeddings, len(ids))
     windows = [{"input_ids": w, "labels": w} for w in ids[: len(ids) // length * length].view(-1, length)]
     arguments = TrainingArguments(

@@ -251,6 +251,7 @@ def test_blocks_of_any_size_give_the_same_model(tmp_path, monkeypatch):
     for size in (40, 41, 64, 100, 333):
         monkeypatch.setattr(arpa, "BLOCK", size)
         assert_equal(read_text(tmp_path, LMPLZ), whole)
+    assert_equal(read_text(tmp_path, "\ufeff" + LMPLZ), whole)
     monkeypatch.setattr(arpa, "BLOCK", 5)
     with pytest.raises(InputError, match="line 2: expected a line of at most 5 bytes, got a longer one"):
         read_text(tmp_path, LMPLZ)

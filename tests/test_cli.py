@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -264,6 +266,39 @@ def test_compressed_and_jsonl_give_the_same_model(run, text, tmp_path):
         assert run(*small(path, tmp_path / str(i), "--quiet"))[0] == 0
         weights.add((tmp_path / str(i) / "model.safetensors").read_bytes())
     assert len(weights) == 1
+
+
+def test_every_command_that_reads_text_has_the_options(run, text, tmp_path):
+    lines, other = tmp_path / "corpus.log", tmp_path / "other.txt"
+    records = [json.dumps({"body": text.read_text()}), "no record"]
+    for path in (lines, other):
+        path.write_text("\n".join(records[:: 1 if path == lines else -1]))
+    options = ["--format", "jsonl", "--text-field", "body", "--skip-bad-records"]
+    model, both = tmp_path / "m", ("fit", "eval", "finetune", "init")
+    with pytest.warns(UserWarning, match="1 of the first 2 records"):
+        code, out, _ = run(*small(lines, model, "--json", *options))
+    assert (code, json.loads(out)["documents"]) == (0, 1)
+    with pytest.warns(UserWarning, match="1 of the first 2 records"):
+        assert json.loads(run("eval", model, other, "--json", "--quiet", *options)[1])["documents"] == 1
+    for command in both:
+        arguments = [command, *([model] if command in ("eval", "finetune") else []), other]
+        arguments += {"fit": ["-o", tmp_path / "x"], "init": ["-o", tmp_path / "x"], "eval": []}.get(
+            command, ["-o", tmp_path / "x", "--valid", other]
+        )
+        code, _, err = run(*arguments, *options[:-1])
+        assert code == 1
+        assert re.search(r"error: .*other.txt: 1 of the first 2 records cannot be used .*--skip-bad-records", err)
+        assert run(command, *arguments[1:], "--format", "csv")[0] == 2
+
+
+def test_warnings_are_sentences(run):
+    run("--version")
+    assert warnings.formatwarning("left out a.pdf", UserWarning, "cli.py", 1) == "warning: left out a.pdf\n"
+
+
+def test_a_file_called_like_standard_input(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert cli._paths(["-", "./-", "a", "./a"]) == [Path("-"), tmp_path / "-", Path("a"), Path("a")]
 
 
 @pytest.mark.parametrize("kind", ["words", "characters"])

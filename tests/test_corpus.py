@@ -72,7 +72,7 @@ def test_awkward_documents(tmp_path, kind, monkeypatch):
     monkeypatch.setattr(module, "BLOCK", 7)
     texts = ["x", "é\U0001f600", "a\r\nb", "line " * PIECE, f"no {SEPARATOR} here", "\ufeffbom"]
     corpus = Corpus.build(iter(texts), tokenizer=kind, vocab_size=300, cache_dir=tmp_path)
-    check(corpus, texts)
+    check(corpus, [*texts[:4], "no ", " here", "\ufeffbom"])
     assert np.all(np.diff(corpus.counts) <= 0)
     other = Corpus.encode(["unseen ☃ x", "x"], corpus.tokenizer, cache_dir=tmp_path)
     check(other, ["unseen ☃ x", "x"])
@@ -118,6 +118,65 @@ def test_a_pipe_can_be_read_only_once(tmp_path):
         pool.submit((tmp_path / "raw").write_text, "b a b")
         corpus = Corpus.build(tmp_path / "raw", tokenizer="words", cache_dir=tmp_path)
     assert corpus.counts.tolist() == [2, 1, 1, 0]
+
+
+def test_two_pipes_of_one_name_are_both_read(tmp_path):
+    pipes = [tmp_path / folder / "raw" for folder in "ab"]
+    for pipe in pipes:
+        pipe.parent.mkdir()
+        os.mkfifo(pipe)
+    with ThreadPoolExecutor(2) as pool:
+        for pipe in pipes:
+            pool.submit(pipe.write_text, f"from {pipe.parent.name}")
+        corpus = Corpus.build(pipes, tokenizer="words", cache_dir=tmp_path / "cache")
+    assert [corpus.tokenizer.token_to_id(word) is not None for word in "abc"] == [True, True, False]
+
+
+def test_a_file_called_as_standard_input_is_not_read_in_its_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-").write_text("file")
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(b"stream")))
+    corpus = Corpus.build("-", tokenizer="words", cache_dir=tmp_path / "cache")
+    assert corpus.tokenizer.token_to_id("stream") is not None
+    corpus = Corpus.build(tmp_path / "-", tokenizer="words", cache_dir=tmp_path / "cache")
+    assert corpus.tokenizer.token_to_id("file") is not None
+
+
+def test_copies_are_named(tmp_path):
+    for name in ("a.txt", "b.txt", "c.txt"):
+        (tmp_path / name).write_text("text" if name < "c" else "other")
+    with pytest.warns(UserWarning, match=r"^b\.txt: read too, though a file before has the same content$"):
+        assert Corpus.build(tmp_path, tokenizer="words", cache_dir=tmp_path / "cache").n_documents == 3
+
+
+def test_what_a_killed_run_left_is_deleted_when_it_is_old(tmp_path):
+    old, new = (tmp_path / f".building-{name}" for name in ("old", "new"))
+    for folder in (old, new):
+        (folder / "spool").mkdir(parents=True)
+        (folder / "spool" / "raw").write_bytes(b"x")
+    (tmp_path / "mine").mkdir()
+    for path in (old, *old.rglob("*"), new, new / "spool", tmp_path / "mine"):  # in the new one something has changed
+        os.utime(path, (0, 0))
+    Corpus.build(["a"], tokenizer="words", cache_dir=tmp_path)
+    assert not old.exists()
+    assert (new / "spool" / "raw").exists()
+    assert (tmp_path / "mine").exists()
+
+
+def test_an_error_of_the_cache_names_what_moves_it(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("WARMSTART_CACHE", str(tmp_path / "file"))
+    with pytest.raises(InputError, match="set WARMSTART_CACHE"):
+        Corpus.build(["a"], tokenizer="words")
+    monkeypatch.delenv("WARMSTART_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(InputError, match=r"home directory.*set WARMSTART_CACHE"):
+        default_cache()
 
 
 def test_a_second_build_encodes_nothing_and_a_broken_entry_is_rebuilt(tmp_path):

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import re
 import subprocess
 import sys
@@ -15,15 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
-from warmstart import documents
-from warmstart.documents import CONTEXT, PIECE, READ, Piece, default_corpus, find_sources, read_documents
+from warmstart import documents, formats
+from warmstart.corpus import Corpus
+from warmstart.documents import PIECE, Piece, default_corpus, find_sources, read_documents
 from warmstart.errors import InputError
+from warmstart.formats import CONTEXT, READ, Reading
 
 
-def whole(sources, split=None):
+def whole(sources, split=None, **reading):
     """Join pieces to documents."""
     texts, part = [], ""
-    for piece in read_documents(sources, split):
+    for piece in read_documents(sources, Reading(split, **reading)):
         assert 0 < len(piece.text) <= PIECE
         part += piece.text
         if piece.ends_document:
@@ -55,7 +58,8 @@ def test_a_folder_is_read_in_the_order_of_relative_paths(tmp_path):
     for name in ("b.txt", "a/z.md", "a/y/x.text", "A.TXT", "skip.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
-    assert whole(tmp_path) == ["A.TXT", "a/y/x.text", "a/z.md", "b.txt"]
+    with pytest.warns(UserWarning, match=r"left out skip\.py; a folder"):
+        assert whole(tmp_path) == ["A.TXT", "a/y/x.text", "a/z.md", "b.txt"]
 
 
 def test_standard_input(monkeypatch):
@@ -117,10 +121,10 @@ def test_splitting_a_stream_is_splitting_the_text(expression, parts, read):
     ends = [0, *(at for match in pattern.finditer(text) for at in match.span()), len(text)]
     expected = [text[a:b] for a, b in zip(ends[::2], ends[1::2], strict=True)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(documents, "CONTEXT", 12)
+        patch.setattr(formats, "CONTEXT", 12)
         chunks = (text[i : i + read] for i in range(0, len(text), read))
         texts, part = [], ""
-        for fragment, end in documents._split(chunks, pattern):
+        for fragment, end in formats.split_text(chunks, pattern):
             part += fragment
             if end:
                 texts.append(part)
@@ -139,8 +143,9 @@ def test_reading_memory_does_not_grow_with_the_file(tmp_path):
         for _ in range(64):
             file.write(b"some words\n" * 95_000)
     code = (
-        "import sys; from warmstart.documents import read_documents; from warmstart.progress import peak_memory\n"
-        "n = sum(len(piece.text) for piece in read_documents(sys.argv[1], r'\\n\\n'))\n"
+        "import sys; from warmstart.documents import Reading, read_documents\n"
+        "from warmstart.progress import peak_memory\n"
+        "n = sum(len(piece.text) for piece in read_documents(sys.argv[1], Reading(r'\\n\\n')))\n"
         "print(n, peak_memory() // 2**20)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "big.txt.gz")]
@@ -177,10 +182,14 @@ def jsonl(*records):
         ("d.txt.gz", b"no gzip", "whole .gz"),
         ("e.txt.xz", lzma.compress(b"a" * 9999)[:-20], "whole .xz"),
         ("f.txt.xz", b"no xz at all", "whole .xz"),
-        ("g.jsonl", jsonl({"text": "a"}, {"txt": "b"}), "g.jsonl, line 2"),
+        (
+            "g.jsonl",
+            jsonl({"text": "a"}, {"txt": "b"}),
+            "g.jsonl: 1 of the first 2 .*line 2: expected the field 'text', got 'txt'",
+        ),
         ("h.jsonl", jsonl({"text": 3}), "line 1.*string"),
         ("i.jsonl", b'{"text": "a"}\n\n{"text": ', "line 3"),
-        ("j.jsonl", b'{"text": "a"}\n{"text": "\xff"}', "offset 24"),
+        ("j.jsonl", b'{"text": "a"}\n{"text": "\xff"}', "line 2: expected UTF-8, got byte 0xff"),
         ("k.jsonl", b'{"text": "\\ud800"}', "surrogate"),
         ("l.jsonl", b"[1]", "line 1"),
         ("m.txt", b" \n\n", "whitespace"),
@@ -217,4 +226,49 @@ def test_errors_in_sources(tmp_path):
 @pytest.mark.parametrize("expression", ["(", "", r"\n*"])
 def test_bad_expressions_are_refused_before_reading(expression):
     with pytest.raises(InputError, match="split_documents"):
-        read_documents(["a"], expression)
+        Reading(expression)
+
+
+def test_links_in_a_folder_are_followed_once_and_hidden_files_are_read(tmp_path):
+    folder, outside = tmp_path / "folder", tmp_path / "outside"
+    for path, text in [(folder / "a.txt", "a"), (folder / ".hidden/.h.txt", "h"), (outside / "o.txt", "o")]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (folder / "link").symlink_to(outside)
+    (folder / "again").symlink_to(outside)
+    (outside / "loop").symlink_to(folder)
+    assert whole(folder) == ["h", "a", "o"]
+    (folder / "b.txt").symlink_to(folder / "a.txt")
+    with pytest.warns(UserWarning, match=r"b\.txt: read once, it is the same file as .*a\.txt"):
+        assert whole(folder) == ["h", "a", "o"]
+    with pytest.warns(UserWarning, match="read once"):
+        assert whole([folder / "a.txt", outside / "o.txt", folder / "a.txt"]) == ["a", "o"]
+
+
+def test_what_a_folder_has_besides_text_is_named(tmp_path):
+    for name in ("a.txt", "b.csv", "c.py", "d.pdf", "e"):
+        (tmp_path / name).write_text("text")
+    (tmp_path / "settings.json").write_text('{\n  "bits": 5\n}\n')
+    (tmp_path / "lines.json").write_text('{"text": "record"}')
+    os.mkfifo(tmp_path / "aa.txt")
+    (tmp_path / "ab.txt").symlink_to("nowhere")
+    with pytest.warns(UserWarning, match=r"left out aa\.txt, ab\.txt, b\.csv and 4 more; a folder"):
+        assert whole(tmp_path) == ["text", "record"]
+    (tmp_path / "a.txt").unlink()
+    (tmp_path / "lines.json").unlink()
+    with pytest.raises(InputError, match="got none, and 7 others"):
+        find_sources(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", [b"-.txt", b"--help.txt", b"two\nlines.txt", b"\xff\xfe.txt", b" .txt", "é*?.txt".encode()]
+)
+def test_unusual_names(tmp_path, name):
+    path = tmp_path / os.fsdecode(name)
+    path.write_text("text")
+    assert whole(tmp_path) == ["text"]
+    corpus = Corpus.build(path, tokenizer="words", cache_dir=tmp_path / "cache")
+    assert corpus.manifest["sources"][0]["name"] == path.name
+    path.write_bytes(b"\xff")
+    with pytest.raises(InputError, match="0xff at offset 0"):
+        whole(path)

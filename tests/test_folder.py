@@ -207,6 +207,12 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
 # Reading
 
 
+def test_a_byte_order_mark_before_the_configuration(saved):
+    config = saved / "config.json"
+    config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())
+    assert load_model(saved).config.bits == 5
+
+
 def rewrite(saved, **changes):
     """Change fields of config.json; None takes one away."""
     fields = json.loads((saved / "config.json").read_text()) | changes

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForLanguageModeling
 from transformers.utils import logging
 from typer.testing import CliRunner
 
@@ -72,6 +72,18 @@ def test_the_folder_opens_and_beats_unigrams_before_training(models, arch, text)
     assert loss < -(p * np.log(p)).sum() - 0.2
     assert tokenizer.eos_token_id == model.config.eos_token_id == tokenizer.convert_tokens_to_ids("<|endoftext|>")
     assert tokenizer.model_max_length == 32
+
+
+@pytest.mark.parametrize("arch", TINY)
+def test_the_end_of_a_document_is_trained_and_padding_is_not(models, arch):
+    tokenizer = AutoTokenizer.from_pretrained(models[arch][0])
+    model = AutoModelForCausalLM.from_pretrained(models[arch][0])
+    short, long = (tokenizer(text)["input_ids"] for text in ("w1<|endoftext|>", "w1 w2 w3<|endoftext|>"))
+    batch = DataCollatorForLanguageModeling(tokenizer, mlm=False)([{"input_ids": ids} for ids in (short, long)])
+    assert batch["labels"].tolist() == [[*short, -100, -100], long]
+    assert short[-1] == long[-1] == tokenizer.eos_token_id != tokenizer.pad_token_id == model.config.pad_token_id
+    assert len(tokenizer) == model.config.vocab_size
+    assert torch.isfinite(model(**batch).loss)
 
 
 def test_the_same_seed_gives_the_same_weights(init, models, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,11 +13,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
+from warmstart import tokenizer as module
+from warmstart.corpus import Corpus
 from warmstart.documents import default_corpus, read_documents
 from warmstart.errors import InputError
 from warmstart.tokenizer import (
+    KINDS,
     SEPARATOR,
     UNKNOWN,
     load_tokenizer,
@@ -211,6 +216,47 @@ def test_a_long_text_in_pieces_gives_the_tokens_of_the_whole(bpe, texts):
     pieces = [piece.text for piece in read_documents([text])]
     assert len(pieces) > 2
     assert [i for piece in pieces for i in ids(bpe, piece)] == ids(bpe, text)
+
+
+def test_what_init_writes_reads_a_text_as_it_was_counted(tmp_path, texts):
+    """Separators, unknown words and special tokens in a text: the same ids here and in Hugging Face's tokenizer."""
+    text = f"a <unk> {SEPARATOR} b [SEP]{SEPARATOR}\n<s> é later<pad>\n{SEPARATOR}\u4e00"
+    existing("wordpiece", texts).save(str(tmp_path / "wordpiece.json"))
+    loose = existing("bpe", texts)
+    loose.add_special_tokens(["<s>", AddedToken("<pad>", lstrip=True), AddedToken("[SEP]", rstrip=True)])
+    content = json.loads(loose.to_str())
+    for added in content["added_tokens"]:
+        added["lstrip"] = added["rstrip"] = True  # as in Phi-3
+    (tmp_path / "loose.json").write_text(json.dumps(content))
+    for tokenizer in (*KINDS, tmp_path / "wordpiece.json", tmp_path / "loose.json"):
+        for build in (Corpus.build, Corpus.encode):
+            if build == Corpus.build or tokenizer not in KINDS:
+                corpus = build([text], tokenizer=tokenizer, cache_dir=tmp_path / "cache")
+                written = PreTrainedTokenizerFast(tokenizer_object=corpus.tokenizer, eos_token=SEPARATOR)
+                assert [corpus.separator, *written(text)["input_ids"], corpus.separator] == corpus.tokens.tolist()
+                assert corpus.n_documents == 4
+
+
+@given(st.lists(st.sampled_from(["abé", "12", "-_", "\u4e00" * 7, " ", "\n", "x" * 25])))
+def test_runs_without_spaces_are_cut_for_the_training_and_nothing_else(parts):
+    text = "".join(parts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "NO_SPACE", re.compile(r"\S{10}"))
+        patch.setattr(module, "LONG_RUN", re.compile(module.LONG_RUN.pattern.replace("1000", "10")))
+        cut = list(module._without_long_runs(text))
+    assert "".join(cut) == text
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    longest = max((b - a for part in cut for _, (a, b) in words.pre_tokenize_str(part)), default=0)
+    assert longest <= 11 or " " * 11 in text or "\n" * 11 in text  # a word may have a space before it
+    if all(b - a <= 9 for _, (a, b) in words.pre_tokenize_str(text)):
+        assert cut == [text]
+
+
+def test_a_long_run_has_no_long_word(monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, "_train", lambda tokenizer, texts, trainer: seen.extend(texts))
+    train_tokenizer(["\u4e00" * 65_536, "a b"])
+    assert [len(part) for part in seen] == [1000] * 65 + [536, 3]
 
 
 def test_bad_files(tmp_path):

@@ -338,7 +338,7 @@ class _Lines:
 
 def _header(lines: _Lines) -> list[int]:
     """Read the head of a file, up to its 1-grams, and return the number of n-grams of every length."""
-    if (line := lines.next()) != "\\data\\":
+    if (line := lines.next().removeprefix("\ufeff")) != "\\data\\":
         lines.fail("\\data\\ as first line", line)
     counts: list[int] = []
     while match := re.fullmatch(r"ngram\s+([0-9]{1,3})\s*=\s*([0-9]{1,18})", line := lines.next()):

@@ -7,15 +7,17 @@ import json
 import os
 import sys
 import time
+import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from bitcipher import CapacityError
 from warmstart import __version__
 from warmstart.errors import InputError
+from warmstart.formats import Reading, read_settings
 from warmstart.progress import Reporter
 
 if TYPE_CHECKING:
@@ -27,7 +29,22 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object in pla
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no table.")]
 Split = Annotated[
     str | None,
-    typer.Option("--split-documents", metavar="REGEX", help="Cut text files into documents where REGEX matches."),
+    typer.Option(
+        "--split-documents",
+        metavar="REGEX",
+        help="Cut text files into documents where REGEX matches. They are always cut at <|endoftext|>.",
+    ),
+]
+TextFormat = Annotated[
+    Literal["text", "jsonl"] | None,
+    typer.Option(
+        "--format",
+        help="Read all files as plain text, or as JSON lines, where their names and first bytes do not tell.",
+    ),
+]
+TextField = Annotated[str, typer.Option(metavar="NAME", help="Field of a JSON record that has the text.")]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad-records", help="Leave out JSON records without text, and count and name them.")
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Number of threads. The result does not depend on it.")]
 VocabSize = Annotated[int, typer.Option(min=2, help="Largest vocabulary of a trained tokenizer.")]
@@ -73,8 +90,9 @@ def fit(
         list[str] | None,
         typer.Argument(
             metavar="[CORPUS]...",
-            help="Text files (.txt, .md, .jsonl, also packed as .gz or .xz), folders of such files, or - for standard "
-            "input. Without a corpus: nine tenths of the documentation that ships with Python.",
+            help="Text files, JSON lines, also packed as .gz, .bz2, .xz or .zst; folders of .txt, .md, .jsonl and "
+            ".json files; or - for standard input. Without a corpus: nine tenths of the documentation that ships with "
+            "Python.",
         ),
     ] = None,
     preset: Annotated[str, typer.Option(help="Size of the model: potato, micro, small, base or large.")] = "small",
@@ -117,6 +135,9 @@ def fit(
     cold: Annotated[bool, typer.Option("--cold", help="Write random weights instead, to compare with.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the random weights of --cold.")] = 0,
     split_documents: Split = None,
+    text_format: TextFormat = None,
+    text_field: TextField = "text",
+    skip_bad_records: SkipBad = False,
     workers: Workers = CORES,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -128,6 +149,7 @@ def fit(
     from warmstart.folder import check_target
 
     check_target(output)
+    reading = asdict(Reading(split_documents, text_format, text_field, skip_bad_records))
     model = WarmStartLM(
         preset=preset,
         bits=bits,
@@ -142,8 +164,8 @@ def fit(
     sources = _paths(corpus) or default_corpus("train")
     began = time.perf_counter()
     with Reporter(quiet) as progress:
-        options: dict[str, Any] = {"tokenizer": tokenizer, "vocab_size": vocab_size}
-        encoded = Corpus.build(sources, split_documents=split_documents, progress=progress, **options)
+        options: dict[str, Any] = {"tokenizer": tokenizer, "vocab_size": vocab_size, **reading}
+        encoded = Corpus.build(sources, progress=progress, **options)
         corpus_seconds = time.perf_counter() - began
         if cold:
             model.initialise(encoded, seed, workers=workers)
@@ -165,6 +187,9 @@ def evaluate(
         ),
     ] = None,
     split_documents: Split = None,
+    text_format: TextFormat = None,
+    text_field: TextField = "text",
+    skip_bad_records: SkipBad = False,
     workers: Workers = CORES,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -173,10 +198,11 @@ def evaluate(
     from warmstart.documents import default_corpus
     from warmstart.estimators import WarmStartLM
 
+    reading = asdict(Reading(split_documents, text_format, text_field, skip_bad_records))
     loaded = WarmStartLM.from_pretrained(model, workers=workers)
     sources = _paths(text) or default_corpus("test")
     with Reporter(quiet) as progress:
-        result = loaded.evaluate(sources, split_documents=split_documents, workers=workers, progress=progress)
+        result = loaded.evaluate(sources, workers=workers, progress=progress, **reading)
     experts = {} if as_json else result.pop("experts", {})
     shares = {} if as_json else result.pop("shares", {})
     _print(result, as_json, quiet)
@@ -274,6 +300,9 @@ def finetune(
         Path | None, typer.Option(metavar="DIR", help="Also write curves for TensorBoard (extra `tensorboard`).")
     ] = None,
     split_documents: Split = None,
+    text_format: TextFormat = None,
+    text_field: TextField = "text",
+    skip_bad_records: SkipBad = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -289,6 +318,7 @@ def finetune(
 
     if corpus and not valid:
         raise InputError("expected --valid FILE with a corpus of your own, got none; hold out some of the text")
+    reading = asdict(Reading(split_documents, text_format, text_field, skip_bad_records))
     plan = Plan(phases, rate, max_tokens, validate_every, valid_tokens, batch_tokens, seed, bf16, device)
     job = Job(WarmStartLM.from_pretrained(model), output or model.with_name(f"{model.name}-finetuned"), plan)
     try:
@@ -296,11 +326,11 @@ def finetune(
             result = job.run(
                 _paths(corpus) or default_corpus("train"),
                 _paths([valid] if valid else None) or default_corpus("test"),
-                split_documents=split_documents,
                 resume=resume,
                 log=log,
                 tensorboard=tensorboard,
                 progress=progress,
+                **reading,
             )
     except KeyboardInterrupt:
         sys.stderr.write(f"stopped; the checkpoint is in {job.folder}; repeat the command with --resume to continue\n")
@@ -345,6 +375,9 @@ def init(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the weights that stay random.")] = 0,
     split_documents: Split = None,
+    text_format: TextFormat = None,
+    text_field: TextField = "text",
+    skip_bad_records: SkipBad = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -355,15 +388,16 @@ def init(
     from warmstart.tokenizer import KINDS
 
     check_new(output)
+    reading = asdict(Reading(split_documents, text_format, text_field, skip_bad_records))
     fields = None if config is None else _json_object(config)
     sources = _paths(corpus) or default_corpus("train")
     began = time.perf_counter()
     with Reporter(quiet) as progress:
         if tokenizer in KINDS:
-            options: dict[str, Any] = {"tokenizer": tokenizer, "vocab_size": vocab_size}
-            encoded = Corpus.build(sources, split_documents=split_documents, progress=progress, **options)
+            options: dict[str, Any] = {"tokenizer": tokenizer, "vocab_size": vocab_size, **reading}
+            encoded = Corpus.build(sources, progress=progress, **options)
         else:
-            encoded = Corpus.encode(sources, tokenizer, split_documents=split_documents, progress=progress)
+            encoded = Corpus.encode(sources, tokenizer, progress=progress, **reading)
         corpus_seconds = time.perf_counter() - began
         model, hf_tokenizer, report = initialise(encoded, arch, fields, seed=seed, heads=heads, progress=progress)
         weight_seconds = time.perf_counter() - began - corpus_seconds
@@ -377,7 +411,7 @@ def init(
 def _json_object(text: str) -> dict[str, Any]:
     """Read a JSON object, inline or from a file."""
     try:
-        content = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
+        content = json.loads(text if text.lstrip().startswith("{") else read_settings(Path(text)))
     except (OSError, ValueError) as error:
         raise InputError(f"config: expected a JSON object or a file of one, got: {error}") from error
     if not isinstance(content, dict):
@@ -397,7 +431,8 @@ def _encoded(tokenizer: "Tokenizer", text: str) -> list[int]:
 
 
 def _paths(names: list[str] | None) -> list[Path]:
-    return [Path(name) for name in names or []]  # Path("-") is standard input
+    """Return paths; that of ``-`` is standard input, that of ``./-`` a file."""
+    return [Path(name) if name == "-" or Path(name) != Path("-") else Path(name).absolute() for name in names or []]
 
 
 def _print(result: dict[str, Any], as_json: bool, quiet: bool) -> None:
@@ -434,6 +469,7 @@ def _shown(value: Any) -> str:
 
 def main() -> None:
     """Run the command line. An error that the user can mend is one line and exit code 1; Ctrl-C exits with 130."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         app()
     except (InputError, CapacityError) as error:

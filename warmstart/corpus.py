@@ -21,8 +21,9 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -31,16 +32,19 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from warmstart.documents import STDIN, Piece, Sources, find_sources, read_documents
+from warmstart.documents import Piece, Sources, find_sources, read_documents
 from warmstart.errors import InputError
 from warmstart.files import save_json
+from warmstart.formats import STDIN, Reading, is_packed, named, notice
 from warmstart.progress import Progress
 from warmstart.tokenizer import KINDS, SEPARATOR, load_tokenizer, rank_tokens, token_ranks, train_tokenizer, unknown_id
 
-FORMAT = 1
+FORMAT = 2
 BATCH = 2**21  # characters encoded at once
 BLOCK = 2**22  # ids renumbered at once
 REPORT_EVERY = 2**20  # bytes between two reports of progress
+BUILDING = ".building-"  # prefix of the folder of an unfinished corpus
+STALE = 2 * 24 * 3600
 FILES = ("counts.npy", "documents.npy", "tokenizer.json", "tokens.npy")
 
 Folder = str | os.PathLike[str] | None
@@ -84,9 +88,9 @@ class Corpus:
         *,
         tokenizer: str | Path | Tokenizer = "bpe",
         vocab_size: int = 8192,
-        split_documents: str | None = None,
         cache_dir: Folder = None,
         progress: Progress | None = None,
+        **reading: Any,
     ) -> Self:
         """Train or load a tokenizer, renumber its ids by frequency in the text, and encode the text.
 
@@ -100,14 +104,14 @@ class Corpus:
             A kind to train, or an existing tokenizer: see `warmstart.tokenizer`.
         vocab_size : int
             Largest ``V`` of a trained tokenizer.
-        split_documents : str, optional
-            See `warmstart.documents.read_documents`.
         cache_dir : path, optional
             Folder of the cache. Default: ``$WARMSTART_CACHE``, else ``$XDG_CACHE_HOME/warmstart``, else
             ``~/.cache/warmstart``.
         progress : callable, optional
             Called as ``progress(stage, done, total)`` after every MiB of text, possibly from another thread. ``done``
             and ``total`` are bytes. Stages are "train tokenizer" and "encode text". An unknown total is None.
+        **reading
+            ``split_documents``, ``format``, ``text_field``, ``skip_bad_records``: see `warmstart.formats.Reading`.
 
         Raises
         ------
@@ -116,7 +120,7 @@ class Corpus:
             gives no token. No file is left.
         """
         kind = tokenizer if isinstance(tokenizer, str) and tokenizer in KINDS else load_tokenizer(tokenizer)
-        return cls._make(_Recipe(kind, vocab_size, split_documents, ranked=True), sources, cache_dir, progress)
+        return cls._make(_Recipe(kind, vocab_size, Reading(**reading), ranked=True), sources, cache_dir, progress)
 
     @classmethod
     def encode(
@@ -124,9 +128,9 @@ class Corpus:
         sources: Sources,
         tokenizer: str | Path | Tokenizer,
         *,
-        split_documents: str | None = None,
         cache_dir: Folder = None,
         progress: Progress | None = None,
+        **reading: Any,
     ) -> Self:
         """Encode another text, such as a test split, with the ids of an existing tokenizer.
 
@@ -140,7 +144,7 @@ class Corpus:
         ...     print(test.tokens.tolist(), test.counts.tolist(), test.n_unknown)
         [1, 2, 3, 1] [0, 1, 1, 1] 1
         """
-        recipe = _Recipe(load_tokenizer(tokenizer), 0, split_documents, ranked=False)
+        recipe = _Recipe(load_tokenizer(tokenizer), 0, Reading(**reading), ranked=False)
         return cls._make(recipe, sources, cache_dir, progress)
 
     @classmethod
@@ -210,24 +214,32 @@ class Corpus:
     def _make(cls, recipe: "_Recipe", sources: Sources, cache_dir: Folder, progress: Progress | None) -> Self:
         cache = Path(cache_dir) if cache_dir is not None else default_cache()
         files_or_texts = find_sources(sources)
+        if not isinstance(files_or_texts, list):
+            recipe = replace(recipe, reading=Reading())
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".building-", dir=cache) as temporary:
+            _sweep(cache)
+            with tempfile.TemporaryDirectory(prefix=BUILDING, dir=cache) as temporary:
                 work = Path(temporary)
                 files = _spool(files_or_texts, work / "spool")
                 settings = recipe.settings(files)
+                _report_copies(settings["sources"])
                 folder = cache / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
                 if not cls._is_whole(folder):
                     _write(work / "corpus", recipe, files, settings, progress)
                     if not cls._is_whole(folder):  # it is, if another process was faster
                         shutil.rmtree(folder, ignore_errors=True)
                         (work / "corpus").rename(folder)
-                return cls.open(folder)
+                corpus = cls.open(folder)
         except OSError as error:
+            hint = "set WARMSTART_CACHE to another folder" if cache_dir is None else "give another cache_dir"
             raise InputError(
                 f"{error.filename or cache}: expected readable sources and a writable cache folder with free space, "
-                f"got: {error.strerror or error}; free space or give another cache_dir"
+                f"got: {error.strerror or error}; free space, or {hint}"
             ) from error
+        for sentence in corpus.manifest["left_out"]:
+            notice(sentence)
+        return corpus
 
     @classmethod
     def _is_whole(cls, folder: Path) -> bool:
@@ -241,7 +253,18 @@ def default_cache() -> Path:
     """Return the folder where corpora are kept: ``$WARMSTART_CACHE`` or the user's cache folder."""
     if folder := os.environ.get("WARMSTART_CACHE"):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "warmstart"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "warmstart"
+    except RuntimeError as error:
+        raise InputError(f"expected a home folder for the cache, got: {error}; set WARMSTART_CACHE to one") from error
+
+
+def _sweep(cache: Path) -> None:
+    """Delete what killed runs left in the cache: unfinished corpora in which nothing changed for `STALE` seconds."""
+    for folder in cache.glob(f"{BUILDING}*"):
+        with contextlib.suppress(OSError):  # another process deletes it too
+            if max(path.stat().st_mtime for path in (folder, *folder.rglob("*"))) < time.time() - STALE:
+                shutil.rmtree(folder)
 
 
 @dataclass(frozen=True)
@@ -250,7 +273,7 @@ class _Recipe:
 
     tokenizer: str | Tokenizer  # a kind to train, or a loaded tokenizer
     vocab_size: int
-    split_documents: str | None
+    reading: Reading
     ranked: bool  # whether ids become frequency ranks
 
     def settings(self, files: Iterable[Path]) -> dict[str, Any]:
@@ -263,7 +286,7 @@ class _Recipe:
             "format": FORMAT,
             "ranked": self.ranked,
             "sources": [{"name": path.name, "sha256": _sha256(path)} for path in files],
-            "split_documents": self.split_documents,
+            "reading": asdict(self.reading),
             "tokenizer": tokenizer | {"tokenizers": tokenizers.__version__},
         }
 
@@ -290,14 +313,30 @@ def _spool(sources: list[Path] | Iterator[str], folder: Path) -> list[Path]:
     """Return the sources as files. Strings and streams, which can be read only once, are written to a new folder."""
     folder.mkdir()
     if isinstance(sources, list):
-        return [path if path.is_file() else _spool_stream(path, folder) for path in sources]
+        return [
+            path if path != STDIN and path.is_file() else _spool_stream(path, folder / str(number))
+            for number, path in enumerate(sources)
+        ]
     path = folder / "documents.jsonl"
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps({"text": text}) + "\n" for text in sources)
     return [path]
 
 
+def _report_copies(sources: list[dict[str, str]]) -> None:
+    """Name the sources whose content came before."""
+    seen: set[str] = set()
+    copies = []
+    for source in sources:
+        if source["sha256"] in seen:
+            copies.append(source["name"])
+        seen.add(source["sha256"])
+    if copies:
+        notice(f"{named(copies)}: read too, though a file before has the same content")
+
+
 def _spool_stream(path: Path, folder: Path) -> Path:
+    folder.mkdir()  # two streams may have the same name
     copy = folder / ("standard input" if path == STDIN else path.name)
     stream = contextlib.nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb")
     with stream as source, copy.open("wb") as target:
@@ -319,18 +358,19 @@ def _write(
 ) -> None:
     """Write the five files of a corpus into a new folder."""
     folder.mkdir()
-    packed = any(path.suffix.lower() in (".gz", ".xz") for path in files)
-    total = None if packed else sum(path.stat().st_size for path in files)
+    total = None if any(map(is_packed, files)) else sum(path.stat().st_size for path in files)
     tokenizer = recipe.tokenizer
+    left_out: list[str] = []
     if isinstance(tokenizer, str):
         meter = _Meter("train tokenizer", total, progress)
-        pieces = meter.watch(read_documents(files, recipe.split_documents))
+        pieces = meter.watch(read_documents(files, recipe.reading, left_out.append))
         tokenizer = train_tokenizer((piece.text for piece in pieces), tokenizer, recipe.vocab_size)
         total = meter.done
     meter = _Meter("encode text", total, progress)
     raw = folder.with_name("raw")
     with raw.open("wb") as file:
-        pieces = meter.watch(read_documents(files, recipe.split_documents))
+        left_out.clear()  # the first pass said the same
+        pieces = meter.watch(read_documents(files, recipe.reading, left_out.append))
         counts, documents = _encode(pieces, tokenizer, file)
     ranks = token_ranks(counts) if recipe.ranked else np.arange(len(counts))
     tokenizer = rank_tokens(tokenizer, counts) if recipe.ranked else tokenizer
@@ -342,6 +382,7 @@ def _write(
     (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
     manifest = settings | {
         "files": _digests(folder),
+        "left_out": left_out,
         "n_bytes": meter.done,
         "n_documents": len(documents) - 1,
         "n_tokens": int(documents[-1]),

@@ -6,11 +6,13 @@
 | `SEPARATOR` | the token between documents; every tokenizer of this module has it |
 | rank | 0 for the most frequent token, 1 for the next; equal counts are ranked by the old id |
 
-Special tokens in a text are encoded as text: ``<|endoftext|>`` in a document is no separator. There is one exception:
-a "words" tokenizer reads ``<unk>`` in a text, as in WikiText-2, as the unknown word.
+A separator in a text is encoded as text; `warmstart.documents` ends documents there, so that none comes. Other added
+tokens are read in a text, as by Hugging Face: a "words" tokenizer reads ``<unk>``, as WikiText-2 has it, as the unknown
+word.
 """
 
 import json
+import re
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,11 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from warmstart.documents import SEPARATOR as SEPARATOR
 from warmstart.errors import InputError
+from warmstart.formats import read_settings
 
-SEPARATOR = "<|endoftext|>"
 UNKNOWN = "<unk>"
 KINDS = ("bpe", "words", "characters")
+NO_SPACE = re.compile(r"\S{1000}")  # quick to search for; nothing else can have a LONG_RUN
+LONG_RUN = re.compile(r"[^\W\d_]{1000}|\d{1000}|(?:[^\w\s]|_){1000}")
 SMALLEST = {"bpe": 257, "words": 3, "characters": 3}  # vocabularies; bpe has 256 bytes and the separator
 
 
@@ -38,6 +43,7 @@ def train_tokenizer(texts: Iterable[str], kind: str = "bpe", vocab_size: int = 8
         Documents or pieces of documents. They are read once.
     kind : {"bpe", "words", "characters"}
         "bpe": byte-level byte-pair encoding as in GPT-2, of pairs that occur at least twice. It encodes every text.
+        Runs of more than 1,000 letters without a space are cut for the training.
         "words": runs of letters and digits, and runs of other signs. Spaces are lost. Rare words are ``<unk>``.
         "characters": each character is a token. Rare characters are ``<unk>``.
     vocab_size : int
@@ -62,11 +68,26 @@ def train_tokenizer(texts: Iterable[str], kind: str = "bpe", vocab_size: int = 8
         raise InputError(f"expected a tokenizer of the kinds {', '.join(KINDS)}, got {kind!r}")
     if not isinstance(vocab_size, int) or vocab_size < SMALLEST[kind]:
         raise InputError(f"vocab_size: expected at least {SMALLEST[kind]} for {kind!r}, got {vocab_size!r}; raise it")
+    if kind == "bpe":
+        texts = (part for text in texts for part in _without_long_runs(text))
     if kind == "words":
         texts = (text.replace(UNKNOWN, " ") for text in texts)
     tokenizer = _untrained(kind)
     _train(tokenizer, texts, _trainer(kind, vocab_size))
-    return _plain(tokenizer, unknown_in_text=kind == "words")
+    if kind == "characters":  # <unk> in a text is five characters
+        content = json.loads(tokenizer.to_str())
+        content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != UNKNOWN]
+        tokenizer = _from_content(content)
+    return _plain(tokenizer)
+
+
+def _without_long_runs(text: str) -> Iterator[str]:
+    """Cut runs of letters, digits or signs: each merge of byte pairs scans whole runs, which took minutes for a MB."""
+    start = 0
+    for run in LONG_RUN.finditer(text) if NO_SPACE.search(text) else ():
+        yield text[start : run.end()]
+        start = run.end()
+    yield text[start:]
 
 
 def _untrained(kind: str) -> Tokenizer:
@@ -118,8 +139,8 @@ def _train(tokenizer: Tokenizer, texts: Iterable[str], trainer: Any) -> None:
 def load_tokenizer(source: str | Path | Tokenizer) -> Tokenizer:
     """Load a ``tokenizer.json`` to encode text as it is.
 
-    Truncation, padding, merge dropout and the post-processor are removed. `SEPARATOR` is added as a special token if it
-    is missing. Any other end token stays.
+    Truncation, padding, merge dropout and the post-processor are removed. `SEPARATOR` is added as the one special token
+    if it is missing; other added tokens are read where a text has them, as by Hugging Face.
 
     Parameters
     ----------
@@ -142,7 +163,7 @@ def load_tokenizer(source: str | Path | Tokenizer) -> Tokenizer:
     path = Path(source)
     path = path / "tokenizer.json" if path.is_dir() else path
     try:
-        return _plain(Tokenizer.from_str(path.read_text(encoding="utf-8")))
+        return _plain(Tokenizer.from_str(read_settings(path)))
     except Exception as error:  # tokenizers raises nothing narrower
         raise InputError(
             f"{path}: expected a tokenizer.json (or one of {', '.join(KINDS)}), got: {error}; "
@@ -150,13 +171,16 @@ def load_tokenizer(source: str | Path | Tokenizer) -> Tokenizer:
         ) from error
 
 
-def _plain(tokenizer: Tokenizer, unknown_in_text: bool = False) -> Tokenizer:
+def _plain(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a tokenizer that reads a text as one of Hugging Face does that is made of it, the separator left out."""
     content = json.loads(tokenizer.to_str())
     content |= {"truncation": None, "padding": None, "post_processor": None}
     if "dropout" in content["model"]:
         content["model"]["dropout"] = None
     for token in content["added_tokens"]:
-        token["special"] &= not (unknown_in_text and token["content"] == UNKNOWN)
+        token["special"] = token["content"] == SEPARATOR
+        if token["special"]:  # it takes no space from the documents beside it
+            token |= {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
     plain = _from_content(content)
     plain.add_special_tokens([AddedToken(SEPARATOR, normalized=False)])
     return plain

@@ -21,6 +21,7 @@ from warmstart.tokenizer import SEPARATOR
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+PADDING = "<|padding|>"  # not the end of a document: the collators of transformers train no padding
 SMALL: dict[str, dict[str, Any]] = {  # about 3 M weights in the blocks; embedding and head come on top
     "gpt2": {"n_embd": 256, "n_layer": 4, "n_head": 4, "n_positions": 256},
     "llama": {
@@ -51,8 +52,8 @@ def initialise(
     corpus : Corpus
     arch : {"gpt2", "llama"}
     config : mapping, optional
-        Fields of the architecture's configuration, by its own names. ``vocab_size`` may be larger than that of the
-        corpus, for padding. Default: a small model, see `SMALL`.
+        Fields of the architecture's configuration, by its own names. ``vocab_size`` must have room for `PADDING` and
+        may be larger. Default: a small model, see `SMALL`.
     seed : int
         Seed of the weights that stay random.
     scale, heads, progress
@@ -62,6 +63,7 @@ def initialise(
     -------
     model : PreTrainedModel
     tokenizer : PreTrainedTokenizerFast
+        That of the corpus, and `PADDING`.
     report : LoadReport
 
     Raises
@@ -83,13 +85,14 @@ def initialise(
             model: Any = AutoModelForCausalLM.from_config(settings)  # type: ignore[no-untyped-call]
         except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
             raise InputError(f"config: {arch} cannot be built from it: {error}; change its fields") from error
-    special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), SEPARATOR)
+    special = dict.fromkeys(("bos_token", "eos_token"), SEPARATOR)
     tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=corpus.tokenizer, model_max_length=settings.max_position_embeddings, **special
     )
     vocabulary = corpus.tokenizer.get_vocab()
     statistics = count_ngrams(corpus.tokens, corpus.documents, corpus.vocab_size, order=2, vocabulary=vocabulary)
     report = load_into(model, statistics, tokenizer=tokenizer, scale=scale, heads=heads, progress=progress)
+    tokenizer.add_special_tokens({"pad_token": PADDING})
     return model, tokenizer, report
 
 
@@ -103,10 +106,14 @@ def _settings(corpus: Corpus, arch: str, fields: dict[str, Any]) -> Any:
         raise InputError(f"config: expected fields of {type(default).__name__}, got {', '.join(unknown)}")
     if fields.get("model_type", arch) != arch:
         raise InputError(f"config: expected model_type {arch!r}, got {fields['model_type']!r}")
-    size = fields.setdefault("vocab_size", corpus.vocab_size)
-    if not isinstance(size, int) or size < corpus.vocab_size:
-        raise InputError(f"config: expected a vocab_size of at least {corpus.vocab_size}, the corpus's, got {size!r}")
-    special = dict.fromkeys(("bos_token_id", "eos_token_id"), corpus.separator)
+    padding = corpus.tokenizer.get_vocab().get(PADDING, corpus.vocab_size)
+    least = max(corpus.vocab_size, padding + 1)
+    size = fields.setdefault("vocab_size", least)
+    if not isinstance(size, int) or size < least:
+        raise InputError(
+            f"config: expected a vocab_size of at least {least}, the tokens of the corpus and padding, got {size!r}"
+        )
+    special = {"bos_token_id": corpus.separator, "eos_token_id": corpus.separator, "pad_token_id": padding}
     fields = {"tie_word_embeddings": False} | fields | special
     fields.pop("model_type", None)
     try:

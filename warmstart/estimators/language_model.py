@@ -223,7 +223,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
                 f"expected the order of the counts, {self.counts_.order}, got parameters for {recipe.counted_order}; "
                 "set order and contexts back, or fit again"
             )
-        with self._encoded(texts, None, progress) as corpus:
+        with self._encoded(texts, {}, progress) as corpus:
             began = time.perf_counter()
             change = _count(corpus, self.counts_.order, workers, progress)
             counts = self.counts_ + change if sign > 0 else self.counts_ - change
@@ -313,9 +313,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         }
 
     @contextlib.contextmanager
-    def _encoded(
-        self, text: Corpus | Sources, split_documents: str | None, progress: Progress | None
-    ) -> Iterator[Corpus]:
+    def _encoded(self, text: Corpus | Sources, reading: dict[str, Any], progress: Progress | None) -> Iterator[Corpus]:
         """Give a text in the tokens of the model. Refuse a corpus with another tokenizer."""
         if isinstance(text, Corpus):
             if text.tokenizer.get_vocab() != self.tokenizer_.get_vocab():
@@ -327,18 +325,18 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             return
         with tempfile.TemporaryDirectory(prefix="warmstart-", ignore_cleanup_errors=True) as folder:  # Windows does not
             yield Corpus.encode(  # delete files that are memory-mapped
-                text, self.tokenizer_, split_documents=split_documents, cache_dir=folder, progress=progress
+                text, self.tokenizer_, cache_dir=folder, progress=progress, **reading
             )
 
     def evaluate(
         self,
         text: Corpus | Sources,
         *,
-        split_documents: str | None = None,
         workers: int = 1,
         progress: Progress | None = None,
+        **reading: Any,
     ) -> dict[str, Any]:
-        """Score a text.
+        """Score a text. It is read as the fields of `warmstart.formats.Reading` say, such as ``split_documents``.
 
         Returns
         -------
@@ -351,7 +349,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self, "tokenizer_")
         began = time.perf_counter()
-        with self._encoded(text, split_documents, progress) as corpus:
+        with self._encoded(text, reading, progress) as corpus:
             if self.mixture_ is None:
                 nats, parts = self._network_losses(corpus, workers, progress)
             else:

@@ -20,6 +20,7 @@ from warmstart.finetune.log import LOG, Log
 from warmstart.finetune.loop import Run, Settings
 from warmstart.finetune.phases import BESIDE_GROUPS, GROUPS, Schedule, named_schedule
 from warmstart.folder import WEIGHTS, check_target
+from warmstart.formats import read_settings
 from warmstart.gate import Gate
 from warmstart.mixture import Experts, Mixture
 from warmstart.near_shallow import NearShallowModel
@@ -61,7 +62,7 @@ class Plan:
         text = self.phases.strip()
         if text.endswith(".json"):
             try:
-                text = Path(text).read_text(encoding="utf-8").strip()
+                text = read_settings(Path(text)).strip()
             except (OSError, ValueError) as error:
                 raise InputError(f"phases: expected a JSON file at {text}, got: {error}") from error
         if text[:1] not in ("[", "{"):
@@ -98,13 +99,15 @@ class Job:
         text: Corpus | Sources,
         valid: Corpus | Sources,
         *,
-        split_documents: str | None = None,
         resume: bool = False,
         log: Path | None = None,
         tensorboard: Path | None = None,
         progress: Progress | None = None,
+        **reading: Any,
     ) -> dict[str, Any]:
         """Train, save the model, and return the results of the run.
+
+        Texts are read as the fields of `warmstart.formats.Reading` say, such as ``split_documents``.
 
         Raises
         ------
@@ -119,7 +122,7 @@ class Job:
                 f"{self.folder}: expected a folder without a run, got a checkpoint; --resume it or choose another one"
             )
         mixture, network = self._mixture(), self.model.to_torch()
-        train, held = (self._encoded(source, split_documents, progress) for source in (text, valid))
+        train, held = (self._encoded(source, reading, progress) for source in (text, valid))
         batches = Batches(train, network.config, self.plan.batch_tokens, self.plan.seed)
         settings = self.plan.settings(train.n_tokens)
         schedule = self.plan.schedule(settings.max_tokens, GROUPS if mixture is None else BESIDE_GROUPS)
@@ -188,11 +191,11 @@ class Job:
         model.model_, model.mixture_ = network, Mixture(replace(mixture.experts, network=network), gate)
         return model
 
-    def _encoded(self, source: Corpus | Sources, split_documents: str | None, progress: Progress | None) -> Corpus:
+    def _encoded(self, source: Corpus | Sources, reading: dict[str, Any], progress: Progress | None) -> Corpus:
         """Return the text in the tokens of the model. Refuse a corpus with another tokenizer."""
         tokenizer = self.model.tokenizer_
         if not isinstance(source, Corpus):
-            return Corpus.encode(source, tokenizer, split_documents=split_documents, progress=progress)
+            return Corpus.encode(source, tokenizer, progress=progress, **reading)
         if source.tokenizer.to_str() != tokenizer.to_str():
             raise InputError(
                 f"{source.folder}: expected a corpus in the tokens of the model, got another tokenizer; "

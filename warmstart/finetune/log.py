@@ -15,6 +15,7 @@ from typing import Any
 
 from warmstart.errors import InputError
 from warmstart.files import replacing
+from warmstart.formats import read_settings
 
 CURVES = ("nats", "bits_per_byte", "network_nats", "counts_nats")
 KEYS = ("step", "tokens", "seconds", "phase", "nats", "bits_per_byte")
@@ -66,7 +67,7 @@ def read(path: Path) -> list[dict[str, Any]]:
         The file is missing, or a line is not a record.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = read_settings(path).splitlines(keepends=True)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: expected the log of a run, got: {error}; give a folder of `finetune`") from error
     records = []
