@@ -162,9 +162,8 @@ class Retied(Plain):
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        (Plain(), {}, "expected a model of gpt2"),
+        (Plain(), {}, "expected a decoder of transformers, got Plain; give its parts"),
         (Plain(), {"parts": PARTS, "heads": 1}, "none for a model given by its parts"),
-        (Plain(bias=True), {"parts": PARTS}, "a head without a bias"),
         (Plain(norm=nn.BatchNorm1d), {"parts": PARTS}, "a LayerNorm or an RMSNorm"),
         (Plain(), {"parts": Parts("table", "last", "head", ())}, "expected a module head"),
         (Plain(), {"parts": Parts("table", "last", "inner.weight", ())}, "expected a module inner.weight"),

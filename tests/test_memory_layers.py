@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from warmstart.errors import InputError
-from warmstart.memory import FAVOR, FastWeightAttention, TTTLinear, TTTMLP, delta_step, dpfp, elu_plus_one, sum_step
+from warmstart.memory import FAVOR, TTTMLP, FastWeightAttention, TTTLinear, delta_step, dpfp, elu_plus_one, sum_step
 from warmstart.memory.layers import RULES
 
 DIM, HEADS = 12, 3

@@ -80,8 +80,8 @@ def test_a_padded_batch_generates_what_each_text_generates_alone(name, implement
     options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 59}
     together = model.generate(ids, attention_mask=mask, **options)[:, 12:]
     alone = [model.generate(text[None], attention_mask=torch.ones(1, len(text)), **options) for text in texts]
-    for found, text, expected in zip(together, texts, alone, strict=True):
-        assert torch.equal(found, expected[0, len(text) :])
+    for found, text, whole in zip(together, texts, alone, strict=True):
+        assert torch.equal(found, whole[0, len(text) :])
 
 
 def test_packed_texts_are_refused():

@@ -2,13 +2,24 @@
 
 The embedding and the head hold a bigram model of low rank (`warmstart.spectral`). The output projections of the blocks
 are zero, so at step 0 the network is that model. All other weights keep their own initialisation.
+
+Families differ in what they do on the way: a norm that multiplies by ``1 + weight``, a scaled embedding, scaled logits.
+So the way is measured, by a run of the model on a few tokens with the new weights:
+
+    x_final = c E[ids],    logits = a norm(x_final) W^T
+
+The head takes up c and a. A second run compares the logits with the formula, ``A B^T + log p`` up to a constant for
+each row. Only then are the weights written.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -17,6 +28,8 @@ from torch import Tensor, nn
 
 from warmstart.adapters import heads as previous_token
 from warmstart.adapters import memories
+from warmstart.adapters.norms import CLOSE, Norm, measure
+from warmstart.adapters.parts import Parts, find_parts, run, unwrapped
 from warmstart.adapters.report import LoadReport
 from warmstart.counts import PairStatistics
 from warmstart.errors import InputError
@@ -31,50 +44,10 @@ SCALE = 0.2  # standard deviation of an embedding row; see `python -m benchmarks
 POSITION_SCALE = 0.1  # standard deviation of learned positions, in units of the scale
 MAX_PADDING = 1024  # largest number of padded rows in a vocabulary
 PADDING_GAP = 30.0  # nats by which padded rows are below the rarest token
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Names of the modules of a decoder, as `torch.nn.Module.named_modules` spells them.
-
-    Attributes
-    ----------
-    embedding, norm, head : str
-        The embedding of tokens, the norm after the last block (LayerNorm or RMSNorm), the linear layer to logits.
-    outputs : tuple of str
-        Shell patterns for the output projections of the blocks, whose results are added to the residual stream.
-    positions : str, optional
-        The embedding of positions, if positions are learned.
-    """
-
-    embedding: str
-    norm: str
-    head: str
-    outputs: tuple[str, ...]
-    positions: str | None = None
-
-
-_LLAMA = Parts(
-    "model.embed_tokens", "model.norm", "lm_head", ("model.layers.*.self_attn.o_proj", "model.layers.*.mlp.down_proj")
-)
-FAMILIES = {
-    "gpt2": Parts(
-        "transformer.wte",
-        "transformer.ln_f",
-        "lm_head",
-        ("transformer.h.*.attn.c_proj", "transformer.h.*.attn.memory.output", "transformer.h.*.mlp.c_proj"),
-        "transformer.wpe",
-    ),
-    "gpt_neox": Parts(
-        "gpt_neox.embed_in",
-        "gpt_neox.final_layer_norm",
-        "lm_head",
-        ("gpt_neox.layers.*.attention.dense", "gpt_neox.layers.*.mlp.dense_4h_to_h"),
-    ),
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-}
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+CAP = "final_logit_softcapping"  # its name in the configuration of Gemma
+VERIFIED = 8  # tokens in a run of the model
+TOLERANCE = 0.01  # nats, root mean square
 
 
 def load_into(
@@ -92,13 +65,13 @@ def load_into(
     Parameters
     ----------
     model : nn.Module
-        GPT-2, GPT-NeoX, Llama, Mistral or Qwen2 of ``transformers``, or another decoder with ``parts``. It is changed
-        in place, after all checks. A tied head gets its own weights, because one table cannot hold which token follows
-        which.
+        A decoder of ``transformers``, or another one with ``parts``, also inside `torch.compile`. It is changed in
+        place, after all checks. A tied head gets its own weights, because one table cannot hold which token follows
+        which. A soft cap of the logits (Gemma 2) is switched off. ``python -m benchmarks families`` tries all families.
     statistics : NGramCounts, PairStatistics or Factors
         See `warmstart.ngrams.count_ngrams`, `warmstart.counts.count_pairs` and `warmstart.spectral.factorise`.
     parts : Parts, optional
-        Names of the modules in another model.
+        Names of the modules. Default: found by `warmstart.adapters.parts.find_parts`.
     tokenizer : PreTrainedTokenizerBase, optional
         The model's tokenizer. It is compared with the tokenizer of the statistics.
     scale : float
@@ -119,8 +92,9 @@ def load_into(
     Raises
     ------
     InputError
-        The model lacks these parts, its head has a bias or cannot be untied, its width is too small, or the vocabulary
-        is another one. The model is unchanged.
+        The model lacks these parts, its logits are not those of the formula (the message says what differs), its head
+        cannot be untied, its width is too small, the vocabulary is another one, or the model is wrapped, sharded,
+        quantised or on the meta device. The model is unchanged.
 
     References
     ----------
@@ -140,14 +114,10 @@ def load_into(
     >>> loss < 1.7, np.log([4, 64]).round(1).tolist()
     (True, [1.4, 4.2])
     """
-    kind = getattr(getattr(model, "config", None), "model_type", None)
-    if parts is None and kind not in FAMILIES:
-        raise InputError(
-            f"expected a model of {', '.join(FAMILIES)}, got {kind or type(model).__name__}; give its parts"
-        )
-    decoder = _Decoder(model, parts or FAMILIES[str(kind)])
+    model = unwrapped(model)
     if parts is not None and heads:
         raise InputError(f"heads: expected none for a model given by its parts, got {heads}; leave heads out")
+    decoder = _Decoder(model, parts or find_parts(model))
     if not np.isfinite(scale) or scale <= 0:
         raise InputError(f"scale: expected a finite number above 0, got {scale}")
     if isinstance(statistics, NGramCounts):
@@ -159,13 +129,21 @@ def load_into(
     width = decoder.embedding.embedding_dim
     _check_rows(decoder, statistics)
     if isinstance(statistics, PairStatistics):
-        rank = min(width - 2 - decoder.centred - spare, statistics.vocab_size - 1)
+        rank = min(width - 2 - decoder.norm.centred - spare, statistics.vocab_size - 1)
         statistics = factorise(statistics, rank, progress=progress)
-    placed = residual(
-        statistics, width, scale=scale, centred=decoder.centred, eps=decoder.eps, spare=spare, spare_share=share
+    place = partial(
+        residual, statistics, width, scale=scale, centred=decoder.norm.centred, spare=spare, spare_share=share
     )
-    untied = decoder.untie()
-    loaded = decoder.write(placed, statistics)
+    with decoder.without_cap():
+        c, a = decoder.measure(place(eps=decoder.norm.eps), statistics)
+        placed = place(eps=decoder.norm.eps / c**2)
+        values = decoder.values(replace(placed, W=placed.W / a), statistics)
+        decoder.verify(
+            values, statistics, gain=float(np.sqrt(1 + share**2 / (1 + decoder.norm.eps / (c * scale) ** 2)))
+        )
+        untied = decoder.untie()
+        decoder.write(values)
+    loaded = list(values)
     if plan:
         loaded += plan.write(placed, scale)
     if decoder.positions is not None and f"{decoder.parts.positions}.weight" not in loaded:
@@ -181,6 +159,11 @@ def load_into(
 
 def _notes(factors: Factors) -> list[str]:
     a, b = factors.exponents
+    if factors.held_out_loss is None:
+        return [
+            f"bigram model of rank {factors.rank}, exponents {a} and {b} and no refits: defaults, because a text below "
+            "131,072 tokens has no held-out pairs to choose by"
+        ]
     return [
         f"bigram model of rank {factors.rank}, {factors.held_out_loss:.3f} nats on held-out pairs of frequent tokens",
         f"exponents {a} and {b}, {factors.sweeps} refits",
@@ -214,26 +197,25 @@ class _Decoder:
         self.embedding = self._module(parts.embedding, nn.Embedding)
         self.head = self._module(parts.head, nn.Linear)
         self.positions: Any = self._module(parts.positions, nn.Embedding) if parts.positions else None
-        self.norm = self._module(parts.norm, nn.Module)
-        self.centred = isinstance(self.norm, nn.LayerNorm)
-        if not self.centred and "RMSNorm" not in type(self.norm).__name__:
-            raise InputError(f"{parts.norm}: expected a LayerNorm or an RMSNorm, got {type(self.norm).__name__}")
-        eps = getattr(self.norm, "eps", getattr(self.norm, "variance_epsilon", None))
-        self.eps = float(eps if eps is not None else torch.finfo(torch.float32).eps)  # None: torch's RMSNorm
-        if self.head.bias is not None:
-            raise InputError(f"{parts.head}: expected a head without a bias, got one; the weights hold the log prior")
+        self.final: nn.Module = self._module(parts.norm, nn.Module)
         if self.embedding.embedding_dim != self.head.in_features:
             raise InputError(
                 f"expected an embedding and a head of one width, got {self.embedding.embedding_dim} and "
                 f"{self.head.in_features}"
             )
+        patterns = parts.outputs
         self.outputs = [
-            (name, module)
-            for name, module in model.named_modules()
-            if any(fnmatchcase(name, pattern) for pattern in parts.outputs)
+            name
+            for name, _ in model.named_parameters()
+            if any(fnmatchcase(part, pattern) for part in (name, name.rpartition(".")[0]) for pattern in patterns)
         ]
-        if parts.outputs and not self.outputs:
-            raise InputError(f"expected output projections named {', '.join(parts.outputs)}, found none")
+        if patterns and not self.outputs:
+            raise InputError(f"expected output projections named {', '.join(patterns)}, found none")
+        for name in (f"{parts.embedding}.weight", f"{parts.head}.weight", *self.outputs):
+            if (dtype := self._parameter(name).dtype) not in FLOATS:
+                raise InputError(f"{name}: expected {', '.join(map(str, FLOATS))}, got {dtype}; load before quantising")
+        self.norm: Norm = measure(parts.norm, self.final, self.embedding.weight)
+        self.cap: float | None = None
 
     def _module(self, name: str, kind: type[Any]) -> Any:
         try:
@@ -244,18 +226,130 @@ class _Decoder:
             raise InputError(f"{name}: expected {kind.__name__}, got {type(module).__name__}")
         return module
 
+    def _parameter(self, name: str) -> Tensor:
+        module, _, attribute = name.rpartition(".")
+        return cast("Tensor", getattr(self.model.get_submodule(module), attribute))
+
+    @contextmanager
+    def without_cap(self) -> Iterator[None]:
+        """Switch a soft cap of the logits off; switch it on again if the model is refused."""
+        config: Any = getattr(self.model, "config", None)
+        self.cap = getattr(config, CAP, None)
+        if self.cap is None:
+            yield
+            return
+        setattr(config, CAP, None)
+        try:
+            yield
+        except BaseException:
+            setattr(config, CAP, self.cap)
+            raise
+
+    def values(self, placed: Residual, factors: Factors) -> dict[str, Tensor]:
+        """Return the values of embedding, head, norm and zero outputs by the names of the parameters."""
+        constant = placed.axes[factors.rank + 1]
+        prior = placed.W @ constant  # log p, shifted and scaled
+        padding = (prior.min() - PADDING_GAP * np.ptp(prior) / np.ptp(factors.log_prior)) * constant
+        embedding, head = self.embedding.weight, self.head.weight
+        values = {
+            f"{self.parts.embedding}.weight": _filled(embedding, placed.E, placed.E.mean(axis=0)),
+            f"{self.parts.head}.weight": _filled(head, placed.W, padding),
+        }
+        if self.head.bias is not None:
+            values[f"{self.parts.head}.bias"] = torch.zeros_like(self.head.bias)  # the weights hold the log prior
+        for name, value in self.norm.values.items():
+            values[f"{self.parts.norm}.{name}"] = torch.full_like(self.final.get_parameter(name), value)
+        return values | self._zeros(self.outputs)
+
+    def _zeros(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Return zeros for parameters; those of one shape share them."""
+        zeros: dict[tuple[Any, ...], Tensor] = {}
+        out = {}
+        for name in names:
+            p = self._parameter(name)
+            key = tuple(p.shape), p.dtype, p.device
+            if key not in zeros:
+                zeros[key] = torch.zeros_like(p)
+            out[name] = zeros[key]
+        return out
+
+    def _run(self, values: dict[str, Tensor], ids: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the final norm gets and returns, (n, d), and the logits (n, V), without learned positions."""
+        without = self._zeros([f"{self.parts.positions}.weight"] if self.positions is not None else [])
+        seen: list[tuple[Tensor, Tensor]] = []
+        tokens = torch.from_numpy(ids.reshape(-1, 2)).to(self.embedding.weight.device)
+        logits = run(
+            self.model, values | without, tokens, {self.final: lambda args, result: seen.append((args[0], result))}
+        )
+        if len(seen) != 1 or any(x.shape[:-1].numel() != ids.size for x in (*seen[0], logits)):
+            raise InputError(f"{self.parts.norm}: expected one call with all tokens in a run of the model, got others")
+        x, normed, logits = (y.detach().reshape(ids.size, -1).double().cpu() for y in (*seen[0], logits))
+        return x, normed, logits
+
+    def measure(self, placed: Residual, factors: Factors) -> tuple[float, float]:
+        """Return c and a: factors of the embedding on its way to the final norm, and of the logits.
+
+        Raises
+        ------
+        InputError
+            More than a factor happens on the way.
+        """
+        values, ids = self.values(placed, factors), _unclipped(factors)
+        x, normed, logits = self._run(values, ids)
+        E = values[f"{self.parts.embedding}.weight"].double().cpu()[ids]
+        W = values[f"{self.parts.head}.weight"].double().cpu()
+        c = self._factor(x, E, f"{self.parts.norm} gets the embedding times", "what blocks or a norm add to it")
+        a = self._factor(logits, normed @ W.T, f"logits are those of {self.parts.head} times", "a soft cap of logits")
+        return c, a
+
+    def _factor(self, found: Tensor, base: Tensor, what: str, otherwise: str) -> float:
+        """Return the factor of a multiple."""
+        factor = float((found * base).sum() / (base * base).sum())
+        gap = float((found - factor * base).norm() / found.norm())
+        if not gap < CLOSE * torch.finfo(self.embedding.weight.dtype).eps or factor <= 0:
+            raise InputError(
+                f"expected a {type(self.model).__name__} in which {what} a constant, got {factor:.3g} times it with a "
+                f"difference of {gap:.1%}: {otherwise}; use a model of another family"
+            )
+        return factor
+
+    def verify(self, values: dict[str, Tensor], factors: Factors, gain: float) -> None:
+        """Compare the logits of a run with the formula; they are larger by a factor where positions are left out.
+
+        Raises
+        ------
+        InputError
+            They differ.
+        """
+        ids = _unclipped(factors)
+        found = self._run(values, ids)[2][:, : len(factors.A)].numpy()
+        expected = gain * (factors.A[ids].astype(float) @ factors.B.T + factors.log_prior)
+        difference = (found - expected) - (found - expected).mean(axis=1, keepdims=True)
+        spread = expected.std(axis=1).mean()
+        gap = float(np.sqrt((difference**2).mean()))
+        if not gap < TOLERANCE + 2 * torch.finfo(self.embedding.weight.dtype).eps * spread:
+            raise InputError(
+                f"expected the logits of {type(self.model).__name__} to be those of the bigram model, got a difference "
+                f"of {gap:.3g} nats; use a model of another family"
+            )
+
     def untie(self) -> bool:
         """Give the head its own weights, now and after reloading, if it shares those of the embedding."""
         if self.head.weight is not self.embedding.weight:
             return False
-        config = getattr(self.model, "config", None)
+        config: Any = getattr(self.model, "config", None)
         self.head.weight = nn.Parameter(self.head.weight.detach().clone())
         if config is None:
             return True
-        before, config.tie_word_embeddings = getattr(config, "tie_word_embeddings", None), False
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        configs = [config] if text is config else [config, text]
+        before = [getattr(c, "tie_word_embeddings", None) for c in configs]
+        for c in configs:
+            c.tie_word_embeddings = False
         self._tie()
         if self.head.weight is self.embedding.weight:
-            config.tie_word_embeddings = before
+            for c, value in zip(configs, before, strict=True):
+                c.tie_word_embeddings = value
             self._tie()
             raise InputError(
                 f"expected a model whose head can be untied, got a {type(self.model).__name__} that ties it again; "
@@ -272,22 +366,10 @@ class _Decoder:
             model.tie_weights()
 
     @torch.no_grad()
-    def write(self, placed: Residual, factors: Factors) -> list[str]:
-        """Write embedding, head, norm and zero outputs; return the names of the parameters."""
-        constant = placed.axes[factors.rank + 1]
-        prior = placed.W @ constant  # log p, shifted and scaled
-        padding = (prior.min() - PADDING_GAP * np.ptp(prior) / np.ptp(factors.log_prior)) * constant
-        _fill(self.embedding.weight, placed.E, placed.E.mean(axis=0))
-        _fill(self.head.weight, placed.W, padding)
-        names = [f"{self.parts.embedding}.weight", f"{self.parts.head}.weight"]
-        for name, parameter in self.norm.named_parameters():
-            parameter.fill_(1.0 if name == "weight" else 0.0)
-            names.append(f"{self.parts.norm}.{name}")
-        for prefix, module in self.outputs:
-            for name, parameter in module.named_parameters():
-                parameter.zero_()
-                names.append(f"{prefix}.{name}")
-        return names
+    def write(self, values: dict[str, Tensor]) -> None:
+        """Write values of parameters by name."""
+        for name, value in values.items():
+            self._parameter(name).copy_(value)
 
     @torch.no_grad()
     def shrink_positions(self, deviation: float) -> str:
@@ -301,12 +383,23 @@ class _Decoder:
         notes = ["output projections of all blocks start at zero"] if self.outputs else []
         if untied:
             notes.append("the head was tied to the embedding and now has its own weights: tie_word_embeddings=False")
+        if self.cap is not None:
+            notes.append(f"logits were capped softly at {self.cap:g} and no longer are: {CAP}=None")
         if (padded := self.embedding.num_embeddings - size) > 0:
             notes.append(f"{padded} padded rows of the vocabulary are {PADDING_GAP:.0f} nats below the rarest token")
         return notes
 
 
-def _fill(weight: Tensor, rows: NDArray[Any], padding: NDArray[Any]) -> None:
-    """Write rows, and one padding row into what is left of the table."""
-    weight[: len(rows)] = torch.from_numpy(rows)
-    weight[len(rows) :] = torch.from_numpy(padding)
+def _unclipped(factors: Factors) -> NDArray[np.int64]:
+    """Return ids of a few tokens, all over the vocabulary, whose rows of A are not clipped by `residual`."""
+    norms = np.linalg.norm(factors.A, axis=1)
+    ids = np.flatnonzero(norms <= np.quantile(norms, 0.99))
+    return np.asarray(ids[np.linspace(0, len(ids) - 1, VERIFIED).astype(int)])
+
+
+def _filled(like: Tensor, rows: NDArray[Any], padding: NDArray[Any]) -> Tensor:
+    """Return a table of rows, with one padding row in what is left of it."""
+    out = torch.empty_like(like)
+    out[: len(rows)] = torch.from_numpy(rows)
+    out[len(rows) :] = torch.from_numpy(padding)
+    return out
