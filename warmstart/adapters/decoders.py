@@ -216,6 +216,7 @@ class _Decoder:
                 raise InputError(f"{name}: expected {', '.join(map(str, FLOATS))}, got {dtype}; load before quantising")
         self.norm: Norm = measure(parts.norm, self.final, self.embedding.weight)
         self.cap: float | None = None
+        self.factors = 1.0, 1.0
 
     def _module(self, name: str, kind: type[Any]) -> Any:
         try:
@@ -238,7 +239,10 @@ class _Decoder:
         if self.cap is None:
             yield
             return
-        setattr(config, CAP, None)
+        try:
+            setattr(config, CAP, None)
+        except Exception as error:  # of the checks of a family's configuration
+            raise InputError(f"expected logits without a soft cap, got {CAP}={self.cap}, which stays on") from error
         try:
             yield
         except BaseException:
@@ -281,9 +285,10 @@ class _Decoder:
         logits = run(
             self.model, values | without, tokens, {self.final: lambda args, result: seen.append((args[0], result))}
         )
-        if len(seen) != 1 or any(x.shape[:-1].numel() != ids.size for x in (*seen[0], logits)):
-            raise InputError(f"{self.parts.norm}: expected one call with all tokens in a run of the model, got others")
-        x, normed, logits = (y.detach().reshape(ids.size, -1).double().cpu() for y in (*seen[0], logits))
+        last = seen[-1] if seen else ()
+        if not last or any(x.shape[:-1].numel() != ids.size for x in (*last, logits)):
+            raise InputError(f"{self.parts.norm}: expected to be called with all tokens of a run, got others")
+        x, normed, logits = (y.detach().reshape(ids.size, -1).double().cpu() for y in (*last, logits))
         return x, normed, logits
 
     def measure(self, placed: Residual, factors: Factors) -> tuple[float, float]:
@@ -298,15 +303,16 @@ class _Decoder:
         x, normed, logits = self._run(values, ids)
         E = values[f"{self.parts.embedding}.weight"].double().cpu()[ids]
         W = values[f"{self.parts.head}.weight"].double().cpu()
-        c = self._factor(x, E, f"{self.parts.norm} gets the embedding times", "what blocks or a norm add to it")
+        c = self._factor(x, E, f"{self.parts.norm} gets the embedding times", "what positions, blocks or a norm add")
         a = self._factor(logits, normed @ W.T, f"logits are those of {self.parts.head} times", "a soft cap of logits")
+        self.factors = c, a
         return c, a
 
     def _factor(self, found: Tensor, base: Tensor, what: str, otherwise: str) -> float:
         """Return the factor of a multiple."""
         factor = float((found * base).sum() / (base * base).sum())
         gap = float((found - factor * base).norm() / found.norm())
-        if not gap < CLOSE * torch.finfo(self.embedding.weight.dtype).eps or factor <= 0:
+        if not gap < 1e-3 + CLOSE * torch.finfo(self.embedding.weight.dtype).eps or factor <= 0:
             raise InputError(
                 f"expected a {type(self.model).__name__} in which {what} a constant, got {factor:.3g} times it with a "
                 f"difference of {gap:.1%}: {otherwise}; use a model of another family"
@@ -383,6 +389,10 @@ class _Decoder:
         notes = ["output projections of all blocks start at zero"] if self.outputs else []
         if untied:
             notes.append("the head was tied to the embedding and now has its own weights: tie_word_embeddings=False")
+        c, a = self.factors
+        if max(abs(c - 1), abs(a - 1)) > 0.01:
+            factors = f"the embedding by {c:.4g} and the logits by {a:.4g}"
+            notes.append(f"the model multiplies {factors}; the head allows for it")
         if self.cap is not None:
             notes.append(f"logits were capped softly at {self.cap:g} and no longer are: {CAP}=None")
         if (padded := self.embedding.num_embeddings - size) > 0:

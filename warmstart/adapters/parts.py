@@ -25,8 +25,9 @@ OUTPUTS = (  # names of the projections whose results blocks add to the stream, 
     *("self_attn.dense", "attention.dense", "self_attention.dense", "multi_head_attention.dense", "attention.output"),
     *("attention.output.dense", "output.dense", "attn.memory.output"),
     *("down_proj", "down_proj_bias", "dense_4h_to_h", "fc2", "fc_out", "ff_out", "w2", "ffn.2"),
-    *("output_linear", "feed_forward.value", "shared_mlp.output_linear", "Wo"),
+    *("output_linear", "feed_forward.value", "per_layer_projection", "Wo"),
 )
+OTHERS = r"\.gate\.|router|layernorm\."  # parts of blocks with such names that are no outputs
 
 
 @dataclass(frozen=True)
@@ -129,11 +130,17 @@ def run(
     return logits
 
 
+def _multiple(x: Tensor, base: Tensor) -> bool:
+    """Whether a tensor is a multiple of another one."""
+    same = x.shape == base.shape and x.dtype == base.dtype
+    return same and bool(torch.cosine_similarity(x.flatten().float(), base.flatten().float(), dim=0) > 1 - 1e-5)
+
+
 def find_parts(model: nn.Module) -> Parts:
     """Return the names of the parts of a model of ``transformers``.
 
-    The norm is the module whose result the head reads. Learned positions are the only other embedding of the width of
-    the stream. Output projections are found by their usual names, `OUTPUTS`.
+    The norm is the module whose result, or a multiple of it, the head reads. Learned positions are the only other
+    embedding of the width of the stream. Output projections are found by their usual names, `OUTPUTS`.
 
     Raises
     ------
@@ -157,9 +164,10 @@ def find_parts(model: nn.Module) -> Parts:
         return lambda _, result: results.append((name, result)) if isinstance(result, Tensor) else None
 
     hooks = {module: record(name) for module, name in names.items() if module is not head}
-    ids = torch.zeros(1, 2, dtype=torch.long, device=embedding.weight.device)
+    ids = torch.arange(2, device=embedding.weight.device)[None]
     run(model, {}, ids, hooks | {head: lambda args, _: read.append(args[0])})
     norm = next((name for name, result in results if read and torch.equal(result, read[-1])), None)
+    norm = norm or next((name for name, result in reversed(results) if read and _multiple(read[-1], result)), None)
     if norm is None:
         raise InputError(f"expected a norm before the head of {type(model).__name__}, found none; {advice}")
     positions = {
@@ -171,7 +179,7 @@ def find_parts(model: nn.Module) -> Parts:
     }
     ends = tuple(f".{name}" for name in OUTPUTS)
     candidates = [*names.values(), *(name for name, _ in model.named_parameters())]
-    inside = (name for name in candidates if re.search(r"\.\d+\.", name))
+    inside = (name for name in candidates if re.search(r"\.\d+\.", name) and not re.search(OTHERS, name))
     outputs = {re.sub(r"\.\d+\.", ".*.", name) for name in inside if name.endswith(ends)}
     return Parts(
         names[embedding], norm, names[head], tuple(sorted(outputs)), positions.pop() if len(positions) == 1 else None
