@@ -44,9 +44,11 @@ SIZES = [  # of the fields of a configuration, by their names in all families
 ]
 LAYERS = "bailing_hybrid jamba kimi_linear lfm3 qwen3_5_text qwen3_5_moe_text qwen3_next qwen4_exp_text recurrent_gemma"
 ENDED = "camembert data2vec-text roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod cwm modernbert-decoder"
+GRANITE = {"logits_scaling": 8.0, "embedding_multiplier": 12.0, "residual_multiplier": 0.22}
 CHANGES = {  # what a family needs besides
     **{kind: {"num_hidden_layers": 8} for kind in LAYERS.split()},
     **{kind: {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0} for kind in ENDED.split()},
+    **dict.fromkeys(("granite", "granitemoe", "granitemoeshared"), GRANITE),
     "bamba": {"mamba_n_heads": 8, "attn_layer_indices": [1]},
     "granitemoehybrid": {"mamba_n_heads": 8, "layer_types": ["mamba", "attention"]},
     "falcon_h1": {"mamba_n_heads": 8, "mamba_d_ssm": 128},

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor, nn
 
+from warmstart.adapters.parts import unwrapped
 from warmstart.errors import InputError
 from warmstart.memory import MemoryLayer
 from warmstart.spectral import Residual, damped_solve, frame
@@ -54,6 +55,7 @@ def replace_attention(model: nn.Module, make: Callable[[int, int], nn.Module]) -
     >>> model(torch.zeros(1, 8, dtype=torch.long)).logits.shape
     torch.Size([1, 8, 50])
     """
+    model = unwrapped(model)
     config: Any = getattr(model, "config", None)
     if getattr(config, "model_type", None) != "gpt2":
         raise InputError(f"expected a GPT-2 of transformers, got {type(model).__name__}")
