@@ -1,6 +1,10 @@
 """PhaseCallback: the Trainer runs the phases of a schedule (extra `hf`)."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,6 +97,36 @@ def test_phases_in_tokens(tmp_path):
     assert len(steps) == 10
 
 
+TWO_DEVICES = """
+import json, os, sys, torch
+import test_phase_callback as t
+phases = [t.Phase("frozen", {"middle": 1e-2}, epochs=1), t.Phase("all", {"head": 1e-2, "middle": 1e-3})]
+options = {"num_train_epochs": 2, "gradient_accumulation_steps": 2, "logging_strategy": "steps", "logging_steps": 1}
+_, seen, callback = t.train(sys.argv[1], t.Schedule(phases, t.GROUPS), save_strategy="no", **options)
+if os.environ["RANK"] == "0":
+    rates = [max(rates.values()) for _, rates in seen]
+    with open(sys.argv[1] + "/rates.json", "w") as file:
+        json.dump([torch.distributed.get_world_size(), rates, callback.logged], file)
+"""
+
+
+@pytest.mark.slow  # starts two processes
+def test_two_devices(tmp_path):
+    """24 examples in batches of 4 are 3 batches on each device: a step of 2 and one of 1 in an epoch."""
+    script = tmp_path / "two.py"
+    script.write_text(TWO_DEVICES)
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    devices, rates, logged = json.loads((tmp_path / "rates.json").read_text())
+    assert devices == 2
+    scales = [Phase("any", epochs=None, rates={"x": 1}).scale(share) for share in (0, 0.5)]
+    np.testing.assert_allclose(rates, 1e-2 * np.array([*scales, *scales]))
+    assert logged == rates
+
+
 class Stream(IterableDataset):
     """Data without a length."""
 
@@ -104,31 +138,33 @@ class Stream(IterableDataset):
     ("options", "steps", "in_epoch"),
     [
         ({"num_train_epochs": 2}, 12, 6),
+        ({"num_train_epochs": 2, "logging_strategy": "epoch"}, 12, 6),
         ({"num_train_epochs": 2.5}, 15, 6),
         ({"num_train_epochs": 2, "gradient_accumulation_steps": 4}, 4, 2),  # 6 batches: a step of 4 and one of 2
         ({"num_train_epochs": 2, "dataset": data(26), "dataloader_drop_last": True}, 12, 6),
         ({"num_train_epochs": 2, "dataset": data(26)}, 14, 7),
         ({"num_train_epochs": 1, "gradient_accumulation_steps": 50, "stop": 3}, 3, 1),
         ({"stop": 4}, 4, 6),  # less than an epoch
-        ({"stop": 40}, 40, 6),  # more than the three epochs of the arguments
+        ({"stop": 21}, 21, 6),  # more than the three epochs of the arguments
         ({"stop": 11, "gradient_accumulation_steps": 4}, 11, 2),
         ({"num_train_epochs": 2, "lr_scheduler_type": "cosine", "warmup_steps": 3}, 12, 6),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("logging", ["steps", "epoch"])
-def test_the_schedule_is_as_long_as_the_trainer_plans_and_the_log_has_the_rate(
-    tmp_path, options, steps, in_epoch, logging
-):
+def test_the_schedule_is_as_long_as_the_trainer_plans_and_the_log_has_the_rate(tmp_path, options, steps, in_epoch):
     phases = [Phase("frozen", {"middle": 1e-2}, epochs=1, decay="linear"), Phase("all", {"head": 1e-2, "middle": 1e-3})]
-    options = {"logging_strategy": logging, "logging_steps": 1, "save_strategy": "no"} | options
+    options = {"logging_strategy": "steps", "logging_steps": 1, "save_strategy": "no"} | options
     _, seen, callback = train(tmp_path, Schedule(phases, GROUPS), **options)
     first = min(in_epoch, steps)
     expected = [1e-2 * phases[0].scale(step / first) for step in range(first)]
     expected += [1e-2 * phases[1].scale(step / (steps - first)) for step in range(steps - first)]
     highest = [max(rates.values()) for _, rates in seen]
     np.testing.assert_allclose(highest, expected, atol=1e-9)
-    at = range(steps) if logging == "steps" else [*range(in_epoch - 1, steps - 1, in_epoch), steps - 1]
+    at = (
+        range(steps)
+        if options["logging_strategy"] == "steps"
+        else [*range(in_epoch - 1, steps - 1, in_epoch), steps - 1]
+    )
     np.testing.assert_allclose(callback.logged, [highest[step] for step in at], atol=1e-12)
 
 
