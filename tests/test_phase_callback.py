@@ -107,6 +107,9 @@ if os.environ["RANK"] == "0":
     rates = [max(rates.values()) for _, rates in seen]
     with open(sys.argv[1] + "/rates.json", "w") as file:
         json.dump([torch.distributed.get_world_size(), rates, callback.logged], file)
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
+os._exit(0)  # without the teardown of the interpreter, in which threads of gloo may abort the process
 """
 
 
