@@ -1,12 +1,14 @@
 """FastWeightAttention against its formula: states, masks, token shift, autocast, learning, bad input."""
 
+import copy
 from functools import partial
 
 import pytest
 import torch
 
 from warmstart.errors import InputError
-from warmstart.memory import FAVOR, FastWeightAttention, delta_step, dpfp, elu_plus_one, sum_step
+from warmstart.memory import FAVOR, TTTMLP, FastWeightAttention, TTTLinear, delta_step, dpfp, elu_plus_one, sum_step
+from warmstart.memory.layers import RULES
 
 DIM, HEADS = 12, 3
 MAPS = [dpfp, partial(dpfp, nu=3), elu_plus_one, FAVOR(DIM // HEADS, 5)]
@@ -97,6 +99,50 @@ def test_autocast_gives_nearly_the_same():
     with torch.autocast("cpu", torch.bfloat16):
         found = attention(x)
     torch.testing.assert_close(found.float(), attention(x), rtol=0, atol=0.03)
+
+
+LAYERS = {
+    **{f"{rule} {i}": partial(FastWeightAttention, rule=rule, feature_map=MAPS[i]) for rule in RULES for i in range(4)},
+    "ttt": partial(TTTLinear, mini_batch=4),
+    "ttt plain": partial(TTTLinear, norm=False),
+    "ttt mlp": TTTMLP,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("token_shift", [False, True])
+@pytest.mark.parametrize("name", LAYERS)
+def test_weights_in_half_precision(name, token_shift, dtype):
+    """Against the same rounded weights and inputs in float64: the memory itself is not rounded."""
+    torch.manual_seed(0)
+    layer = copy.deepcopy(LAYERS[name])(DIM, HEADS, token_shift=token_shift).to(dtype)
+    x = vectors(70).to(dtype)
+    expected = copy.deepcopy(layer).double()(x.double())
+    whole, outputs, state = layer(x), [], None
+    for part in x.split([66, 1, 1, 2], dim=1):
+        output, state = layer.advance(part, state)
+        outputs.append(output)
+    for found in (whole, torch.cat(outputs, 1)):
+        assert found.dtype == dtype
+        error = (found.double() - expected).square().mean().sqrt() / expected.square().mean().sqrt()
+        assert error < 4 * torch.finfo(dtype).eps
+    whole.float().square().sum().backward()
+    assert all(p.grad.dtype == dtype and p.grad.isfinite().all() and p.grad.any() for p in layer.parameters())
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_autocast_of_bfloat16_inputs_and_of_single_tokens(name):
+    torch.manual_seed(0)
+    layer, x, state, outputs = copy.deepcopy(LAYERS[name])(DIM, HEADS), vectors(20).bfloat16(), None, []
+    expected = layer(x.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs.append(layer(x))
+        for part in x.split(1, dim=1):
+            output, state = layer.advance(part, state)
+            outputs.append(output)
+    for found in (outputs[0], torch.cat(outputs[1:], 1)):
+        error = (found.float() - expected).square().mean().sqrt() / expected.square().mean().sqrt()
+        assert error < 4 * torch.finfo(torch.bfloat16).eps
 
 
 def test_the_layer_learns_to_recall():

@@ -1,6 +1,10 @@
 """PhaseCallback: the Trainer runs the phases of a schedule (extra `hf`)."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +13,7 @@ import torch
 pytest.importorskip("transformers", reason="needs warmstart[hf]")
 pytest.importorskip("accelerate", reason="needs warmstart[hf]")
 
+from torch.utils.data import IterableDataset
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
 from warmstart.errors import InputError
@@ -48,16 +53,19 @@ class Watch(TrainerCallback):
         self.steps.append((model.transformer.wte.weight.detach().clone(), rates))
 
 
-def train(folder, schedule=EPOCHS, max_tokens=None, resume=None, stop=None, **options):
+def train(folder, schedule=EPOCHS, max_tokens=None, resume=None, stop=None, dataset=None, **options):
     model, watch = gpt2(), Watch()
+    options = {"num_train_epochs": 3, "logging_strategy": "no", "save_strategy": "steps"} | options
     arguments = TrainingArguments(
-        output_dir=str(folder), num_train_epochs=3, per_device_train_batch_size=4, save_strategy="steps", save_steps=2,
-        report_to=[], use_cpu=True, disable_tqdm=True, logging_strategy="no", max_steps=stop or -1, **options,
+        output_dir=str(folder), per_device_train_batch_size=4, save_steps=2,
+        report_to=[], use_cpu=True, disable_tqdm=True, max_steps=stop or -1, **options,
     )  # fmt: skip
     callback = PhaseCallback(schedule, max_tokens)
     optimizers = (schedule.optimizer(model), None)
-    trainer = Trainer(model, arguments, train_dataset=data(), optimizers=optimizers, callbacks=[callback, watch])
+    dataset = data() if dataset is None else dataset
+    trainer = Trainer(model, arguments, train_dataset=dataset, optimizers=optimizers, callbacks=[callback, watch])
     trainer.train(resume_from_checkpoint=resume)
+    callback.logged = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
     return model, watch.steps, callback
 
 
@@ -86,17 +94,100 @@ def test_phases_in_tokens(tmp_path):
     _, steps, _ = train(tmp_path, TOKENS, max_tokens=8 * 4 * 10, include_num_input_tokens_seen=True)
     start = gpt2().transformer.wte.weight
     assert [torch.equal(e, start) for e, _ in steps][:10] == [True] * 6 + [True] + [False] * 3  # rate 0 at first
-    assert len(steps) <= 11
+    assert len(steps) == 10
 
 
-@pytest.mark.parametrize("steps", [4, 30])
-def test_max_steps_decides_the_end_of_the_schedule(tmp_path, steps):
-    """Fewer steps than an epoch, and more than the three epochs that the Trainer plans by default."""
-    _, seen, _ = train(tmp_path, decoder_schedule(1e-2), stop=steps)
-    rates = [rates["tables"] for _, rates in seen]
-    expected = [1e-2 * decoder_schedule().phases[0].scale(step / steps) for step in range(steps)]
-    np.testing.assert_allclose(rates, expected, atol=1e-6)
-    assert all(rates["blocks"] == 0.5 * rates["tables"] for _, rates in seen)
+TWO_DEVICES = """
+import json, os, sys, torch
+import test_phase_callback as t
+phases = [t.Phase("frozen", {"middle": 1e-2}, epochs=1), t.Phase("all", {"head": 1e-2, "middle": 1e-3})]
+options = {"num_train_epochs": 2, "gradient_accumulation_steps": 2, "logging_strategy": "steps", "logging_steps": 1}
+_, seen, callback = t.train(sys.argv[1], t.Schedule(phases, t.GROUPS), save_strategy="no", **options)
+if os.environ["RANK"] == "0":
+    rates = [max(rates.values()) for _, rates in seen]
+    with open(sys.argv[1] + "/rates.json", "w") as file:
+        json.dump([torch.distributed.get_world_size(), rates, callback.logged], file)
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
+os._exit(0)  # without the teardown of the interpreter, in which threads of gloo may abort the process
+"""
+
+
+@pytest.mark.slow  # starts two processes
+def test_two_devices(tmp_path):
+    """24 examples in batches of 4 are 3 batches on each device: a step of 2 and one of 1 in an epoch."""
+    script = tmp_path / "two.py"
+    script.write_text(TWO_DEVICES)
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    devices, rates, logged = json.loads((tmp_path / "rates.json").read_text())
+    assert devices == 2
+    scales = [Phase("any", epochs=None, rates={"x": 1}).scale(share) for share in (0, 0.5)]
+    np.testing.assert_allclose(rates, 1e-2 * np.array([*scales, *scales]))
+    assert logged == rates
+
+
+class Stream(IterableDataset):
+    """Data without a length."""
+
+    def __iter__(self):
+        return iter(data())
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "in_epoch"),
+    [
+        ({"num_train_epochs": 2}, 12, 6),
+        ({"num_train_epochs": 2, "logging_strategy": "epoch"}, 12, 6),
+        ({"num_train_epochs": 2.5}, 15, 6),
+        ({"num_train_epochs": 2, "gradient_accumulation_steps": 4}, 4, 2),  # 6 batches: a step of 4 and one of 2
+        ({"num_train_epochs": 2, "dataset": data(26), "dataloader_drop_last": True}, 12, 6),
+        ({"num_train_epochs": 2, "dataset": data(26)}, 14, 7),
+        ({"num_train_epochs": 1, "gradient_accumulation_steps": 50, "stop": 3}, 3, 1),
+        ({"stop": 4}, 4, 6),  # less than an epoch
+        ({"stop": 21}, 21, 6),  # more than the three epochs of the arguments
+        ({"stop": 11, "gradient_accumulation_steps": 4}, 11, 2),
+        ({"num_train_epochs": 2, "lr_scheduler_type": "cosine", "warmup_steps": 3}, 12, 6),
+    ],
+    ids=str,
+)
+def test_the_schedule_is_as_long_as_the_trainer_plans_and_the_log_has_the_rate(tmp_path, options, steps, in_epoch):
+    phases = [Phase("frozen", {"middle": 1e-2}, epochs=1, decay="linear"), Phase("all", {"head": 1e-2, "middle": 1e-3})]
+    options = {"logging_strategy": "steps", "logging_steps": 1, "save_strategy": "no"} | options
+    _, seen, callback = train(tmp_path, Schedule(phases, GROUPS), **options)
+    first = min(in_epoch, steps)
+    expected = [1e-2 * phases[0].scale(step / first) for step in range(first)]
+    expected += [1e-2 * phases[1].scale(step / (steps - first)) for step in range(steps - first)]
+    highest = [max(rates.values()) for _, rates in seen]
+    np.testing.assert_allclose(highest, expected, atol=1e-9)
+    at = (
+        range(steps)
+        if options["logging_strategy"] == "steps"
+        else [*range(in_epoch - 1, steps - 1, in_epoch), steps - 1]
+    )
+    np.testing.assert_allclose(callback.logged, [highest[step] for step in at], atol=1e-12)
+
+
+def test_data_without_a_length(tmp_path):
+    schedule = decoder_schedule(1e-2)
+    _, seen, callback = train(tmp_path, schedule, stop=14, dataset=Stream(), logging_steps=1, logging_strategy="steps")
+    expected = [1e-2 * schedule.phases[0].scale(step / 14) for step in range(14)]
+    np.testing.assert_allclose([rates["tables"] for _, rates in seen], expected, atol=1e-9)
+    np.testing.assert_allclose(callback.logged, expected, atol=1e-9)
+    with pytest.raises(InputError, match="expected data with a length for phases in epochs"):
+        train(tmp_path / "epochs", stop=14, dataset=Stream())
+
+
+def test_training_stops_with_the_last_phase(tmp_path):
+    phases = [Phase("frozen", {"middle": 1e-2}, epochs=0.5), Phase("all", {"head": 1e-2}, epochs=0.5)]
+    _, seen, _ = train(tmp_path, Schedule(phases, GROUPS))
+    assert [rates["head"] > 0 for _, rates in seen] == [False] * 4 + [True] * 2  # the first rate of a phase is 0
+    tokens = Schedule([Phase("all", {"middle": 1e-2}, tokens=8 * 4 * 5)], GROUPS)
+    _, seen, _ = train(tmp_path / "tokens", tokens, max_tokens=10**6, include_num_input_tokens_seen=True)
+    assert len(seen) == 5
 
 
 def test_what_cannot_work_is_refused(tmp_path):

@@ -52,18 +52,45 @@ def test_a_block_adds_what_the_layer_returns(name, implementation):
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
-def test_padding_on_the_right_changes_nothing_and_elsewhere_is_refused(implementation):
-    model = replaced(FastWeightAttention, attn_implementation=implementation)
+@pytest.mark.parametrize("name", MEMORIES)
+def test_padding_changes_nothing_wherever_it_is(name, implementation):
+    model = replaced(MEMORIES[name], attn_implementation=implementation)
     ids = torch.from_numpy(TOKENS[:60].reshape(2, 30))
-    mask = torch.ones_like(ids)
-    mask[1, 20:] = 0
-    with torch.no_grad():
-        torch.testing.assert_close(model(ids, attention_mask=mask).logits[1, :20], model(ids).logits[1, :20])
-        for gap in (slice(0, 3), slice(7, 8)):
-            mask = torch.ones_like(ids)
-            mask[1, gap] = 0
-            with pytest.raises(InputError, match="attention_mask: expected padding on the right only"):
-                model(ids, attention_mask=mask)
+    for gap in (slice(20, 30), slice(0, 3), slice(7, 12)):
+        mask = torch.ones_like(ids)
+        mask[1, gap] = 0
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        tokens = mask[1].bool()
+        with torch.no_grad():
+            found = model(ids, attention_mask=mask, position_ids=positions).logits
+            torch.testing.assert_close(found[0], model(ids[:1]).logits[0])
+            torch.testing.assert_close(found[1, tokens], model(ids[1:, tokens]).logits[0])
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", MEMORIES)
+def test_a_padded_batch_generates_what_each_text_generates_alone(name, implementation):
+    model = replaced(MEMORIES[name], attn_implementation=implementation)
+    load_into(model, STATISTICS)
+    for block in model.transformer.h:  # the memories speak
+        torch.nn.init.normal_(block.attn.memory.output.weight, std=0.2)
+    texts = [torch.from_numpy(TOKENS[at : at + length]) for at, length in ((0, 12), (20, 1), (40, 7))]
+    ids = torch.stack([torch.cat([torch.full((12 - len(text),), 59), text]) for text in texts])
+    mask = torch.stack([(torch.arange(12) >= 12 - len(text)).long() for text in texts])
+    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 59}
+    together = model.generate(ids, attention_mask=mask, **options)[:, 12:]
+    alone = [model.generate(text[None], attention_mask=torch.ones(1, len(text)), **options) for text in texts]
+    for found, text, whole in zip(together, texts, alone, strict=True):
+        assert torch.equal(found, whole[0, len(text) :])
+
+
+def test_packed_texts_are_refused():
+    model = replaced(FastWeightAttention)
+    packed = torch.block_diag(torch.ones(4, 4), torch.ones(4, 4)).tril().bool()[None, None]
+    with pytest.raises(InputError, match="attention_mask: expected causal attention with padding"):
+        model(torch.from_numpy(TOKENS[None, :8]), attention_mask=packed)
+    with pytest.raises(InputError, match="attention_mask: expected causal attention with padding"):
+        model(torch.from_numpy(TOKENS[None, :8]), position_ids=torch.arange(8)[None] % 4)
 
 
 def test_there_is_no_cache():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import reference
@@ -100,9 +102,26 @@ def test_a_rank_that_cannot_be_is_refused(rank, message):
         factorise(STATISTICS, rank)
 
 
-def test_too_little_text_to_choose_by_is_refused():
-    with pytest.raises(InputError, match="at least 131,072 tokens"):
-        factorise(count_pairs(TOKENS[:1000], 65), 8)
+@pytest.mark.parametrize("length", [2, 3, 1000, 131_000])
+def test_little_text_gets_the_default_exponents_and_rank(length):
+    statistics = count_pairs(TOKENS[:length], 65)
+    factors = factorise(statistics, 40)
+    assert (factors.rank, factors.exponents, factors.sweeps) == (40, (0.35, 0.35), 0)
+    assert factors.held_out_loss is None
+    bigram = spectral.Bigram.of(statistics.pairs)
+    A, B = spectral.decompose(bigram, (0.35, 0.35), 40)
+    np.testing.assert_array_equal(factors.A @ factors.B.T, A @ B.T)
+    seen = np.arange(65)
+    judge = spectral.HeldOutLoss(statistics.pairs, seen, bigram.log_prior)
+    assert judge(factors.A, factors.B) < judge(0 * A, 0 * B)  # better than the unigram on its own text
+
+
+def test_counts_without_pairs_are_refused():
+    none = count_pairs(TOKENS[:2], 65)
+    none = replace(none, pairs=none.pairs - none.pairs)
+    none.pairs.eliminate_zeros()
+    with pytest.raises(InputError, match="expected counts of pairs, got none"):
+        factorise(none, 8)
 
 
 @pytest.mark.parametrize("width", [16, 33, 64])

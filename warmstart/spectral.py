@@ -32,6 +32,7 @@ from warmstart.progress import Progress
 from warmstart.solution import class_prior
 
 EXPONENTS = ((0.25, 0.25), (0.35, 0.35), (0.35, 0.5))  # of the weights p**a of rows and p**b of columns
+LITTLE_TEXT = (0.35, 0.35)  # without held-out pairs
 FREQUENT = 1024  # tokens on which exponents and rank are chosen
 COVERED_SHARE = 0.9  # share of the text whose rows take part in every sweep; the last refit takes all rows
 STEP_B = 0.3  # length of the Newton step of B; that of A is 1
@@ -109,8 +110,9 @@ class Factors:
         a and b of the weights.
     sweeps : int
         Number of refits of A and B.
-    held_out_loss : float
-        Cross-entropy of the held-out pairs that begin with one of the 1,024 most frequent tokens, in nats.
+    held_out_loss : float or None
+        Cross-entropy of the held-out pairs that begin with one of the 1,024 most frequent tokens, in nats. None where
+        the text was too short to hold pairs out.
     """
 
     A: Array
@@ -118,7 +120,7 @@ class Factors:
     log_prior: Array
     exponents: tuple[float, float]
     sweeps: int
-    held_out_loss: float
+    held_out_loss: float | None
 
     @property
     def rank(self) -> int:
@@ -136,7 +138,9 @@ def factorise(
     """Solve pair statistics into factors.
 
     The held-out pairs choose the exponents, the rank (the given one, a half or a quarter of it) and the number of
-    sweeps. A sweep takes about ``4 V**2 r`` multiplications for the frequent rows.
+    sweeps. A text below 131,072 tokens has none: it gets the exponents `LITTLE_TEXT`, the given rank and no sweep,
+    because sweeps can make a model of little text worse. A sweep takes about ``4 V**2 r`` multiplications for the
+    frequent rows.
 
     Parameters
     ----------
@@ -153,7 +157,7 @@ def factorise(
     Raises
     ------
     InputError
-        The rank is below 8 or not below the vocabulary, or no pair was held out.
+        The rank is below 8 or not below the vocabulary, or there are no pairs.
 
     Examples
     --------
@@ -168,32 +172,32 @@ def factorise(
         raise InputError(
             f"rank: expected {LEAST_RANK} to {size - 1}, below the vocabulary of {size} tokens, got {rank}"
         )
-    if not statistics.held_out.nnz:
-        raise InputError("expected held-out pairs to choose by, got none: give at least 131,072 tokens of text")
+    if not statistics.pairs.nnz:
+        raise InputError("expected counts of pairs, got none; count a text of at least two tokens")
     report = progress or (lambda *_: None)
-    bigram = Bigram.of(statistics.pairs)
-    loss = HeldOutLoss(statistics.held_out, bigram.frequent(), bigram.log_prior)
     report("factorise", 0, None)
+    bigram = Bigram.of(statistics.pairs)
+    if not statistics.held_out.nnz:
+        return Factors(*decompose(bigram, LITTLE_TEXT, rank), bigram.log_prior, LITTLE_TEXT, 0, None)
+    loss = HeldOutLoss(statistics.held_out, bigram.frequent(), bigram.log_prior)
     exponents = _choose_exponents(statistics.held_out, bigram, rank)
     A, B = decompose(bigram, exponents, rank)
     ranks = (max(LEAST_RANK, rank // divisor) for divisor in (1, 2, 4))
     rank = min(ranks, key=lambda r: loss(A[:, :r], B[:, :r]))
     A, B = np.ascontiguousarray(A[:, :rank]), np.ascontiguousarray(B[:, :rank])
-    best = Factors(A, B, bigram.log_prior, exponents, 0, loss(A, B))
+    best, lowest = Factors(A, B, bigram.log_prior, exponents, 0, None), loss(A, B)
     covered = np.argsort(-bigram.share, kind="stable")
     covered = covered[: int(np.searchsorted(np.cumsum(bigram.share[covered]), COVERED_SHARE)) + 1]
     for sweep in range(sweeps):
         report("refit", sweep, sweeps)
         A = refit_rows(bigram, A, B, covered, workers)
         B = refit_columns(bigram, A, B, covered, workers)
-        refitted = Factors(A, B, bigram.log_prior, exponents, sweep + 1, loss(A, B))
-        if refitted.held_out_loss > best.held_out_loss - LEAST_GAIN:
+        if (refitted := loss(A, B)) > lowest - LEAST_GAIN:
             break
-        best = refitted
+        best, lowest = replace(best, A=A, B=B, sweeps=sweep + 1), refitted
     if best.sweeps:
-        A = refit_rows(bigram, best.A, best.B, np.arange(size), workers)
-        best = replace(best, A=A, held_out_loss=loss(A, best.B))
-    return best
+        best = replace(best, A=refit_rows(bigram, best.A, best.B, np.arange(size), workers))
+    return replace(best, held_out_loss=loss(best.A, best.B))
 
 
 class HeldOutLoss:

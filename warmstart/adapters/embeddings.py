@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from bitcipher import CooccurrenceEmbedding
+from warmstart.adapters.parts import unwrapped
 from warmstart.adapters.report import LoadReport
 from warmstart.errors import InputError
 
@@ -98,6 +99,7 @@ def replace_embeddings(
     """
     if isinstance(corpus, str):
         raise InputError("expected an iterable of texts as corpus, got one string; put it in a list")
+    model = cast("PreTrainedModel", unwrapped(model))
     embedding = model.get_input_embeddings()
     if not isinstance(embedding, torch.nn.Embedding):
         raise InputError(f"expected a model with an nn.Embedding of tokens, got {type(embedding).__name__}")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor, nn
 
+from warmstart.adapters.parts import unwrapped
 from warmstart.errors import InputError
 from warmstart.memory import MemoryLayer
 from warmstart.spectral import Residual, damped_solve, frame
@@ -28,7 +29,7 @@ CURVATURE, RIDGE = 1.0, 0.1  # damping of the Newton step and of the fit, in uni
 def replace_attention(model: nn.Module, make: Callable[[int, int], nn.Module]) -> None:
     """Replace the self-attention of every block of a GPT-2 by another causal layer.
 
-    The model then has no cache of keys and values (``use_cache=False``) and accepts padding on the right only.
+    The model then has no cache of keys and values (``use_cache=False``). Padding may stand anywhere.
 
     Parameters
     ----------
@@ -42,8 +43,8 @@ def replace_attention(model: nn.Module, make: Callable[[int, int], nn.Module]) -
     Raises
     ------
     InputError
-        The model is no GPT-2, or ``make`` returns no module. When the model is called: it gets a cache, or padding that
-        is not on the right.
+        The model is no GPT-2, or ``make`` returns no module. When the model is called: it gets a cache, or a mask that
+        is more than padding, as for packed texts.
 
     Examples
     --------
@@ -54,6 +55,7 @@ def replace_attention(model: nn.Module, make: Callable[[int, int], nn.Module]) -
     >>> model(torch.zeros(1, 8, dtype=torch.long)).logits.shape
     torch.Size([1, 8, 50])
     """
+    model = unwrapped(model)
     config: Any = getattr(model, "config", None)
     if getattr(config, "model_type", None) != "gpt2":
         raise InputError(f"expected a GPT-2 of transformers, got {type(model).__name__}")
@@ -83,12 +85,21 @@ class ReplacedAttention(nn.Module):
         """Return (batch, length, width), and no attention weights."""
         if past_key_values is not None:
             raise InputError("past_key_values: expected none, a memory has no key cache; call with use_cache=False")
-        if attention_mask is not None:
-            last = attention_mask[..., -1, :]  # the positions that the last one sees
-            visible = last if last.dtype == torch.bool else last == 0
-            if (visible[..., 1:] & ~visible[..., :-1]).any():
-                raise InputError("attention_mask: expected padding on the right only, got gaps before tokens")
-        return self.dropout(self.memory(x)), None
+        if attention_mask is None:
+            return self.dropout(self.memory(x)), None
+        order = _tokens_first(attention_mask, x)[..., None].expand_as(x)
+        read = self.memory(x.gather(1, order))  # causal: padding behind the tokens changes nothing
+        return self.dropout(torch.empty_like(read).scatter(1, order, read)), None
+
+
+def _tokens_first(attention_mask: Tensor, x: Tensor) -> Tensor:
+    """Return the positions (batch, length) with padding behind the tokens, from what each position sees."""
+    seen = (attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0)[:, 0]
+    token = seen[:, -1].expand(len(x), -1)  # the last position sees all tokens
+    causal = token[:, None] & torch.ones_like(seen[0]).tril()
+    if ((seen != causal).any(-1) & ~seen.all(-1)).any():  # transformers may let a row that sees nothing see all
+        raise InputError("attention_mask: expected causal attention with padding, got another mask, as of packed texts")
+    return (~token).to(torch.uint8).argsort(dim=1, stable=True)
 
 
 @dataclass(frozen=True)

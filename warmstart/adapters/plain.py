@@ -25,6 +25,7 @@ layer on a softmax is zero.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ from torch import Tensor, nn
 
 from bitcipher import BitCipher, CapacityError
 from warmstart import accumulators, solution
+from warmstart.adapters.parts import unwrapped
 from warmstart.adapters.report import LoadReport
 from warmstart.errors import InputError
 
@@ -91,6 +93,7 @@ def warm_start(model: nn.Sequential, loader: Batches) -> LoadReport:
     >>> model(x).argmax(1).tolist()
     [0, 0, 1, 1]
     """
+    model = cast("nn.Sequential", unwrapped(model))
     first, layers = _layers(model)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -1,5 +1,6 @@
 """A callback that runs a `Schedule` in the Hugging Face Trainer (extra ``hf``)."""
 
+import math
 from typing import Any
 
 from transformers import TrainerControl as Control
@@ -15,7 +16,8 @@ class PhaseCallback(TrainerCallback, ExportableState):
 
     Give the trainer the optimizer ``schedule.optimizer(model)``, which holds every parameter from the start. The
     trainer's own optimizer would leave frozen parameters out. The callback sets the learning rates before every step
-    and overrides the trainer's scheduler. The position in the schedule is saved in `trainer_state.json`, and
+    and overrides the trainer's scheduler. The trainer's log shows the highest rate in use. The run is as long as the
+    trainer plans it, in steps or in epochs. The position in the schedule is saved in `trainer_state.json`, and
     ``trainer.train(resume_from_checkpoint=True)`` continues in the same phase.
 
     Parameters
@@ -30,7 +32,8 @@ class PhaseCallback(TrainerCallback, ExportableState):
     Raises
     ------
     InputError
-        When training begins: the optimizer has other groups, or the trainer does not count tokens.
+        When training begins: the optimizer has other groups, the trainer does not count tokens, or phases in epochs
+        meet data without a length.
 
     Examples
     --------
@@ -46,6 +49,7 @@ class PhaseCallback(TrainerCallback, ExportableState):
         self.schedule = schedule if isinstance(schedule, Schedule) else Schedule.from_json(schedule)
         self.max_tokens = max_tokens
         self.clock = Clock(self.schedule, total=max_tokens or 0, epoch=1.0)
+        self.steps_per_epoch, self.rate = 1, 0.0  # of the trainer's plan; the highest learning rate in use
         if (max_tokens is None) != all(phase.tokens is None for phase in self.schedule.phases):
             raise InputError("expected max_tokens with lengths in tokens, and lengths in epochs without it")
         if max_tokens is not None and any(phase.epochs is not None for phase in self.schedule.phases):
@@ -80,26 +84,50 @@ class PhaseCallback(TrainerCallback, ExportableState):
         if self.max_tokens is not None and args.include_num_input_tokens_seen in (False, "no"):
             raise InputError("expected include_num_input_tokens_seen=True for phases in tokens, got False")
         if self.max_tokens is None:
-            self.clock.total = float(args.num_train_epochs)
+            self.steps_per_epoch = self._plan(args, state, kwargs.get("train_dataloader"))
+            self.clock.total = state.max_steps / self.steps_per_epoch
         callbacks = state.stateful_callbacks  # a dict by name, in spite of its annotation
         saved = callbacks.get(type(self).__name__) if isinstance(callbacks, dict) else None
         if isinstance(saved, dict):
             self.place = saved["attributes"]["place"]
 
+    def _plan(self, args: TrainingArguments, state: TrainerState, loader: Any) -> int:
+        """Return the number of the trainer's steps in an epoch: batches on each device, by those of a step, rounded up.
+
+        Without a length of the data, the trainer takes the whole run for an epoch.
+        """
+        try:
+            return max(1, math.ceil(len(loader) / args.gradient_accumulation_steps))
+        except TypeError as error:  # a loader of an iterable data set has `__len__` and raises this
+            if any(phase.epochs is not None for phase in self.schedule.phases):
+                raise InputError("expected data with a length for phases in epochs, got none; use tokens") from error
+            return state.max_steps
+
     def _position(self, state: TrainerState) -> float:
-        return float(state.num_input_tokens_seen if self.max_tokens is not None else state.epoch or 0.0)
+        return state.num_input_tokens_seen if self.max_tokens is not None else state.global_step / self.steps_per_epoch
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: Control, **kwargs: Any) -> None:
         """Freeze groups and set the learning rates; stop training after the last phase."""
         position = self._position(state)
-        if self.max_tokens is None and state.global_step:  # the end in epochs, also where ``max_steps`` decides it
-            self.clock.total = state.max_steps * position / state.global_step
         self.clock.move(position)
         phase = self.clock.present
         if phase is None:
             control.should_training_stop = True
         elif (optimizer := kwargs.get("optimizer")) is not None:
             apply(phase, optimizer, self.clock.share(position))
+            self.rate = max(group["lr"] for group in optimizer.param_groups)
+            self._report_rate(**kwargs)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Control, **kwargs: Any) -> None:
+        """Stop training at the end of the last phase."""
+        self._report_rate(**kwargs)  # the trainer's scheduler has made a step of its own
+        if self.clock.phase == len(self.schedule.phases) - 1 and self.clock.over(self._position(state)):
+            control.should_training_stop = True
+
+    def _report_rate(self, lr_scheduler: Any = None, optimizer: Any = None, **_: Any) -> None:
+        """Let the trainer's scheduler return the highest rate in use, which the trainer logs."""
+        if lr_scheduler is not None and optimizer is not None:
+            lr_scheduler._last_lr = [self.rate] * len(optimizer.param_groups)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: Control, **kwargs: Any) -> None:
         """End the phase if ``eval_loss`` has not improved for as long as its ``patience``."""

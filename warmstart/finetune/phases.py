@@ -325,10 +325,14 @@ class Clock:
         """Return the fraction of the present phase that is done at a position."""
         return (position - self.began) / max(self.end - self.began, 1e-9)
 
+    def over(self, position: float) -> bool:
+        """Whether the present phase is over at a position; lengths in epochs are sums of rounded numbers."""
+        return position >= self.end - 1e-9
+
     def move(self, position: float, stop: bool = False) -> bool:
         """Leave the phases that are over at a position, or the present one on ``stop``. Return whether one was left."""
         first = self.phase
-        while self.phase < len(self.schedule.phases) and (stop or position >= self.end):
+        while self.phase < len(self.schedule.phases) and (stop or self.over(position)):
             self.phase, self.began, self.best, self.waited, stop = self.phase + 1, position, None, 0, False
         return self.phase > first
 

@@ -45,7 +45,7 @@ class MemoryLayer(nn.Module, ABC):
         Parameters
         ----------
         x : (batch, length, dim)
-            A single token takes constant time and memory.
+            A single token takes constant time and memory. In half precision the memory is kept in float32.
         state : as returned, optional
         mask : (batch, length) bool, optional
             False where nothing is written. Only for `FastWeightAttention` without token shift.
@@ -65,12 +65,13 @@ class MemoryLayer(nn.Module, ABC):
             raise InputError(f"state: expected that of a layer {wanted} token shift, got {type(state).__name__}")
         memory, last = state if isinstance(state, ShiftState) else (state, None)
         key_input = x if self.mix is None else shifted(x, self.mix, last)
+        dtype = torch.promote_types(x.dtype, torch.float32)  # of the memory: rounding errors would add up over the text
         q, k, v = (
-            layer(y).to(x.dtype).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            layer(y).to(dtype).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer, y in ((self.query, x), (self.key, key_input), (self.value, x))
         )
         read, after = self._remember(x, q, k, v, memory, mask)
-        output = self.output(read.transpose(1, 2).flatten(2))
+        output = self.output(read.to(x.dtype).transpose(1, 2).flatten(2))
         return output, after if self.mix is None else ShiftState(after, x[:, -1])
 
     @abstractmethod
@@ -158,7 +159,7 @@ class FastWeightAttention(MemoryLayer):
         else:
             if state is not None and not isinstance(state, Tensor):
                 raise InputError("state: expected a tensor, as the delta rule returns it; got that of another rule")
-            beta = self.strength(x).to(x.dtype).sigmoid().transpose(1, 2)
+            beta = self.strength(x).to(k.dtype).sigmoid().transpose(1, 2)
             q, k = sum_normalise(q), sum_normalise(k)
             if one:
                 read, after = delta_step(q[:, :, 0], k[:, :, 0], v[:, :, 0], beta[:, :, 0], state)
@@ -252,10 +253,11 @@ class TTTLinear(MemoryLayer):
     ) -> tuple[Tensor, State]:
         if mask is not None:
             raise InputError("mask: expected none for test-time training; cut the text at the gaps instead")
-        memory = TTTState(list(self.weights)) if state is None else self._checked(state, len(x))
-        eta = self.rate * self.gate(x).to(x.dtype).sigmoid().transpose(1, 2)
+        memory = TTTState([W.to(k.dtype) for W in self.weights]) if state is None else self._checked(state, len(x))
+        eta = self.rate * self.gate(x).to(k.dtype).sigmoid().transpose(1, 2)
         check_ttt(q, k, v, eta, memory.weights, self.mini_batch)
-        return advance_ttt(q, k, v, eta, memory, (self.scale, self.shift) if self.norm else None, self.mini_batch)
+        norm = (self.scale.to(k.dtype), self.shift.to(k.dtype)) if self.norm else None
+        return advance_ttt(q, k, v, eta, memory, norm, self.mini_batch)
 
     def _checked(self, state: object, batch: int) -> TTTState:
         """Return the state if this layer can continue from it, or say what is wrong."""

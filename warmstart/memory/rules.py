@@ -233,7 +233,8 @@ def delta_step(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state: Tensor | No
 
 def _apply(S: Tensor, x: Tensor) -> Tensor:
     """Return ``S x`` (..., d_v)."""
-    return (S @ x[..., None])[..., 0]
+    with torch.autocast(S.device.type, enabled=False):  # as in `_in_chunks`
+        return (S @ x[..., None])[..., 0]
 
 
 def _normalised(read: Tensor, total: Tensor) -> Tensor:

@@ -60,4 +60,4 @@ def shifted(x: Tensor, mix: Tensor, last: Tensor | None = None) -> Tensor:
         raise InputError(
             f"state: expected a last input {tuple(x[:, 0].shape)} in {x.dtype}, got {tuple(last.shape)} in {last.dtype}"
         )
-    return torch.lerp(x, torch.cat([last[:, None], x[:, :-1]], dim=1), mix)
+    return torch.lerp(x, torch.cat([last[:, None], x[:, :-1]], dim=1), mix.to(x.dtype))
