@@ -10,7 +10,7 @@ import time
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -19,9 +19,6 @@ from warmstart import __version__
 from warmstart.errors import InputError
 from warmstart.formats import Reading, read_settings
 from warmstart.progress import Reporter
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -248,10 +245,11 @@ def explain(
     """Say what speaks for the next token: which n-grams of the counted text, and which places of the document."""
     from warmstart.estimators import WarmStartLM
     from warmstart.explanation import described, write_picture
+    from warmstart.tokenizer import encoded
 
     loaded = WarmStartLM.from_pretrained(model)
     tokenizer = loaded.tokenizer_
-    ids = _encoded(tokenizer, prompt)
+    ids = encoded(tokenizer, prompt, "prompt")
     result = described(loaded.explain(ids, top), ids, tokenizer)
     if as_json:
         typer.echo(json.dumps(result))
@@ -267,7 +265,7 @@ def explain(
             for reason in result["tokens"]
         ]
         _print_table(rows, ["next token", "probability", "experts", "n-grams of the text", "earlier in this document"])
-    if picture is not None and loaded.mixture_ is not None:
+    if picture is not None:
         write_picture(picture, loaded.mixture_, ids, tokenizer)
 
 
@@ -424,10 +422,6 @@ def _whole_numbers(text: str) -> tuple[int, ...]:
         return tuple(int(number) for number in text.split(","))
     except ValueError as error:
         raise typer.BadParameter(f"expected whole numbers with commas between, such as 0,0,1, got {text!r}") from error
-
-
-def _encoded(tokenizer: "Tokenizer", text: str) -> list[int]:
-    return [int(token) for token in tokenizer.encode(text, add_special_tokens=False).ids]
 
 
 def _paths(names: list[str] | None) -> list[Path]:

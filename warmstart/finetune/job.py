@@ -156,7 +156,7 @@ class Job:
         }
 
     def _mixture(self) -> Mixture | None:
-        """Return the mixture that the network is part of, None if the model is a network alone.
+        """Return the mixture that the network is part of, None if no counts are beside it.
 
         Raises
         ------
@@ -164,7 +164,7 @@ class Job:
             The mixture has no network, or the model no counts.
         """
         mixture = self.model.mixture_
-        if mixture is None:
+        if not mixture.experts.counted:
             return None
         if mixture.experts.network is None:
             raise InputError(
