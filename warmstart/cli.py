@@ -3,6 +3,7 @@
 Results go to stdout, as a table or as one JSON object (``--json``). Progress and errors go to stderr.
 """
 
+import io
 import json
 import os
 import sys
@@ -464,6 +465,8 @@ def _shown(value: Any) -> str:
 def main() -> None:
     """Run the command line. An error that the user can mend is one line and exit code 1; Ctrl-C exits with 130."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and generated text may not be in its encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except (InputError, CapacityError) as error:
