@@ -219,6 +219,17 @@ def leave_one_out(
     return out
 
 
+def unit(norm: float) -> float:
+    """Return the power of two next to the mean norm of inputs, in which they are near 1; 1 for inputs that are all 0.
+
+    Examples
+    --------
+    >>> unit(0.99), unit(3e11) == 2.0**38
+    (1.0, True)
+    """
+    return float(2.0 ** np.round(np.log2(norm))) if norm > 0 else 1.0
+
+
 class CrossEntropy:
     """Cross-entropy of a leave-one-out sample, in nats per example, as a function of the temperatures; it is convex.
 
@@ -236,10 +247,11 @@ class CrossEntropy:
         workers: int = 1,
     ) -> None:
         self.sample, self.k, self.workers = sample, k, workers
+        self.units = np.array([unit(accumulator.mean_norm) for accumulator in accumulators])
         self.tables = [log_likelihood(a, prior, smoothing) for a in accumulators]
         self.left_out = [
-            leave_one_out(X, sample.targets, a, prior, smoothing)
-            for X, a in zip(sample.groups, accumulators, strict=True)
+            leave_one_out(X, sample.targets, a, prior, smoothing) / of_group
+            for X, a, of_group in zip(sample.groups, accumulators, self.units, strict=True)
         ]
         self.log_prior = np.log(prior).astype(np.float32)
         self.keep = sample.keep_scores and sample.size * prior.size * len(self.tables) * 4 <= KEPT_BYTES
@@ -249,20 +261,28 @@ class CrossEntropy:
         """Return the cross-entropy and its gradient (G,)."""
         with threadpool_limits(1):
             sums = run_parts(
-                lambda rows: self._block(temperatures, rows),
+                lambda rows: self._block(temperatures * self.units, rows),
                 blocks(self.sample.size, EXAMPLES_PER_BLOCK),
                 self.workers,
             )
         mean = np.sum(sums, axis=0) / self.sample.size
-        return float(mean[0]), mean[1:]
+        return float(mean[0]), mean[1:] * self.units
+
+    def in_units(self, temperatures: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        """Return the same for inputs that are divided by ``units``: a search sees numbers near 1 for any inputs."""
+        value, slopes = self(temperatures / self.units)
+        return value, slopes / self.units
 
     def _scores(self, rows: slice, at: tuple[NDArray[np.intp], NDArray[np.integer]], entries: slice) -> Any:
-        """Return the evidence (n, C) of each group for a block, its own count removed at the target classes."""
+        """Return the evidence (n, C) of each group for a block in units, its own count removed at the target classes."""
         if rows.start in self.kept_scores:
             return self.kept_scores[rows.start]
         scores = []
-        for X, table, left_out in zip(self.sample.groups, self.tables, self.left_out, strict=True):
-            evidence = X[rows].astype(table.dtype, copy=False) @ table
+        for X, of_group, table, left_out in zip(
+            self.sample.groups, self.units, self.tables, self.left_out, strict=True
+        ):
+            x = X[rows] if of_group == 1 else X[rows] / of_group
+            evidence = x.astype(table.dtype, copy=False) @ table
             evidence[at] = left_out[entries]
             scores.append(evidence)
         if self.keep:
@@ -332,17 +352,20 @@ def fit(
         Number of threads; the result does not depend on it.
     """
     check_settings(smoothing, temperature)
-    start = np.full(len(accumulators), 1.0 if temperature == "fit" else float(temperature))
 
     def fit_at(eps: float, examples: Sample, tau: NDArray[np.float64]) -> Fit:
         objective = CrossEntropy(examples, accumulators, prior, k=k, smoothing=eps, workers=workers)
         if temperature != "fit":
             return Fit(eps, tau, objective(tau)[0])
+        bounds, options = [(0.0, None)] * tau.size, {"ftol": 1e-9}
         minimum = minimize(
-            objective, tau, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * tau.size, options={"ftol": 1e-9}
+            objective.in_units, tau * objective.units, jac=True, method="L-BFGS-B", bounds=bounds, options=options
         )
-        return Fit(eps, minimum.x, float(minimum.fun))
+        return Fit(eps, minimum.x / objective.units, float(minimum.fun))
 
+    start = np.full(len(accumulators), temperature, float) if temperature != "fit" else 1.0 / np.array(
+        [unit(accumulator.mean_norm) for accumulator in accumulators]
+    )
     if smoothing != "fit":
         return fit_at(float(smoothing), sample, start)
     half = sample.every(2) if sample.size > 2 * EXAMPLES_PER_BLOCK else sample
