@@ -20,6 +20,10 @@ from warmstart.estimators import ExplicitClassifier
 from warmstart.estimators.classifier import SAMPLE_SIZE
 
 
+NO_HELP = "ignore:temperature. the search ended at its bound 0:UserWarning"  # classes at random, one class
+
+
+@pytest.mark.filterwarnings(NO_HELP)
 @parametrize_with_checks([ExplicitClassifier()])
 def test_scikit_learn_conventions(estimator, check):
     check(estimator)
@@ -253,6 +257,7 @@ def test_pickle_goes_on_counting():
     same_bits(pickle.loads(pickle.dumps(model)).partial_fit(X[100:], y[100:]), ExplicitClassifier().fit(X, y))  # noqa: S301
 
 
+@pytest.mark.filterwarnings(NO_HELP)
 def test_ten_thousand_classes_take_little_more_than_their_weights():
     n, d, c = 20_000, 64, 10_000
     rng = np.random.default_rng(0)

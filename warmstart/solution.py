@@ -19,7 +19,7 @@ convex in them. Each example of the sample is scored with its own count removed 
 so no data are held back for the fit.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -268,11 +268,6 @@ class CrossEntropy:
         mean = np.sum(sums, axis=0) / self.sample.size
         return float(mean[0]), mean[1:] * self.units
 
-    def in_units(self, temperatures: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        """Return the same for inputs that are divided by ``units``: a search sees numbers near 1 for any inputs."""
-        value, slopes = self(temperatures / self.units)
-        return value, slopes / self.units
-
     def _scores(self, rows: slice, at: tuple[NDArray[np.intp], NDArray[np.integer]], entries: slice) -> Any:
         """Return the evidence (n, C) of each group for a block in units, its own count removed at the target classes."""
         if rows.start in self.kept_scores:
@@ -317,11 +312,16 @@ def check_settings(smoothing: float | str, temperature: float | str) -> None:
 
 @dataclass(frozen=True)
 class Fit:
-    """Smoothing and temperatures (G,) found by `fit`, and the cross-entropy of the sample, in nats per example."""
+    """Smoothing and temperatures (G,) found by `fit`, and the cross-entropy of the sample, in nats per example.
+
+    ``bounds`` names what the search left at a bound, such as "smoothing 1" or "temperature 0 of group 2": a better
+    smoothing may lie beyond, and these features do not help to predict.
+    """
 
     smoothing: float
     temperatures: NDArray[np.float64]
     cross_entropy: float
+    bounds: tuple[str, ...] = ()
 
 
 def fit(
@@ -357,15 +357,19 @@ def fit(
         objective = CrossEntropy(examples, accumulators, prior, k=k, smoothing=eps, workers=workers)
         if temperature != "fit":
             return Fit(eps, tau, objective(tau)[0])
-        bounds, options = [(0.0, None)] * tau.size, {"ftol": 1e-9}
-        minimum = minimize(
-            objective.in_units, tau * objective.units, jac=True, method="L-BFGS-B", bounds=bounds, options=options
-        )
-        return Fit(eps, minimum.x / objective.units, float(minimum.fun))
+        scale = np.where(tau > 0, tau, 1.0 / objective.units)  # the search sees numbers near 1, whatever the units
 
-    start = np.full(len(accumulators), temperature, float) if temperature != "fit" else 1.0 / np.array(
-        [unit(accumulator.mean_norm) for accumulator in accumulators]
-    )
+        def scaled(x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            value, slopes = objective(x * scale)
+            return value, slopes * scale
+
+        bounds, options = [(0.0, None)] * tau.size, {"ftol": 1e-9}
+        minimum = minimize(scaled, tau / scale, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        at_zero = tuple(f"temperature 0 of group {g}" for g in np.flatnonzero(minimum.x == 0) + 1)
+        return Fit(eps, minimum.x * scale, float(minimum.fun), at_zero)
+
+    units = np.array([unit(accumulator.mean_norm) for accumulator in accumulators])
+    start = 1.0 / units if temperature == "fit" else np.full(units.size, temperature, float)
     if smoothing != "fit":
         return fit_at(float(smoothing), sample, start)
     half = sample.every(2) if sample.size > 2 * EXAMPLES_PER_BLOCK else sample
@@ -378,4 +382,7 @@ def fit(
             if tried[trial].cross_entropy >= tried[best].cross_entropy:
                 break
             best = trial
-    return fit_at(tried[best].smoothing, sample, tried[best].temperatures)
+    found = fit_at(tried[best].smoothing, sample, tried[best].temperatures)
+    if best in (0, len(SMOOTHING_GRID) - 1):
+        found = replace(found, bounds=(f"smoothing {found.smoothing:g}", *found.bounds))
+    return found

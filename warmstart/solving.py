@@ -124,6 +124,7 @@ def solve(
         fitter.smoothing, fitter.temperature = recipe.smoothing, recipe.temperature
         network = fitter.fit()
         report = {"smoothing": fitter.report.smoothing, "temperatures": fitter.report.temperatures}
+        report["at_bounds"] = fitter.report.bounds
         clock.seconds |= fitter.report.seconds
         clock.lap()
         again = _like(fitter, counts)
