@@ -63,6 +63,8 @@ def test_finetune_then_eval_and_compare(place, tmp_path):
     scored = result("eval", tmp_path / "warm", place / "valid.txt", "--split-documents", r"\n\n", "--json")
     assert np.log(scored["perplexity"]) == pytest.approx(log[-1]["nats"], abs=1e-4)
     assert scored["bits_per_byte"] == pytest.approx(log[-1]["bits_per_byte"], abs=1e-4)
+    assert np.log(scored["experts"]["network"]) == pytest.approx(log[-1]["network_nats"], abs=1e-4)
+    assert scored["shares"].keys() == {"network", "unigram"}
 
     fit = [
         "fit",

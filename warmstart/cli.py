@@ -465,8 +465,9 @@ def _shown(value: Any) -> str:
 def main() -> None:
     """Run the command line. An error that the user can mend is one line and exit code 1; Ctrl-C exits with 130."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and generated text may not be in its encoding
-        sys.stdout.reconfigure(errors="backslashreplace")
+    for stream in (sys.stdout, sys.stderr):  # names of files and generated text may not be in its encoding
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except (InputError, CapacityError) as error:

@@ -128,7 +128,8 @@ class Job:
         schedule = self.plan.schedule(settings.max_tokens, GROUPS if mixture is None else BESIDE_GROUPS)
         check_target(self.folder)
         if mixture is None:
-            run = Run(network, batches, held, schedule, settings, self.folder, resume)
+            prior = self.model.mixture_.experts.prior
+            run = Run(network, batches, held, schedule, settings, self.folder, resume, prior=prior)
         else:
             said, of_held = self._tables(mixture.experts, train, held, progress)
             batches = replace(batches, experts=said)
