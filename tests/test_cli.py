@@ -258,7 +258,7 @@ UNDECODABLE = "\udcff"  # the byte 0xff, as Python gives it in an argument
         (
             ["generate", "MODEL", "--prompt", UNDECODABLE],
             1,
-            "prompt: expected Unicode text, got a lone surrogate at ch",
+            "prompt: expected Unicode text, got a lone surrogate",
         ),
         (["generate", "MODEL", "--prompt", "a" + UNDECODABLE, "--json"], 1, "character 1; give valid UTF-8"),
         (["explain", "MODEL", "--prompt", UNDECODABLE], 1, "prompt: expected Unicode text"),

@@ -269,7 +269,7 @@ class CrossEntropy:
         return float(mean[0]), mean[1:] * self.units
 
     def _scores(self, rows: slice, at: tuple[NDArray[np.intp], NDArray[np.integer]], entries: slice) -> Any:
-        """Return the evidence (n, C) of each group for a block in units, its own count removed at the target classes."""
+        """Return the evidence (n, C) of each group in its unit for a block, its own count removed at the targets."""
         if rows.start in self.kept_scores:
             return self.kept_scores[rows.start]
         scores = []

@@ -209,7 +209,7 @@ def continuation(tokenizer: Tokenizer, before: Sequence[int], ids: Sequence[int]
     ' or not'
     """
     first, whole = (tokenizer.decode(list(each), skip_special_tokens=False) for each in (before, [*before, *ids]))
-    return str(whole[len(os.path.commonprefix([first, whole])) :])
+    return str(whole[len(os.path.commonprefix([first, whole])) :])  # noqa: RUF071 - of texts
 
 
 def token_ranks(counts: NDArray[np.integer]) -> NDArray[np.int64]:

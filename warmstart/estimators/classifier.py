@@ -269,8 +269,8 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         total, added = float(self._statistics.sums.sum()), self.smoothing * self.n_features_in_
         if 0 < total * MOST_SMOOTHING < added:
             warnings.warn(
-                f"smoothing: {self.smoothing:g} for each of {self.n_features_in_} features drowns counts of {total:g} in "
-                "all, and every row gets the prior; give a smaller number, or the features in smaller units",
+                f"smoothing: {self.smoothing:g} for each of {self.n_features_in_} features drowns counts of {total:g} "
+                "in all, and every row gets the prior; give a smaller number, or the features in smaller units",
                 stacklevel=2,
             )
         prior = solution.marginal_prior(self._statistics)

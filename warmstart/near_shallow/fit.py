@@ -27,8 +27,9 @@ WINDOWS_PER_POSITION = 64  # full windows needed for each position of an attenti
 
 @dataclass
 class Report:
-    """Smoothing, temperatures and what ended at a bound of its search by layer, see `warmstart.solution.Fit`; held-out
-    losses of the attention rounds by context; seconds by stage.
+    """Smoothing, temperatures and bounds (see `warmstart.solution.Fit`) by layer, held-out losses, seconds by stage.
+
+    The held-out losses are those of the attention rounds, by context.
     """
 
     smoothing: dict[str, float] = field(default_factory=dict)
