@@ -94,6 +94,9 @@ def test_finetune_then_eval_and_compare(place, tmp_path):
     assert rows[1]["start"] < rows[0]["start"]
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "to equal nats" in run("compare", tmp_path / "cold-run", tmp_path / "warm", "-o", tmp_path / "x.png").stdout
+    (tmp_path / "warm").rename(tmp_path / "\udcff")  # a name that is not UTF-8
+    result("compare", tmp_path / "\udcff", "-o", tmp_path / "y.png", "--json")
+    assert (tmp_path / "y.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
