@@ -160,10 +160,10 @@ def score(name: str, books: Books) -> Score:
 
 def fitted(model: WarmStartLM) -> Score:
     """Return the function of a fitted model that gives ``log P`` of every target."""
-    if (mixture := model.mixture_) is not None:
+    if (mixture := model.mixture_).experts.counted:
         return lambda tokens, documents: mixture.score(tokens, documents, workers=2).log_probs
     network, prior = model.model_, class_prior(model.unigrams_)
-    assert network is not None  # noqa: S101 - a model without a mixture is a network
+    assert network is not None  # noqa: S101 - a model without counts is a network
 
     def score(tokens: Ids, documents: Ids) -> NDArray[np.float64]:
         state = network.start()

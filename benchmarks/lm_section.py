@@ -118,7 +118,7 @@ def leaving_out_table(parts: dict[str, Row]) -> str:
 NETWORK_COLUMNS: dict[str, str | Callable[[Row], Any]] = {
     "options of `fit`": lambda row: f"`{row['options']}`",
     "weights": lambda row: row["fit"]["parameters"],
-    "perplexity": lambda row: row["eval"]["perplexity"],
+    "perplexity": lambda row: _perplexity(row),
     "fit (s)": fit_seconds,
     "GiB": lambda row: row["fit"]["peak_memory_bytes"] / 2**30,
 }
@@ -160,7 +160,9 @@ def pictures(images: Path, parts: dict[str, Any]) -> None:
 
 
 def _perplexity(row: Row) -> float:
-    return float(row["eval"]["perplexity"])
+    """Return the perplexity of a model; that of a network alone is without the share of the unigram model."""
+    experts = row["eval"].get("experts", {})
+    return float(experts["network"] if list(experts) == ["network", "unigram"] else row["eval"]["perplexity"])
 
 
 def body(parts: dict[str, Any]) -> str:

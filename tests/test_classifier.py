@@ -19,7 +19,10 @@ from warmstart.errors import InputError
 from warmstart.estimators import ExplicitClassifier
 from warmstart.estimators.classifier import SAMPLE_SIZE
 
+NO_HELP = "ignore:temperature. the search ended at its bound 0:UserWarning"  # classes at random, one class
 
+
+@pytest.mark.filterwarnings(NO_HELP)
 @parametrize_with_checks([ExplicitClassifier()])
 def test_scikit_learn_conventions(estimator, check):
     check(estimator)
@@ -154,6 +157,34 @@ def test_temperature_is_the_one_of_the_leave_one_out_fit():
     assert model.k_ == pytest.approx(X.sum() / 400)
 
 
+def words_of_topics():
+    """3,000 short texts of five topics, as counts of 40 words."""
+    rng = np.random.default_rng(0)
+    topics, y = rng.dirichlet(np.ones(40) * 1.5, size=5), rng.integers(0, 5, 3000)
+    return np.array([rng.multinomial(12, topics[topic]) for topic in y]).astype(float), y
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e-3, 1.0, 1e7, 1e11, 1e12, 1e100, 1e300])
+def test_units_change_nothing(factor):
+    X, y = words_of_topics()
+    expected = ExplicitClassifier().fit(X, y)
+    model = ExplicitClassifier(smoothing=factor).fit(X * factor, y)
+    assert model.temperature_ * factor == pytest.approx(expected.temperature_, rel=1e-3)
+    assert expected.temperature_ == pytest.approx(1.03, abs=0.01)
+    np.testing.assert_allclose(model.predict_proba(X * factor), expected.predict_proba(X), atol=1e-3)
+    if factor >= 1:  # one pseudo-count is less and less beside the counts
+        assert ExplicitClassifier().fit(X * factor, y).score(X * factor, y) == pytest.approx(0.907, abs=2e-3)
+
+
+def test_a_classifier_that_gives_the_prior_says_so():
+    X, y = words_of_topics()
+    with pytest.warns(UserWarning, match="smoothing: 1 for each of 40 features drowns counts of 3.6e-05 in all"):
+        ExplicitClassifier().fit(X * 1e-9, y)
+    with pytest.warns(UserWarning, match="temperature: the search ended at its bound 0"):
+        model = ExplicitClassifier().fit(X, np.random.default_rng(1).permutation(y))
+    assert model.temperature_ == 0
+
+
 def test_a_class_declared_and_not_seen_is_finite_and_improbable():
     X, y = problem()
     model = ExplicitClassifier().partial_fit(X, y, classes=[0, 1, 2, 7])
@@ -253,6 +284,7 @@ def test_pickle_goes_on_counting():
     same_bits(pickle.loads(pickle.dumps(model)).partial_fit(X[100:], y[100:]), ExplicitClassifier().fit(X, y))  # noqa: S301
 
 
+@pytest.mark.filterwarnings(NO_HELP)
 def test_ten_thousand_classes_take_little_more_than_their_weights():
     n, d, c = 20_000, 64, 10_000
     rng = np.random.default_rng(0)

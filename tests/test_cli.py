@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 import shutil
 import signal
@@ -164,7 +165,7 @@ def test_contexts_order_and_prune(run, text, tmp_path, options, files):
     code, out, err = run("eval", folder, text, "--json", "--quiet")
     assert (code, err) == (0, "")
     assert json.loads(out)["perplexity"] < 20
-    assert ("experts" in json.loads(out)) == ("radial" not in options)
+    assert list(json.loads(out)["experts"])[-1] == "unigram"
 
 
 def test_explain(run, model, tmp_path, monkeypatch):
@@ -209,9 +210,9 @@ def test_explain_refuses(run, model, text, tmp_path):
         assert code == 1
         assert re.fullmatch(rf"error: .*{message}.*\n", err), err
     assert run(*small(text, tmp_path / "network", "--contexts", "radial", "--quiet"))[0] == 0
-    code, out, err = run("explain", tmp_path / "network", "--prompt", "a")
-    assert (code, out) == (1, "")
-    assert re.fullmatch(r"error: expected a model of counts to explain, got a network alone; .*\n", err)
+    code, out, err = run("explain", tmp_path / "network", "--prompt", "the cat s", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["weights"] == {"network": 0.99, "unigram": 0.01}
     assert run("explain", model, "--top", 0)[0] == 2
 
 
@@ -246,6 +247,62 @@ def test_cold_needs_a_network(run, text, tmp_path):
     assert code == 1
     assert re.fullmatch(r"error: contexts: expected one of the network for a cold start, .*\n", err)
     assert not (tmp_path / "model").exists()
+
+
+UNDECODABLE = "\udcff"  # the byte 0xff, as Python gives it in an argument
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (
+            ["generate", "MODEL", "--prompt", UNDECODABLE],
+            1,
+            "prompt: expected Unicode text, got a lone surrogate",
+        ),
+        (["generate", "MODEL", "--prompt", "a" + UNDECODABLE, "--json"], 1, "character 1; give valid UTF-8"),
+        (["explain", "MODEL", "--prompt", UNDECODABLE], 1, "prompt: expected Unicode text"),
+        (["eval", "MODEL", "TEXT", "--split-documents", UNDECODABLE], 1, "split_documents: expected Unicode text"),
+        (["eval", "MODEL", "TEXT", "--text-field", UNDECODABLE], 1, "text_field: expected Unicode text"),
+        (["eval", "MODEL", "TEXT" + UNDECODABLE], 1, "No such file"),
+        (["generate", "MODEL" + UNDECODABLE], 1, "got nothing there"),
+        (["fit", "TEXT", "-o", "NEW", "--contexts", UNDECODABLE], 1, "contexts: expected some of"),
+        (["fit", "TEXT", "-o", "NEW", "--tokenizer", UNDECODABLE], 1, "expected a tokenizer.json"),
+        (["fit", "TEXT", "-o", "NEW", "--preset", UNDECODABLE], 1, "preset: expected one of"),
+        (["fit", "TEXT", "-o", "NEW", "--prune", UNDECODABLE], 2, "whole numbers with commas"),
+        (["finetune", "MODEL", "TEXT", "--valid", "TEXT", "-o", "NEW", "--phases", UNDECODABLE], 1, "phases: expected"),
+        (["init", "TEXT", "-o", "NEW", "--config", UNDECODABLE], 1, "config: expected a JSON object"),
+        (["compare", UNDECODABLE], 1, "expected the log of a run"),
+    ],
+)
+def test_arguments_that_are_no_text(run, model, text, tmp_path, arguments, code, message):
+    places = {"MODEL": model, "TEXT": text, "NEW": tmp_path / "new"}
+    words = [re.sub("^(MODEL|TEXT|NEW)", lambda match: str(places[match[1]]), word) for word in arguments]
+    found, out, err = run(*words)
+    assert (found, out) == (code, "")
+    assert message in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_the_terminal_cannot_show_is_escaped(text, tmp_path):
+    """A folder whose name is not UTF-8, and a terminal that shows Latin-1 alone."""
+    folder = tmp_path / f"m{UNDECODABLE}"
+    command = [sys.executable, "-m", "warmstart.cli"]
+    for words, shown in ((small(text, folder), "m\\udcff"), (["generate", folder, "--prompt", "木"], "\\u6728")):
+        environment = {**os.environ, "PYTHONIOENCODING": "latin-1:strict", "COLUMNS": "400"}
+        done = subprocess.run([*command, *map(str, words)], capture_output=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+        assert shown in done.stdout.decode("latin-1")
+
+
+def test_prompt_and_text_are_one(run, text, tmp_path):
+    """A words tokenizer: the prompt and the first word are not glued together."""
+    options = ["--tokenizer", "words", "--quiet", "--contexts", "ngrams"]
+    assert run(*small(text, tmp_path / "words", *options))[0] == 0
+    writing = ["--temperature", 0, "--max-tokens", 3]
+    assert run("generate", tmp_path / "words", "--prompt", "a bird", *writing) == (0, "a bird sang in the\n", "")
+    assert not run("generate", tmp_path / "words", *writing)[1].startswith(" ")
 
 
 def test_same_bytes_for_any_number_of_workers(run, text, tmp_path):

@@ -53,6 +53,15 @@ def ngrams(tokens, vocab_size):
     return NGrams.of(count(tokens, vocab_size))
 
 
+def test_pairs_never_seen_are_possible_where_none_was_seen_once():
+    tokens = np.array([0, 1, 2, 0, 1, 2, 0])  # each pair twice
+    model = NGrams.of(count_ngrams(tokens, np.array([0, 3, 6]), 4, order=2))
+    assert model.discount == 0.5
+    unigram, bigram = model.cross_entropies(np.array([0, 3, 0]))  # 3 was never seen: half an example of 6.5
+    assert unigram == pytest.approx(-np.log(0.5 / 6.5 * 2 / 6.5) / 2)
+    assert bigram == pytest.approx(-np.log(0.25 * 0.5 / 6.5 * 2 / 6.5) / 2)  # backoff of 0: 0.5 * 1 / 2
+
+
 def test_discounted_bigram_by_hand():
     # pairs 0>1 twice, 1>0 once, 1>1 once; n1 = 2, n2 = 1, so d = 2 / 4; the target is 1 three times in four
     tokens = np.array([0, 1, 1, 0, 1])

@@ -97,3 +97,13 @@ def test_a_picture_is_a_page_with_a_span_for_every_token(model, ids, tmp_path):
 
 def test_every_expert_has_a_colour(model):
     assert {name.split()[0] for name in model.mixture_.experts.names} == set(COLOURS)
+
+
+def test_whole_words_stand_apart_in_a_picture(tmp_path):
+    model = WarmStartLM("potato", contexts=("ngrams",)).fit(
+        Corpus.build(["the cat sat on the mat"] * 9, tokenizer="words")
+    )
+    write_picture(tmp_path / "a.html", model.mixture_, model.tokenizer_.encode("the cat sat").ids, model.tokenizer_)
+    page = Page()
+    page.feed((tmp_path / "a.html").read_text(encoding="utf-8"))
+    assert [text for _, text in page.spans] == ["the", " cat", " sat"]

@@ -63,6 +63,8 @@ def test_finetune_then_eval_and_compare(place, tmp_path):
     scored = result("eval", tmp_path / "warm", place / "valid.txt", "--split-documents", r"\n\n", "--json")
     assert np.log(scored["perplexity"]) == pytest.approx(log[-1]["nats"], abs=1e-4)
     assert scored["bits_per_byte"] == pytest.approx(log[-1]["bits_per_byte"], abs=1e-4)
+    assert np.log(scored["experts"]["network"]) == pytest.approx(log[-1]["network_nats"], abs=1e-4)
+    assert scored["shares"].keys() == {"network", "unigram"}
 
     fit = [
         "fit",
@@ -92,6 +94,9 @@ def test_finetune_then_eval_and_compare(place, tmp_path):
     assert rows[1]["start"] < rows[0]["start"]
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "to equal nats" in run("compare", tmp_path / "cold-run", tmp_path / "warm", "-o", tmp_path / "x.png").stdout
+    (tmp_path / "warm").rename(tmp_path / "\udcff")  # a name that is not UTF-8
+    result("compare", tmp_path / "\udcff", "-o", tmp_path / "y.png", "--json")
+    assert (tmp_path / "y.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

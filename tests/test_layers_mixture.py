@@ -307,7 +307,7 @@ def test_the_unigram_model_keeps_its_share_whatever_is_trained():
 )
 def test_wrong_weights_are_refused(weights):
     with pytest.raises(InputError, match="expected weights"):
-        MixtureGate(Gate((len(weights),), np.array(weights)))
+        Gate((len(weights),), np.array(weights))
 
 
 def test_a_gate_for_other_experts_is_refused():

@@ -6,7 +6,7 @@ from scipy.special import log_softmax
 from bitcipher import CapacityError
 from warmstart import contexts
 from warmstart.errors import InputError
-from warmstart.near_shallow import PRESETS, Config, Fitter, token_losses
+from warmstart.near_shallow import PRESETS, Config, Fitter, Report, token_losses
 from warmstart.solution import class_prior
 
 V = 25  # 24 words and the separator, 24
@@ -136,6 +136,25 @@ def test_attention_of_a_chain_looks_at_the_newest_token(train):
     _, A = model.attended("block", chunk)
     assert (A.mean(axis=0).argmax(), A.shape[1]) == (0, 4)
     assert min(fitter.report.attention_losses["block"]) < fitter.report.attention_losses["block"][0]
+
+
+def test_what_ends_at_a_bound_of_its_search_is_reported():
+    """Tokens at random: there is nothing to learn from the tokens before."""
+    tokens = np.random.default_rng(0).integers(1, 9, 3000)
+    tokens[[0, -1]] = 0
+    config = Config(9, 0, bits=9, hidden_bits=4, radius=1, block_size=3, contexts=("radial", "block"))
+    fitter = Fitter(tokens, np.array([0, 2999]), np.bincount(tokens[1:], minlength=9), config)
+    fitter.fit()
+    report = fitter.report
+    assert report.bounds.keys() <= {"block attention", *report.temperatures}
+    assert "temperature 0 of group 1" in report.bounds["output"]
+    for layer, taus in report.temperatures.items():
+        expected = [f"smoothing {report.smoothing[layer]:g}"] if report.smoothing[layer] in (1.0, 10_000.0) else []
+        expected += [f"temperature 0 of group {g}" for g, tau in enumerate(taus, 1) if tau == 0]
+        assert report.bounds.get(layer, []) == expected
+    fitter.smoothing, fitter.temperature, fitter.report = 3.0, 1.0, Report()
+    fitter.fit()
+    assert fitter.report.bounds.keys() <= {"block attention"}
 
 
 def test_numbers_for_smoothing_and_temperature_are_kept(short):

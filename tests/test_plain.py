@@ -81,7 +81,8 @@ def test_shift_and_scale_of_a_feature_change_nothing():
     probabilities = []
     for inputs in (x, x * scale + shift):
         model = network(5, 3)
-        warm_start(model, batches(inputs, y))
+        report = warm_start(model, batches(inputs, y))
+        assert report.notes[0].endswith("; a bound of its search: smoothing 1")
         probabilities.append(model(inputs).softmax(1).detach())
     torch.testing.assert_close(*probabilities, atol=1e-3, rtol=0)
 

@@ -142,6 +142,41 @@ def test_fitted_smoothing_is_the_best_of_its_neighbours():
         assert fitted.cross_entropy <= problem.fit(smoothing=solution.SMOOTHING_GRID[near]).cross_entropy + 1e-6
 
 
+@pytest.mark.parametrize("exponent", [-500, -40, 3, 37, 500])
+def test_fits_do_not_depend_on_units(exponent):
+    """Inputs and smoothing times a power of two: the same bits, and temperatures divided by it."""
+    factor, problem = 2.0**exponent, Problem(n=600, every=1)
+    expected, scaled = problem.fit(smoothing=2.0), Problem(n=600, every=1)
+    scaled.sample.groups = [X * factor for X in scaled.sample.groups]
+    for accumulator in scaled.accumulators:
+        accumulator.sums *= factor
+    scaled.k *= factor
+    found = scaled.fit(smoothing=2.0 * factor)
+    assert found.cross_entropy == expected.cross_entropy
+    assert (found.temperatures * factor).tolist() == expected.temperatures.tolist()
+
+
+def test_a_fit_says_what_it_left_at_a_bound():
+    problem = Problem(n=600, every=1)
+    assert problem.fit(smoothing=3.0).bounds == ()
+    assert problem.fit(smoothing=1.0, temperature=1.0).bounds == ()
+    at = problem.fit()
+    assert (at.bounds != ()) == (at.smoothing in (1.0, 10_000.0))
+    rng = np.random.default_rng(1)
+    shuffled = Problem(n=600, every=1)
+    shuffled.accumulators[1], shuffled.sample.groups[1] = empty(4, 5), rng.random((600, 4))
+    update(shuffled.accumulators[1], shuffled.sample.groups[1], np.arange(600), sparse.csr_array(shuffled.Y))
+    found = shuffled.fit(smoothing=1.0)
+    assert found.temperatures[1] == 0
+    assert found.bounds == ("temperature 0 of group 2",)
+    assert shuffled.fit().bounds[-1] == "temperature 0 of group 2"
+
+
+def test_a_smoothing_at_the_end_of_its_range_is_named(monkeypatch):
+    monkeypatch.setattr(solution, "SMOOTHING_GRID", (100.0, 300.0))
+    assert Problem(n=900).fit().bounds == ("smoothing 100",)
+
+
 def test_given_temperature_is_kept_for_every_group():
     fitted = Problem().fit(smoothing=1.0, temperature=0.3)
     assert fitted.temperatures.tolist() == [0.3, 0.3]

@@ -39,11 +39,12 @@ SAMPLE = 4096  # about as many windows fit the temperature of W
 class AttentionFit:
     """Weights of every round, (B, B) float32, and the mixture's loss on the held-out windows, in nats per target.
 
-    The first round is uniform attention, the last one the best.
+    The first round is uniform attention, the last one the best. ``bounds`` are those of its `warmstart.solution.Fit`.
     """
 
     rounds: list[NDArray[np.float32]]
     held_out_losses: list[float]
+    bounds: tuple[str, ...]
 
     @property
     def W(self) -> NDArray[np.float32]:  # noqa: N802 - the symbol of the papers
@@ -58,8 +59,13 @@ def log_normalisers(vectors: sparse.csr_array, scores: NDArray[np.floating], wor
     return np.concatenate(parts).astype(np.float64)
 
 
-def solve_attention(q: NDArray[np.float64], R: NDArray[np.float64], workers: int = 1) -> NDArray[np.float32]:
-    """Return W (B, B) from comparisons and hidden targets, (n, B) each: a softmax layer with a fitted temperature."""
+def solve_attention(
+    q: NDArray[np.float64], R: NDArray[np.float64], workers: int = 1
+) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """Return W (B, B) from comparisons and hidden targets, (n, B) each: a softmax layer with a fitted temperature.
+
+    The second value says what the fit left at a bound, see `warmstart.solution.Fit`.
+    """
     size = q.shape[1]
     F = empty(size, size)
     targets = sparse.csr_array(R)
@@ -68,7 +74,7 @@ def solve_attention(q: NDArray[np.float64], R: NDArray[np.float64], workers: int
     stride = max(1, R.shape[0] // SAMPLE)
     sample = solution.Sample([q[::stride]], targets[::stride])
     fit = solution.fit(sample, [F], prior, k=F.mean_norm, smoothing=1.0, workers=workers)
-    return solution.solve([F], prior, k=F.mean_norm, smoothing=1.0, temperatures=fit.temperatures)
+    return solution.solve([F], prior, k=F.mean_norm, smoothing=1.0, temperatures=fit.temperatures), fit.bounds
 
 
 def fit_attention(
@@ -109,6 +115,7 @@ def fit_attention(
     _kernels.compare(train, vectors.indptr, vectors.indices, vectors.data, q)
     A, A_check = (np.full((w.shape[1], size), 1.0 / size, dtype=np.float32) for w in (train, check))
     rounds, losses = [np.zeros((size, size), dtype=np.float32)], [np.inf]
+    bounds: list[tuple[str, ...]] = [()]
     for round_ in range(ROUNDS + 1):
         F = empty(vectors.shape[1], prior.size)
         update(F, superposed(train, A, vectors), y, workers=workers)
@@ -120,10 +127,11 @@ def fit_attention(
         if loss > losses[-1] - LEAST_GAIN:
             break
         losses.append(loss)
-        W = solve_attention(q, mixture(train, y, A, vectors, scores, norm)[1], workers)
+        W, at_bounds = solve_attention(q, mixture(train, y, A, vectors, scores, norm)[1], workers)
         rounds.append(W)
+        bounds.append(at_bounds)
         A, A_check = attend(train, W, vectors), attend(check, W, vectors)
-    return AttentionFit(rounds[:-1], losses[1:])
+    return AttentionFit(rounds[:-1], losses[1:], bounds[-2])
 
 
 def mixture(

@@ -3,6 +3,7 @@
 Results go to stdout, as a table or as one JSON object (``--json``). Progress and errors go to stderr.
 """
 
+import io
 import json
 import os
 import sys
@@ -10,7 +11,7 @@ import time
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -19,9 +20,6 @@ from warmstart import __version__
 from warmstart.errors import InputError
 from warmstart.formats import Reading, read_settings
 from warmstart.progress import Reporter
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -248,10 +246,11 @@ def explain(
     """Say what speaks for the next token: which n-grams of the counted text, and which places of the document."""
     from warmstart.estimators import WarmStartLM
     from warmstart.explanation import described, write_picture
+    from warmstart.tokenizer import encoded
 
     loaded = WarmStartLM.from_pretrained(model)
     tokenizer = loaded.tokenizer_
-    ids = _encoded(tokenizer, prompt)
+    ids = encoded(tokenizer, prompt, "prompt")
     result = described(loaded.explain(ids, top), ids, tokenizer)
     if as_json:
         typer.echo(json.dumps(result))
@@ -267,7 +266,7 @@ def explain(
             for reason in result["tokens"]
         ]
         _print_table(rows, ["next token", "probability", "experts", "n-grams of the text", "earlier in this document"])
-    if picture is not None and loaded.mixture_ is not None:
+    if picture is not None:
         write_picture(picture, loaded.mixture_, ids, tokenizer)
 
 
@@ -426,10 +425,6 @@ def _whole_numbers(text: str) -> tuple[int, ...]:
         raise typer.BadParameter(f"expected whole numbers with commas between, such as 0,0,1, got {text!r}") from error
 
 
-def _encoded(tokenizer: "Tokenizer", text: str) -> list[int]:
-    return [int(token) for token in tokenizer.encode(text, add_special_tokens=False).ids]
-
-
 def _paths(names: list[str] | None) -> list[Path]:
     """Return paths; that of ``-`` is standard input, that of ``./-`` a file."""
     return [Path(name) if name == "-" or Path(name) != Path("-") else Path(name).absolute() for name in names or []]
@@ -470,6 +465,9 @@ def _shown(value: Any) -> str:
 def main() -> None:
     """Run the command line. An error that the user can mend is one line and exit code 1; Ctrl-C exits with 130."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    for stream in (sys.stdout, sys.stderr):  # names of files and generated text may not be in its encoding
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except (InputError, CapacityError) as error:

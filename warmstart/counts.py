@@ -177,9 +177,12 @@ class NGrams:
 
     @property
     def discount(self) -> float:
-        """The discount delta, ``n_1 / (n_1 + 2 n_2)`` with the numbers of pairs seen once and twice."""
+        """The discount delta, ``n_1 / (n_1 + 2 n_2)`` with the numbers of pairs seen once and twice.
+
+        It is 1/2 if no pair was seen once: with 0, pairs never seen would be impossible.
+        """
         once, twice = (int((self.bigrams.data == n).sum()) for n in (1, 2))
-        return once / (once + 2 * twice) if once + twice else 0.5
+        return once / (once + 2 * twice) if once else 0.5
 
     def cross_entropies(self, tokens: NDArray[np.integer]) -> tuple[float, float]:
         """Return the mean of ``-log P`` over all tokens but the first, by the unigram and by the bigram.

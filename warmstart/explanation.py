@@ -9,6 +9,7 @@ import numpy as np
 
 from warmstart.files import replacing
 from warmstart.stream import Explanation, Stream
+from warmstart.tokenizer import continuation
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -83,11 +84,11 @@ def write_picture(path: Path, mixture: "Mixture", ids: Sequence[int], tokenizer:
     probs, shares = token_shares(mixture, ids)
     names = mixture.experts.names
     spans = []
-    for token, p, share in zip(ids, probs.tolist(), shares, strict=True):
+    for i, (token, p, share) in enumerate(zip(ids, probs.tolist(), shares, strict=True)):
         colour = COLOURS[names[int(share.argmax())].split()[0]]
         title = f"{p:.2%}: " + ", ".join(f"{name} {part:.0%}" for name, part in zip(names, share, strict=True))
         strength = round(100 * min(1.0, 0.15 + 0.85 * p**0.3))
-        word = html.escape(tokenizer.decode([token], skip_special_tokens=False)).replace("\n", "↵<br>")
+        word = html.escape(continuation(tokenizer, ids[max(0, i - 1) : i], [token])).replace("\n", "↵<br>")
         style = f"background: color-mix(in srgb, {colour} {strength}%, transparent)"
         spans.append(f'<span style="{style}" title="{html.escape(title)}">{word}</span>')
     legend = " ".join(

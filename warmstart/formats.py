@@ -84,6 +84,8 @@ class Reading:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        for name in ("split_documents", "text_field"):
+            check_text(getattr(self, name) or "", name)
         if self.format not in (None, *KINDS):
             raise InputError(f"format: expected {' or '.join(KINDS)}, got {self.format!r}")
         if (pattern := self.pattern) and pattern.match(""):
@@ -396,4 +398,6 @@ def check_text(text: Any, where: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{where}: expected Unicode text, got a lone surrogate at character {error.start}") from error
+        raise InputError(
+            f"{where}: expected Unicode text, got a lone surrogate at character {error.start}; give valid UTF-8"
+        ) from error

@@ -36,10 +36,24 @@ class Gate:
         Number of values of each feature.
     weights : (product of sizes, m) float64
         Weights of the experts in every bucket; they sum to 1. The last feature varies fastest.
+
+    Raises
+    ------
+    InputError
+        A weight is no number from 0 to 1, or one of the last expert is below `FLOOR`.
     """
 
     sizes: tuple[int, ...]
     weights: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        """Refuse what are no weights."""
+        weights, sums = self.weights, self.weights.sum(axis=1)
+        if not (weights.min() >= 0 and weights[:, -1].min() >= FLOOR - 1e-9 and np.abs(sums - 1).max() < 1e-6):
+            raise InputError(
+                f"expected weights from 0 to 1 with sum 1, at least {FLOOR} for the last expert, got weights from "
+                f"{weights.min()}, from {weights[:, -1].min()} for the last, and sums from {sums.min()} to {sums.max()}"
+            )
 
     def index(self, features: NDArray[np.integer]) -> NDArray[np.int64]:
         """Return the bucket (n,) of features (n, k); values above the largest count as the largest."""

@@ -11,11 +11,12 @@
 
 The weights depend on what is known before the target, see `features`. They are fitted on counted text of which each
 document, or piece of a long one, is left out of the counts in turn; the network is solved once more without the sample.
+A network without counts beside it has weights that are not fitted, see `Mixture.alone`.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ from warmstart.cache import CacheCounts, DocumentCache
 from warmstart.classes import ClassModel
 from warmstart.contexts import read
 from warmstart.errors import InputError
-from warmstart.gate import Gate
+from warmstart.gate import FLOOR, Gate
 from warmstart.near_shallow import NearShallowModel, State, token_losses
 from warmstart.progress import Progress
 
@@ -77,6 +78,11 @@ class Experts:
         names += self.class_names
         names += CACHES if self.cache else []
         return [*names, *([] if self.network is None else ["network"]), "unigram"]
+
+    @property
+    def counted(self) -> bool:
+        """Whether an expert of counts takes part beside the unigram model."""
+        return self.names[0] not in ("network", "unigram")
 
     @property
     def class_names(self) -> list[str]:
@@ -223,6 +229,12 @@ class Mixture:
 
     experts: Experts
     gate: Gate
+
+    @classmethod
+    def alone(cls, experts: Experts) -> Self:
+        """Return the mixture of one expert and the unigram model, which gets the least weight, `FLOOR`."""
+        sizes = experts.feature_sizes
+        return cls(experts, Gate(sizes, np.tile([1 - FLOOR, FLOOR], (int(np.prod(sizes)), 1))))
 
     def __post_init__(self) -> None:
         """Refuse a gate that does not fit."""

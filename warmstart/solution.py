@@ -19,7 +19,7 @@ convex in them. Each example of the sample is scored with its own count removed 
 so no data are held back for the fit.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -219,6 +219,17 @@ def leave_one_out(
     return out
 
 
+def unit(norm: float) -> float:
+    """Return the power of two next to the mean norm of inputs, in which they are near 1; 1 for inputs that are all 0.
+
+    Examples
+    --------
+    >>> unit(0.99), unit(3e11) == 2.0**38
+    (1.0, True)
+    """
+    return float(2.0 ** np.round(np.log2(norm))) if norm > 0 else 1.0
+
+
 class CrossEntropy:
     """Cross-entropy of a leave-one-out sample, in nats per example, as a function of the temperatures; it is convex.
 
@@ -236,10 +247,11 @@ class CrossEntropy:
         workers: int = 1,
     ) -> None:
         self.sample, self.k, self.workers = sample, k, workers
+        self.units = np.array([unit(accumulator.mean_norm) for accumulator in accumulators])
         self.tables = [log_likelihood(a, prior, smoothing) for a in accumulators]
         self.left_out = [
-            leave_one_out(X, sample.targets, a, prior, smoothing)
-            for X, a in zip(sample.groups, accumulators, strict=True)
+            leave_one_out(X, sample.targets, a, prior, smoothing) / of_group
+            for X, a, of_group in zip(sample.groups, accumulators, self.units, strict=True)
         ]
         self.log_prior = np.log(prior).astype(np.float32)
         self.keep = sample.keep_scores and sample.size * prior.size * len(self.tables) * 4 <= KEPT_BYTES
@@ -249,20 +261,23 @@ class CrossEntropy:
         """Return the cross-entropy and its gradient (G,)."""
         with threadpool_limits(1):
             sums = run_parts(
-                lambda rows: self._block(temperatures, rows),
+                lambda rows: self._block(temperatures * self.units, rows),
                 blocks(self.sample.size, EXAMPLES_PER_BLOCK),
                 self.workers,
             )
         mean = np.sum(sums, axis=0) / self.sample.size
-        return float(mean[0]), mean[1:]
+        return float(mean[0]), mean[1:] * self.units
 
     def _scores(self, rows: slice, at: tuple[NDArray[np.intp], NDArray[np.integer]], entries: slice) -> Any:
-        """Return the evidence (n, C) of each group for a block, its own count removed at the target classes."""
+        """Return the evidence (n, C) of each group in its unit for a block, its own count removed at the targets."""
         if rows.start in self.kept_scores:
             return self.kept_scores[rows.start]
         scores = []
-        for X, table, left_out in zip(self.sample.groups, self.tables, self.left_out, strict=True):
-            evidence = X[rows].astype(table.dtype, copy=False) @ table
+        for X, of_group, table, left_out in zip(
+            self.sample.groups, self.units, self.tables, self.left_out, strict=True
+        ):
+            x = X[rows] if of_group == 1 else X[rows] / of_group
+            evidence = x.astype(table.dtype, copy=False) @ table
             evidence[at] = left_out[entries]
             scores.append(evidence)
         if self.keep:
@@ -297,11 +312,16 @@ def check_settings(smoothing: float | str, temperature: float | str) -> None:
 
 @dataclass(frozen=True)
 class Fit:
-    """Smoothing and temperatures (G,) found by `fit`, and the cross-entropy of the sample, in nats per example."""
+    """Smoothing and temperatures (G,) found by `fit`, and the cross-entropy of the sample, in nats per example.
+
+    ``bounds`` names what the search left at a bound, such as "smoothing 1" or "temperature 0 of group 2": a better
+    smoothing may lie beyond, and these features do not help to predict.
+    """
 
     smoothing: float
     temperatures: NDArray[np.float64]
     cross_entropy: float
+    bounds: tuple[str, ...] = ()
 
 
 def fit(
@@ -332,17 +352,24 @@ def fit(
         Number of threads; the result does not depend on it.
     """
     check_settings(smoothing, temperature)
-    start = np.full(len(accumulators), 1.0 if temperature == "fit" else float(temperature))
 
     def fit_at(eps: float, examples: Sample, tau: NDArray[np.float64]) -> Fit:
         objective = CrossEntropy(examples, accumulators, prior, k=k, smoothing=eps, workers=workers)
         if temperature != "fit":
             return Fit(eps, tau, objective(tau)[0])
-        minimum = minimize(
-            objective, tau, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * tau.size, options={"ftol": 1e-9}
-        )
-        return Fit(eps, minimum.x, float(minimum.fun))
+        scale = np.where(tau > 0, tau, 1.0 / objective.units)  # the search sees numbers near 1, whatever the units
 
+        def scaled(x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            value, slopes = objective(x * scale)
+            return value, slopes * scale
+
+        bounds, options = [(0.0, None)] * tau.size, {"ftol": 1e-9}
+        minimum = minimize(scaled, tau / scale, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        at_zero = tuple(f"temperature 0 of group {g}" for g in np.flatnonzero(minimum.x == 0) + 1)
+        return Fit(eps, minimum.x * scale, float(minimum.fun), at_zero)
+
+    units = np.array([unit(accumulator.mean_norm) for accumulator in accumulators])
+    start = 1.0 / units if temperature == "fit" else np.full(units.size, temperature, float)
     if smoothing != "fit":
         return fit_at(float(smoothing), sample, start)
     half = sample.every(2) if sample.size > 2 * EXAMPLES_PER_BLOCK else sample
@@ -355,4 +382,7 @@ def fit(
             if tried[trial].cross_entropy >= tried[best].cross_entropy:
                 break
             best = trial
-    return fit_at(tried[best].smoothing, sample, tried[best].temperatures)
+    found = fit_at(tried[best].smoothing, sample, tried[best].temperatures)
+    if best in (0, len(SMOOTHING_GRID) - 1):
+        found = replace(found, bounds=(f"smoothing {found.smoothing:g}", *found.bounds))
+    return found

@@ -70,7 +70,7 @@ class Recipe:
 
     @property
     def counted(self) -> bool:
-        """Whether an expert of counts takes part, so that there is a mixture."""
+        """Whether an expert of counts takes part, so that there are weights to fit."""
         return bool(set(self.contexts) & set(COUNT_CONTEXTS))
 
     @property
@@ -86,10 +86,10 @@ class Recipe:
 
 @dataclass
 class Solved:
-    """A solved language model: a network, a mixture or both, and what was found on the way."""
+    """A solved language model: the mixture, the network in it, and what was found on the way."""
 
     network: NearShallowModel | None
-    mixture: Mixture | None
+    mixture: Mixture
     report: dict[str, Any]
 
 
@@ -124,12 +124,13 @@ def solve(
         fitter.smoothing, fitter.temperature = recipe.smoothing, recipe.temperature
         network = fitter.fit()
         report = {"smoothing": fitter.report.smoothing, "temperatures": fitter.report.temperatures}
+        report["at_bounds"] = fitter.report.bounds
         clock.seconds |= fitter.report.seconds
         clock.lap()
         again = _like(fitter, counts)
-    if not recipe.counted:
-        return Solved(network, None, report | {"seconds": clock.seconds})
     experts = Experts(counts.separator, class_prior(counts.levels[0].counts), network=network)
+    if not recipe.counted:
+        return Solved(network, Mixture.alone(experts), report | {"seconds": clock.seconds})
     experts.cache = "cache" in recipe.contexts
     if "ngrams" in recipe.contexts:
         experts.ngrams = KneserNey(counts, thresholds(counts, recipe))

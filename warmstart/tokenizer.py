@@ -12,9 +12,10 @@ word.
 """
 
 import json
+import os
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from warmstart.documents import SEPARATOR as SEPARATOR
 from warmstart.errors import InputError
-from warmstart.formats import read_settings
+from warmstart.formats import check_text, read_settings
 
 UNKNOWN = "<unk>"
 KINDS = ("bpe", "words", "characters")
@@ -190,6 +191,25 @@ def _from_content(content: dict[str, Any]) -> Tokenizer:
     tokenizer = Tokenizer.from_str(json.dumps(content))
     tokenizer.encode_special_tokens = True  # encode them as text; the JSON does not store this
     return tokenizer
+
+
+def encoded(tokenizer: Tokenizer, text: Any, name: str) -> list[int]:
+    """Return the ids of a text without borders of documents. Refuse what is no Unicode text; ``name`` is what it is."""
+    check_text(text, name)
+    return [int(token) for token in tokenizer.encode(text, add_special_tokens=False).ids]
+
+
+def continuation(tokenizer: Tokenizer, before: Sequence[int], ids: Sequence[int]) -> str:
+    """Return the text of tokens that follow others, with the space between them that a decoder puts between words.
+
+    Examples
+    --------
+    >>> tokenizer = train_tokenizer(["to be or not to be"], "words")
+    >>> continuation(tokenizer, tokenizer.encode("to be").ids, tokenizer.encode("or not").ids)
+    ' or not'
+    """
+    first, whole = (tokenizer.decode(list(each), skip_special_tokens=False) for each in (before, [*before, *ids]))
+    return str(whole[len(os.path.commonprefix([first, whole])) :])  # noqa: RUF071 - of texts
 
 
 def token_ranks(counts: NDArray[np.integer]) -> NDArray[np.int64]:

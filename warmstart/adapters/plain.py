@@ -283,9 +283,10 @@ class _Data:
             U = (present - absent) * self.per_width[:, None]
             bias = absent.sum(axis=0) - self.low @ U
         self.solved.append((torch.from_numpy(U.T.astype(np.float32)), torch.from_numpy(bias.astype(np.float32))))
+        ends = f"; a bound of its search: {', '.join(fit.bounds)}" if fit.bounds else ""
         self.notes.append(
             f"{name}: solved for {target.note}, temperature {fit.temperatures[0]:.3g}, smoothing "
-            f"{fit.smoothing:g}, {fit.cross_entropy:.3f} nats"
+            f"{fit.smoothing:g}, {fit.cross_entropy:.3f} nats{ends}"
         )
 
 

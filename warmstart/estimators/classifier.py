@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from warmstart.layers.softmax import SoftmaxLayer
 
 SAMPLE_SIZE = 2048  # most rows that are kept to fit the temperature
+MOST_SMOOTHING = 1e4  # pseudo-counts a count, from which single precision no longer tells classes apart
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio
 
 
@@ -264,6 +266,13 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             _check_number("temperature", self.temperature, 'or "fit"')
         k: Any = self._statistics.mean_norm if self.k == "mean_norm" else self.k
         _check_number("k", k, 'or numpy.inf or "mean_norm" with features that are not all zero', infinite=True)
+        total, added = float(self._statistics.sums.sum()), self.smoothing * self.n_features_in_
+        if 0 < total * MOST_SMOOTHING < added:
+            warnings.warn(
+                f"smoothing: {self.smoothing:g} for each of {self.n_features_in_} features drowns counts of {total:g} "
+                "in all, and every row gets the prior; give a smaller number, or the features in smaller units",
+                stacklevel=2,
+            )
         prior = solution.marginal_prior(self._statistics)
         settings: dict[str, Any] = {"k": float(k), "smoothing": float(self.smoothing)}
         temperatures = np.atleast_1d(self.temperature)
@@ -273,7 +282,14 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 (np.ones(rows.size), (rows, self._sample.targets)), shape=(rows.size, self.classes_.size)
             )
             sample = solution.Sample([self._sample.X], one_hot)
-            temperatures = solution.fit(sample, [self._statistics], prior, **settings).temperatures
+            found = solution.fit(sample, [self._statistics], prior, **settings)
+            temperatures = found.temperatures
+            if found.bounds:
+                warnings.warn(
+                    "temperature: the search ended at its bound 0, the features do not help to predict, and every row "
+                    "gets the prior; give other features, or a number as temperature",
+                    stacklevel=2,
+                )
         U = solution.solve([self._statistics], prior, temperatures=temperatures, dtype=np.float64, **settings)
         self._solved = _Solved(U.T, float(k), float(temperatures[0]))
         return self

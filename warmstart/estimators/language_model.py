@@ -14,10 +14,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from warmstart import folder as folders
-from warmstart._softmax import softmax
 from warmstart.backoff import BackoffModel
 from warmstart.classes import ClassModel
-from warmstart.contexts import read_all
 from warmstart.corpus import Corpus
 from warmstart.counts import NGrams
 from warmstart.documents import Sources
@@ -27,13 +25,13 @@ from warmstart.gate import Gate
 from warmstart.kneser_ney import KneserNey
 from warmstart.mixture import Experts, Mixture
 from warmstart.near_shallow import PRESETS as NETWORKS
-from warmstart.near_shallow import NearShallowModel, token_losses
+from warmstart.near_shallow import NearShallowModel
 from warmstart.ngrams import NGramCounts, count_ngrams, vocabulary_digest
 from warmstart.progress import Progress, peak_memory
 from warmstart.solution import class_prior
 from warmstart.solving import COUNT_CONTEXTS, Recipe, Solved, solve
 from warmstart.stream import Explanation, Stream
-from warmstart.tokenizer import SEPARATOR, load_tokenizer
+from warmstart.tokenizer import SEPARATOR, continuation, encoded, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +40,6 @@ if TYPE_CHECKING:
     from warmstart.layers import NearShallowLM
 
 FORMAT = 1  # of the mixture in a model folder
-SCORED_TARGETS = 8192  # targets scored between two reports of progress
 MOST = ("ngrams", "classes", "cache", "radial")
 PRESETS: dict[str, dict[str, Any]] = {  # the network has the sizes of `warmstart.near_shallow.PRESETS`
     "potato": {"order": 3, "max_ngrams": 1_800_000, "contexts": ("ngrams", "cache")},
@@ -89,8 +86,8 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
     ----------
     counts_ : warmstart.ngrams.NGramCounts or None
         The statistic of the text. None for a pruned model that was loaded.
-    mixture_ : warmstart.mixture.Mixture or None
-        Experts and gate. None for a network alone.
+    mixture_ : warmstart.mixture.Mixture
+        Experts and gate. With the network, 1 % for the unigram model if no counts are beside it.
     model_ : warmstart.near_shallow.NearShallowModel or None
         The network. None without a context of the network.
     tokenizer_ : tokenizers.Tokenizer
@@ -252,13 +249,10 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = NearShallowLM(config).to_model()
-        tokenizer = corpus.tokenizer
         counts = _count(corpus, recipe.counted_order, workers, None)
-        solved = Solved(network, None, {"seconds": {}})
-        if recipe.counted:
-            solved = solve(counts, recipe, workers, network=network)
+        solved = solve(counts, recipe, workers, network=network)
         seconds = {"initialise": time.perf_counter() - began}
-        self._set(tokenizer, counts, counts.levels[0].counts, solved, seconds, corpus.n_bytes)
+        self._set(corpus.tokenizer, counts, counts.levels[0].counts, solved, seconds, corpus.n_bytes)
         return self
 
     def _recipe(self) -> Recipe:
@@ -350,14 +344,11 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "tokenizer_")
         began = time.perf_counter()
         with self._encoded(text, reading, progress) as corpus:
-            if self.mixture_ is None:
-                nats, parts = self._network_losses(corpus, workers, progress)
-            else:
-                scores = self.mixture_.score(corpus.tokens, corpus.documents, workers, progress)
-                nats = -float(scores.log_probs.mean())
-                parts = {"experts": _perplexities(scores.experts), "shares": scores.shares}
-                if scores.contexts:
-                    parts["contexts"] = _perplexities(scores.contexts)
+            scores = self.mixture_.score(corpus.tokens, corpus.documents, workers, progress)
+            nats = -float(scores.log_probs.mean())
+            parts = {"experts": _perplexities(scores.experts), "shares": scores.shares}
+            if scores.contexts:
+                parts["contexts"] = _perplexities(scores.contexts)
             result: dict[str, Any] = {
                 "perplexity": float(np.exp(nats)),
                 "bits_per_byte": float(nats * corpus.n_tokens / np.log(2) / corpus.n_bytes),
@@ -372,31 +363,12 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
                 result |= {"unigram_perplexity": float(np.exp(unigram)), "bigram_perplexity": float(np.exp(bigram))}
             return result | {"seconds": round(time.perf_counter() - began, 3)}
 
-    def _network_losses(
-        self, corpus: Corpus, workers: int, progress: Progress | None
-    ) -> tuple[float, dict[str, dict[str, float]]]:
-        """Return the loss of a network without experts beside it, and the perplexity of each of its contexts."""
-        network = self._network
-        config, state, prior = network.config, network.start(), self._prior
-        total = np.zeros(1 + len(config.contexts))
-        for chunk in read_all(corpus.tokens, corpus.documents, config.window, SCORED_TARGETS):
-            total += token_losses(network, chunk, state, prior, workers).sum(axis=1)
-            if progress:
-                progress("scoring", chunk.first + chunk.targets.size - 1, corpus.n_tokens)
-        mean = (total / corpus.n_tokens).tolist()
-        return mean[0], {"contexts": _perplexities(dict(zip(config.contexts, mean[1:], strict=True)))}
-
     @property
     def _network(self) -> NearShallowModel:
         check_is_fitted(self, "tokenizer_")
         if self.model_ is None:
             raise InputError("expected a model with a network, got counts alone; fit it with contexts such as radial")
         return self.model_
-
-    @property
-    def _prior(self) -> NDArray[np.float64]:
-        """Return the unigram probabilities (V,)."""
-        return class_prior(self.unigrams_)
 
     def perplexity(self, text: Corpus | Sources) -> float:
         """Return the perplexity of a corpus, of files or of an iterable of strings."""
@@ -412,18 +384,9 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
 
         Returns
         -------
-        (V,) float64 of a mixture, float32 of a network alone
+        (V,) float64
         """
-        history = self._checked(ids)
-        if self.mixture_ is not None:
-            return self._stream(history).row()
-        config = self._network.config
-        tokens = np.concatenate([[config.separator], history, [config.separator]])
-        documents = np.flatnonzero(tokens == config.separator)
-        state = self._network.start()
-        for chunk in read_all(tokens, documents, config.window):
-            inputs = self._network.inputs(chunk, state)
-        return np.asarray(softmax(np.sum(self._network.logits([X[-1:] for X in inputs]), axis=0))[0])
+        return self._stream(self._checked(ids)).row()
 
     def explain(self, ids: ArrayLike, top: int = 5) -> Explanation:
         """Return what speaks for the most probable next tokens: experts, n-grams, and earlier places of the document.
@@ -435,12 +398,9 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         top : int
             Number of tokens.
         """
-        if self.mixture_ is None:
-            raise InputError("expected a model of counts to explain, got a network alone; fit it with ngrams and cache")
         return self._stream(self._checked(ids)).explain(top)
 
     def _stream(self, history: NDArray[np.int64]) -> Stream:
-        assert self.mixture_ is not None  # noqa: S101 - callers have checked it
         stream = Stream(self.mixture_)
         stream.advance(history.tolist())
         return stream
@@ -457,22 +417,14 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
     def generate(
         self, prompt: str = "", *, max_tokens: int = 60, temperature: float = 0.8, top_p: float = 0.95, seed: int = 0
     ) -> str:
-        """Return a continuation of a prompt. It ends where the model ends the document, or after ``max_tokens``."""
-        check_is_fitted(self, "tokenizer_")
-        ids = self.tokenizer_.encode(prompt, add_special_tokens=False).ids
-        if self.mixture_ is not None:
-            tokens = self._stream(np.array(ids, np.int64)).generate(max_tokens, temperature, top_p, seed)
-            return str(self.tokenizer_.decode(tokens))
-        import torch
+        """Return a continuation of a prompt. It ends where the model ends the document, or after ``max_tokens``.
 
-        separator = self._network.config.separator
-        ids = [separator, *ids]
-        generator = torch.Generator().manual_seed(seed)
-        generated = self.to_torch().generate(torch.tensor([ids]), max_tokens, temperature, top_p, generator)
-        tokens = generated[0, len(ids) :].tolist()
-        if separator in tokens:
-            tokens = tokens[: tokens.index(separator)]
-        return str(self.tokenizer_.decode(tokens))
+        The two are one text: a continuation in whole words begins with a space.
+        """
+        check_is_fitted(self, "tokenizer_")
+        ids = encoded(self.tokenizer_, prompt, "prompt")
+        tokens = self._stream(np.array(ids, np.int64)).generate(max_tokens, temperature, top_p, seed)
+        return continuation(self.tokenizer_, ids, tokens)
 
     def to_torch(self) -> "NearShallowLM":
         """Return a PyTorch module with a copy of the network's weights."""
@@ -501,18 +453,17 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         }
         arrays: dict[str, Any] = {"unigrams": self.unigrams_}
         extra: dict[str, folders.Content] = {"tokenizer.json": tokenizer}
-        if self.mixture_ is not None:
-            experts, gate = self.mixture_.experts, self.mixture_.gate
-            facts["gate"] = list(gate.sizes)
-            arrays["gate"] = gate.weights
-            if experts.classes:
-                arrays["classes"] = np.stack([model.labels for model in experts.classes]).astype(np.int32)
-            if pruned:
-                tables = dict(zip(folders.CLASSES, (model.model for model in experts.classes), strict=False))
-                if experts.ngrams is not None:
-                    tables[folders.NGRAMS] = experts.ngrams
-                extra |= {name: model.save for name, model in tables.items()}
-                facts["tables"] = {name: model.n_ngrams for name, model in tables.items()}
+        experts, gate = self.mixture_.experts, self.mixture_.gate
+        facts["gate"] = list(gate.sizes)
+        arrays["gate"] = gate.weights
+        if experts.classes:
+            arrays["classes"] = np.stack([model.labels for model in experts.classes]).astype(np.int32)
+        if pruned:
+            tables = dict(zip(folders.CLASSES, (model.model for model in experts.classes), strict=False))
+            if experts.ngrams is not None:
+                tables[folders.NGRAMS] = experts.ngrams
+            extra |= {name: model.save for name, model in tables.items()}
+            facts["tables"] = {name: model.n_ngrams for name, model in tables.items()}
         if self.counts_ is not None and not pruned:
             extra[folders.COUNTS] = self.counts_.save
         whole = {"language_model": facts}
@@ -543,15 +494,16 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         parameters = facts["parameters"]
         contexts, prune = tuple(parameters["contexts"]), parameters["prune"]
         model = cls(**parameters | {"contexts": contexts, "prune": None if prune is None else tuple(prune)})
-        mixture = None
+        experts = Experts(separator, class_prior(unigrams), cache="cache" in contexts, network=network)
+        if "ngrams" in contexts:
+            experts.ngrams = _read_tables(folder, folders.NGRAMS, facts) if counts is None else KneserNey(counts)
+        for labels, name in zip(arrays.get("classes", []), folders.CLASSES, strict=False):
+            tables = _read_tables(folder, name, facts) if counts is None else None
+            experts.classes += (ClassModel.of(labels.astype(np.int64), unigrams, counts, tables, workers),)
         if "gate" in facts:
-            experts = Experts(separator, class_prior(unigrams), cache="cache" in contexts, network=network)
-            if "ngrams" in contexts:
-                experts.ngrams = _read_tables(folder, folders.NGRAMS, facts) if counts is None else KneserNey(counts)
-            for labels, name in zip(arrays.get("classes", []), folders.CLASSES, strict=False):
-                tables = _read_tables(folder, name, facts) if counts is None else None
-                experts.classes += (ClassModel.of(labels.astype(np.int64), unigrams, counts, tables, workers),)
             mixture = Mixture(experts, Gate(tuple(facts["gate"]), arrays["gate"]))
+        else:  # a network of an older version
+            mixture = Mixture.alone(experts)
         model._set(tokenizer, counts, unigrams, Solved(network, mixture, {}), {}, facts["bytes"])
         return model
 

@@ -102,7 +102,7 @@ def draw(runs: Sequence[Path], path: Path, names: Sequence[str] | None = None) -
     figure, (axis,) = figures.figure(1)
     for run, name in zip(runs, names or [str(run) for run in runs], strict=True):
         tokens, nats = curve(run)
-        axis.plot(tokens / 1e6, nats, ".-", label=name)
+        axis.plot(tokens / 1e6, nats, ".-", label=name.encode(errors="backslashreplace").decode())
     axis.set(xlabel="million tokens", ylabel="nats a token, validation")
     axis.grid(alpha=0.3)
     axis.legend()

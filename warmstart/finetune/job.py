@@ -128,7 +128,8 @@ class Job:
         schedule = self.plan.schedule(settings.max_tokens, GROUPS if mixture is None else BESIDE_GROUPS)
         check_target(self.folder)
         if mixture is None:
-            run = Run(network, batches, held, schedule, settings, self.folder, resume)
+            prior = self.model.mixture_.experts.prior
+            run = Run(network, batches, held, schedule, settings, self.folder, resume, prior=prior)
         else:
             said, of_held = self._tables(mixture.experts, train, held, progress)
             batches = replace(batches, experts=said)
@@ -156,7 +157,7 @@ class Job:
         }
 
     def _mixture(self) -> Mixture | None:
-        """Return the mixture that the network is part of, None if the model is a network alone.
+        """Return the mixture that the network is part of, None if no counts are beside it.
 
         Raises
         ------
@@ -164,7 +165,7 @@ class Job:
             The mixture has no network, or the model no counts.
         """
         mixture = self.model.mixture_
-        if mixture is None:
+        if not mixture.experts.counted:
             return None
         if mixture.experts.network is None:
             raise InputError(

@@ -4,7 +4,7 @@
 |---|---|
 | ``step``, ``tokens``, ``seconds``, ``phase`` | where the run is |
 | ``nats``, ``bits_per_byte`` | validation loss of the model: where a network trains beside counts, of their mixture |
-| ``network_nats`` | beside counts only: the loss of the network alone |
+| ``network_nats`` | of a model that is a mixture: the loss of its network alone |
 | ``counts_nats`` | beside counts only: the loss of the counts without the network, which does not change |
 """
 

@@ -33,6 +33,7 @@ from warmstart.finetune.evidence import ExpertTable
 from warmstart.finetune.log import Log
 from warmstart.finetune.phases import Clock, Phase, Schedule, apply
 from warmstart.finetune.targets import CountedTargets
+from warmstart.gate import FLOOR
 from warmstart.layers import NearShallowLM
 from warmstart.layers.near_shallow import IGNORED, Segments
 from warmstart.progress import Progress
@@ -91,6 +92,9 @@ class Run:
         Continue from the checkpoint, if there is one.
     valid_experts : ExpertTable, optional
         What the counts say of the validation text.
+    prior : (V,), optional
+        Of a network alone: probabilities of the unigram model. Validation then scores the model that is saved, where it
+        has `warmstart.gate.FLOOR` of the weight, and the network by itself beside it.
 
     Raises
     ------
@@ -108,6 +112,7 @@ class Run:
         folder: Path,
         resume: bool = False,
         valid_experts: ExpertTable | None = None,
+        prior: NDArray[np.float64] | None = None,
     ) -> None:
         if valid.n_tokens < module.config.block_size:
             raise InputError(
@@ -120,6 +125,7 @@ class Run:
             raise InputError(f"device: expected one that torch has here, got {settings.device!r}: {error}") from error
         self.batches, self.settings = batches, settings
         self.network = module.network if isinstance(module, Beside) else module
+        self.prior = None if prior is None else torch.tensor(prior, dtype=torch.float32, device=settings.device)
         self.valid = Batches(valid, module.config, batches.batch_tokens, experts=valid_experts)
         self.scored = self._scored_batches()
         self.carried = Carried(self.network, batches)
@@ -240,9 +246,7 @@ class Run:
     def _validate(self, log: Log) -> None:
         total = of_network = count = 0.0
         for batch, segments, network in score(self.network, self.valid, self.scored):
-            losses = network
-            if isinstance(self.module, Beside):
-                losses = self._mixed(self.module, network, self.valid, batch, segments.targets)
+            losses = self._validated(batch, segments.targets, network)
             total, count = total + losses.sum(dtype=torch.float64).item(), count + len(losses)
             of_network += network.sum(dtype=torch.float64).item()
         corpus, phase = self.valid.corpus, self.clock.present
@@ -250,7 +254,7 @@ class Run:
         if not math.isfinite(loss):
             raise InputError(f"step {self.step}: expected a finite validation loss, got {loss}; lower the rates")
         scores = {"nats": loss, "bits_per_byte": loss / math.log(2) * corpus.n_tokens / corpus.n_bytes}
-        if isinstance(self.module, Beside):
+        if isinstance(self.module, Beside) or self.prior is not None:
             scores |= {"network_nats": of_network / count, **self.constants}
         self.record = {
             "step": self.step,
@@ -263,6 +267,14 @@ class Run:
         if self.clock.scored(loss) and phase is not None and phase.patience is not None:
             self.best = {name: tensor.clone() for name, tensor in self.module.state_dict().items()}
             self.best_scores = scores
+
+    def _validated(self, numbers: NDArray[np.int64], targets: Tensor, network: Tensor) -> Tensor:
+        """Return the losses of targets by the whole model, given those by the network."""
+        if isinstance(self.module, Beside):
+            return self._mixed(self.module, network, self.valid, numbers, targets)
+        if self.prior is None:
+            return network
+        return -((1 - FLOOR) * network.neg().exp() + FLOOR * self.prior[targets[targets != IGNORED]]).log()
 
     def _impatient(self) -> bool:
         """Return whether the patience of the phase is over; if so, restore its best weights."""

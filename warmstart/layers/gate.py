@@ -5,7 +5,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from warmstart.errors import InputError
 from warmstart.gate import FLOOR, Gate
 
 LEAST = 1e-30  # share of the softmax that stands for a weight of 0, so that logits are finite
@@ -25,11 +24,6 @@ class MixtureGate(nn.Module):
     ----------
     logits : nn.Parameter of shape (B, m)
 
-    Raises
-    ------
-    InputError
-        A weight of the gate is no number from 0 to 1, or one of the last expert is below `FLOOR`.
-
     Examples
     --------
     >>> gate = MixtureGate(Gate((2,), np.array([[0.75, 0.25], [0.99, 0.01]])))
@@ -41,14 +35,8 @@ class MixtureGate(nn.Module):
 
     def __init__(self, gate: Gate, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        weights, sums = gate.weights, gate.weights.sum(axis=1)
-        if not (weights.min() >= 0 and weights[:, -1].min() >= FLOOR - 1e-9 and np.abs(sums - 1).max() < 1e-6):
-            raise InputError(
-                f"expected weights from 0 to 1 with sum 1, at least {FLOOR} for the last expert, got weights from "
-                f"{weights.min()}, from {weights[:, -1].min()} for the last, and sums from {sums.min()} to {sums.max()}"
-            )
         self.sizes = tuple(int(size) for size in gate.sizes)
-        free = weights.copy()
+        free = gate.weights.copy()
         free[:, -1] -= FLOOR
         self.logits = nn.Parameter(torch.tensor(np.log(np.maximum(free / (1 - FLOOR), LEAST)), dtype=dtype))
 

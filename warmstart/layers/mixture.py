@@ -63,11 +63,6 @@ class MixtureLM(nn.Module):
     dtype : torch.dtype
         float32 gives log-probabilities to 1e-5.
 
-    Raises
-    ------
-    InputError
-        The weights of the gate are no weights.
-
     Attributes
     ----------
     names : list of str

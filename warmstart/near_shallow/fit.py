@@ -27,10 +27,14 @@ WINDOWS_PER_POSITION = 64  # full windows needed for each position of an attenti
 
 @dataclass
 class Report:
-    """Smoothing and temperatures by layer, held-out losses of the attention rounds by context, seconds by stage."""
+    """Smoothing, temperatures and bounds (see `warmstart.solution.Fit`) by layer, held-out losses, seconds by stage.
+
+    The held-out losses are those of the attention rounds, by context.
+    """
 
     smoothing: dict[str, float] = field(default_factory=dict)
     temperatures: dict[str, list[float]] = field(default_factory=dict)
+    bounds: dict[str, list[str]] = field(default_factory=dict)
     attention_losses: dict[str, list[float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -104,6 +108,7 @@ class Fitter:
             )
             model.arrays[f"contexts.{name}.attention.weight"] = fit.W
             self.report.attention_losses[name] = fit.held_out_losses
+            self._note(f"{name} attention", fit.bounds)
 
     def _rounds(self, context: str) -> Callable[[int, float], None] | None:
         progress = self.progress
@@ -184,6 +189,10 @@ class Fitter:
         sample = solution.Sample([_stack(parts) for parts in inputs], y, keep_scores=True)
         model.arrays["output.weight"] = self._solve("output", sample, F, self.prior, float(len(F)))
 
+    def _note(self, layer: str, bounds: tuple[str, ...]) -> None:
+        if bounds:
+            self.report.bounds[layer] = list(bounds)
+
     def _solve(
         self, layer: str, sample: solution.Sample, F: list[Accumulator], prior: NDArray[np.float64], k: float
     ) -> NDArray[np.float32]:
@@ -195,6 +204,7 @@ class Fitter:
                 sample, F, prior, k=k, smoothing=self.smoothing, temperature=self.temperature, workers=self.workers
             )
             smoothing, temperatures = fit.smoothing, fit.temperatures
+            self._note(layer, fit.bounds)
         else:
             smoothing, temperatures = self.like.smoothing[layer], np.array(self.like.temperatures[layer])
         self.report.smoothing[layer] = smoothing
