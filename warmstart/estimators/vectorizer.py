@@ -36,8 +36,9 @@ class BitCipherVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     lowercase : bool, default=True
         As for ``CountVectorizer``.
     token_pattern : str, optional
-        As for ``CountVectorizer``. By default tokens are runs of letters, digits and underscores, with the marks and
-        joiners within words of scripts such as Devanagari and Thai. It is not used if there is a ``tokenizer``.
+        As for ``CountVectorizer``. By default tokens are runs of two or more letters, digits and underscores, with the
+        marks and joiners within words of scripts such as Devanagari and Thai, and single letters that are not of ASCII,
+        such as Chinese ones. It is not used if there is a ``tokenizer``.
     tokenizer : callable, optional
         A function that cuts a document into a list of tokens. With ``lowercase`` it gets the document in lower case.
     min_df : int or float, default=1
@@ -149,12 +150,12 @@ class BitCipherVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
 @functools.cache
 def _word_pattern() -> str:
-    """Return the pattern of a word: a letter, digit or underscore, then also combining marks and zero-width joiners.
+    """Return the pattern of a word: letters, digits, underscores, combining marks and zero-width joiners.
 
     Python's module ``re`` does not count marks among the signs of words, and would cut words of many scripts.
     """
     marks = "".join(filter(lambda sign: unicodedata.category(sign)[0] == "M", map(chr, range(sys.maxunicode + 1))))
-    return rf"\w[\w\u200c\u200d{re.escape(marks)}]*"
+    return rf"\w[\w\u200c\u200d{re.escape(marks)}]+|[^\W\x00-\x7f]"
 
 
 def _checked(documents: Any) -> Iterable[str]:
