@@ -179,7 +179,7 @@ class NGrams:
     def discount(self) -> float:
         """The discount delta, ``n_1 / (n_1 + 2 n_2)`` with the numbers of pairs seen once and twice."""
         once, twice = (int((self.bigrams.data == n).sum()) for n in (1, 2))
-        return once / (once + 2 * twice) if once + twice else 0.5
+        return once / (once + 2 * twice) if once else 0.5  # 0 would leave unseen pairs nothing
 
     def cross_entropies(self, tokens: NDArray[np.integer]) -> tuple[float, float]:
         """Return the mean of ``-log P`` over all tokens but the first, by the unigram and by the bigram.

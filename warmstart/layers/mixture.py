@@ -209,13 +209,13 @@ class MixtureLM(nn.Module):
     def generate(
         self,
         ids: Tensor,
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        generator: torch.Generator | None = None,
+        max_new_tokens: int = 60,
+        temperature: float = 0.8,
+        top_p: float = 0.95,
+        seed: int = 0,
     ) -> Tensor:
         """Continue prompts by sampling, see `NearShallowLM.generate`. The work of a token is that of `rows`."""
-        return continued(self, ids, self.separator, max_new_tokens, temperature, top_p, generator)
+        return continued(self, ids, self.separator, max_new_tokens, temperature, top_p, seed)
 
     @property
     def _experts(self) -> dict[str, Any]:
