@@ -92,7 +92,7 @@ def test_a_separator_begins_a_new_document():
 def test_tokens_outside_the_vocabulary_are_refused(experts, tokens):
     stream = Stream(mixture(STORY, experts=experts)[0])
     before = stream.rows()
-    with pytest.raises(InputError, match=f"token ids from 0 to 5, got {tokens[1]}"):
+    with pytest.raises(InputError, match=f"token ids from 0 to 5, got .*{tokens[1]}"):
         stream.advance(tokens)
     assert stream.history == [0]
     np.testing.assert_array_equal(stream.rows(), before)

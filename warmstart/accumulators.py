@@ -113,8 +113,8 @@ def update_pairs(
     from warmstart import _kernels  # numba is loaded here, not on import
 
     n_features, n_classes = accumulator.F.shape
-    inputs = whole_numbers("inputs", inputs, 0, codes.shape[0])
-    targets = whole_numbers("targets", targets, 0, n_classes)
+    inputs = whole_numbers("inputs", inputs, codes.shape[0])
+    targets = whole_numbers("targets", targets, n_classes)
     if not accumulator.exact or codes.shape[1] != n_features or inputs.size != targets.size:
         raise InputError(
             f"expected codes of {n_features} bits, as many targets as inputs and integer sums, "
@@ -159,7 +159,7 @@ def update(
     n_features, n_classes = accumulator.F.shape
     if labels is None:
         labels = sparse.eye_array(n_classes, format="csr")
-    targets = whole_numbers("targets", targets, 0, labels.shape[0])
+    targets = whole_numbers("targets", targets, labels.shape[0])
     if accumulator.exact or X.shape != (targets.size, n_features) or labels.shape[1] != n_classes:
         raise InputError(
             f"expected float sums, inputs of shape {(targets.size, n_features)} and labels of {n_classes} columns, "

@@ -10,6 +10,7 @@ from warmstart._softmax import softmax
 from warmstart.classes import ClassModel
 from warmstart.contexts import Chunk
 from warmstart.errors import InputError
+from warmstart.ids import whole_numbers
 from warmstart.mixture import CACHES, Floats, Mixture, features
 
 
@@ -46,10 +47,9 @@ class Stream:
         InputError
             A token is outside the vocabulary. Nothing has changed.
         """
-        tokens, size, window = list(tokens), len(self.experts.prior), CACHES["cache"][1]
-        if outside := [token for token in tokens if not 0 <= token < size]:
-            raise InputError(f"expected token ids from 0 to {size - 1}, got {outside[0]}")
-        for token in tokens:
+        ids = tokens if hasattr(tokens, "__len__") else list(tokens)
+        window = CACHES["cache"][1]
+        for token in whole_numbers("token ids", ids, len(self.experts.prior)).tolist():
             if token == self.experts.separator:
                 self.start()
                 continue

@@ -453,7 +453,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
 
     def _checked(self, ids: ArrayLike) -> NDArray[np.int64]:
         check_is_fitted(self, "tokenizer_")
-        return whole_numbers("token ids", ids, 0, self.tokenizer_.get_vocab_size()).astype(np.int64)
+        return whole_numbers("token ids", ids, self.tokenizer_.get_vocab_size()).astype(np.int64)
 
     def generate(
         self, prompt: str = "", max_new_tokens: int = 60, temperature: float = 0.8, top_p: float = 0.95, seed: int = 0

@@ -120,7 +120,7 @@ class MixtureLM(nn.Module):
 
         Parameters
         ----------
-        ids : (batch, length) int64
+        ids : (batch, length) tensor, array or lists of int
             A separator begins a document, and so does the first token of a sequence.
 
         Raises

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from warmstart.errors import InputError
 from warmstart.folder import MIXTURE, load_model, read_beside, save_model
-from warmstart.layers._ids import checked_ids, checked_targets, positions
+from warmstart.layers._ids import as_tensor, checked_ids, checked_targets, positions
 from warmstart.layers.attention import SelfAttention, ages, comparisons, superpose
 from warmstart.layers.comparisons import Comparisons
 from warmstart.layers.generation import continued
@@ -176,7 +176,7 @@ class NearShallowLM(nn.Module):
 
         Parameters
         ----------
-        ids : (batch, length) int64
+        ids : (batch, length) tensor, array or lists of int
             A separator begins a document, and so does the first token of a sequence.
 
         Raises
@@ -197,6 +197,7 @@ class NearShallowLM(nn.Module):
         targets : (batch, length) int64
             A negative target does not count: 0.
         """
+        ids = as_tensor(ids)
         x, targets = self._inputs(ids).flatten(0, 1), checked_targets(targets, ids.shape, self.config.vocab_size)
         y = targets.clamp(min=0).flatten()
         blocks = [slice(i, i + TARGETS_PER_BLOCK) for i in range(0, max(1, len(y)), TARGETS_PER_BLOCK)]
