@@ -1,5 +1,6 @@
 """Explanations as text and as a picture: shares by target, positions in the prompt, and an HTML page that is one."""
 
+import gzip
 import re
 from html.parser import HTMLParser
 
@@ -97,3 +98,9 @@ def test_a_picture_is_a_page_with_a_span_for_every_token(model, ids, tmp_path):
 
 def test_every_expert_has_a_colour(model):
     assert {name.split()[0] for name in model.mixture_.experts.names} == set(COLOURS)
+
+
+def test_a_picture_is_compressed_where_its_name_says_so(model, ids, tmp_path):
+    for name in ("a.html", "a.html.gz"):
+        write_picture(tmp_path / name, model.mixture_, ids, model.tokenizer_)
+    assert gzip.decompress((tmp_path / "a.html.gz").read_bytes()) == (tmp_path / "a.html").read_bytes()

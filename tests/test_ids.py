@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from mixtures import mixture
 
 from warmstart.cache import DocumentCache
 from warmstart.counts import count_pairs
 from warmstart.errors import InputError
 from warmstart.ids import whole_numbers
 from warmstart.kneser_ney import KneserNey
-from warmstart.layers import NearShallowLM
+from warmstart.layers import MixtureLM, NearShallowLM
 from warmstart.near_shallow import Config
 from warmstart.ngrams import count_ngrams
 
@@ -42,7 +43,7 @@ def test_every_form_gives_the_same(form):
     np.testing.assert_array_equal(caches[0].row(), caches[1].row())
 
 
-@pytest.mark.parametrize("form", [list, lambda x: np.array(x, np.uint16), read_only, torch.tensor])
+@pytest.mark.parametrize("form", [list, FORMS["uint16"], FORMS["big"], read_only, torch.tensor])
 def test_layers_take_every_form(form):
     torch.manual_seed(0)
     model, ids = NearShallowLM(Config(vocab_size=20, separator=0, bits=8, hidden_bits=6, block_size=4)), [[0, 5, 3, 7]]
@@ -51,6 +52,13 @@ def test_layers_take_every_form(form):
         assert torch.equal(model(form(ids)), model(expected))
         assert torch.equal(model.generate(form(ids), 5), model.generate(expected, 5))
         assert torch.equal(model.target_log_probs(form(ids), form(ids)), model.target_log_probs(expected, expected))
+    both, ids = MixtureLM.from_model(mixture((3, 0, [[1, 2, 1], [2, 1]]))[0]), [[0, 1, 2, 1]]
+    targets = [[1, 2, 1, -1]] if form is not FORMS["uint16"] else [[1, 2, 1, 0]]
+    with torch.no_grad():
+        assert torch.equal(both(form(ids)), both(torch.tensor(ids)))
+        scores = both.target_log_probs(form(ids), form(targets))
+        assert torch.equal(scores, both.target_log_probs(torch.tensor(ids), torch.tensor(targets)))
+        assert torch.equal(both.generate(form(ids), 3), both.generate(torch.tensor(ids), 3))
     with pytest.raises(InputError, match="expected token ids"):
         model([[0, 1], [2]])
     with pytest.raises(InputError, match="expected token ids"):

@@ -5,7 +5,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from warmstart.layers._ids import as_tensor
 from warmstart.stream import check_sampling
 
 
@@ -34,7 +33,6 @@ def continued(
 ) -> Tensor:
     """Continue prompts by sampling, see `warmstart.layers.NearShallowLM.generate`."""
     check_sampling(max_new_tokens, temperature, top_p)
-    ids = as_tensor(ids)
     state, generator = model.start(ids), torch.Generator(ids.device).manual_seed(seed)
     columns = [ids.long()]
     ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)

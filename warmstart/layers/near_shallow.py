@@ -197,8 +197,9 @@ class NearShallowLM(nn.Module):
         targets : (batch, length) int64
             A negative target does not count: 0.
         """
-        ids = as_tensor(ids)
-        x, targets = self._inputs(ids).flatten(0, 1), checked_targets(targets, ids.shape, self.config.vocab_size)
+        ids = as_tensor(ids, self.embedding.weight.device)
+        x = self._inputs(ids).flatten(0, 1)
+        targets = checked_targets(targets, ids.shape, self.config.vocab_size, ids.device)
         y = targets.clamp(min=0).flatten()
         blocks = [slice(i, i + TARGETS_PER_BLOCK) for i in range(0, max(1, len(y)), TARGETS_PER_BLOCK)]
         losses = torch.cat([self.output.cross_entropy(x[rows], y[rows], self._fixed) for rows in blocks])
@@ -206,7 +207,7 @@ class NearShallowLM(nn.Module):
 
     def _inputs(self, ids: Tensor) -> Tensor:
         """Return the inputs of the output layer (batch, length, D) after each of ``ids``."""
-        ids = checked_ids(ids, self.config.vocab_size)
+        ids = checked_ids(ids, self.config.vocab_size, self.embedding.weight.device)
         position = positions(ids, self.config.separator)
         X = self.embedding(ids)  # (batch, length, b)
         first = self.config.window - 1
@@ -341,11 +342,12 @@ class NearShallowLM(nn.Module):
         ----------
         Holtzman et al. 2020, arXiv 1904.09751 (nucleus sampling).
         """
+        ids = as_tensor(ids, self.embedding.weight.device)
         return continued(self, ids, self.config.separator, max_new_tokens, temperature, top_p, seed)
 
     def start(self, ids: Tensor) -> NetworkState:
         """Return the state after ``ids``, which are as for `forward`."""
-        ids = checked_ids(ids, self.config.vocab_size)
+        ids = checked_ids(ids, self.config.vocab_size, self.embedding.weight.device)
         position, X = positions(ids, self.config.separator), self.embedding(ids)
         sums, (recalled, memory) = self._document_sums(X, position), self._recalled(ids, X, position)
         padding = (0, max(0, self.config.window - ids.shape[1]))
