@@ -155,7 +155,7 @@ def score(name: str, books: Books) -> Score:
         return lambda tokens, _: np.log(
             np.asarray(pairs[tokens[:-1], tokens[1:]]).ravel() + backoff[tokens[:-1]] * prior[tokens[1:]]
         )
-    return fitted(WarmStartLM(**FITTED[name]).fit(books.corpus, workers=2))
+    return fitted(WarmStartLM(**FITTED[name], n_jobs=2).fit(books.corpus))
 
 
 def fitted(model: WarmStartLM) -> Score:

@@ -37,7 +37,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from bitcipher import _vectors, codes
 from bitcipher._stream import Stream
-from bitcipher.files import replacing
+from bitcipher.files import replacing, writing
 
 TRANSFORMS = (None, "sqrt", "log_ratio")
 BITS, COMPONENTS = 512, 300  # the largest values of "auto"
@@ -288,6 +288,8 @@ class CooccurrenceEmbedding(BaseEstimator):  # type: ignore[misc]
     def save_word2vec(self, path: str | os.PathLike[str], binary: bool = False) -> None:
         """Write the vectors in the text or the binary format of word2vec. An error leaves no partial file.
 
+        A name that ends in ``.gz``, ``.bz2`` or ``.xz`` is a compressed file.
+
         For instance gensim (``KeyedVectors.load_word2vec_format``) and spaCy (``init vectors``, text) read it.
 
         Raises
@@ -300,7 +302,7 @@ class CooccurrenceEmbedding(BaseEstimator):  # type: ignore[misc]
             if not token or any(character.isspace() for character in token):
                 raise ValueError(f"expected tokens without white space, as the word2vec format needs, got {token!r}")
         vectors = self.vectors_
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        with writing(path) as file:
             file.write(f"{vectors.shape[0]} {vectors.shape[1]}\n".encode())
             for token, vector in zip(self.vocabulary_, vectors, strict=True):
                 values = vector.astype("<f4").tobytes() if binary else " ".join(map(str, vector.tolist())).encode()
@@ -375,6 +377,8 @@ class CooccurrenceEmbedding(BaseEstimator):  # type: ignore[misc]
         from bitcipher._kernels import add_neighbours  # imported late: it loads numba
 
         rows = stream.rows(self.vocabulary_)
+        if not self.sums_.flags.writeable:  # they are mapped to a file
+            self.sums_ = self.sums_.copy()
         self._vectors = None
         self._n_tokens += stream.n_tokens
         self._workers = workers

@@ -1,11 +1,17 @@
-"""Write a file whole or not at all."""
+"""Write a file whole or not at all, compressed where its name says so."""
 
+import bz2
 import contextlib
+import gzip
+import lzma
 import os
 import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, cast
+
+PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 
 
 @contextlib.contextmanager
@@ -14,6 +20,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The temporary path is in a hidden folder beside ``path``, so both are on one file system. On an error the folder is
     removed and ``path`` stays as it was. The file gets the permissions of any new file (the umask).
+
+    Raises
+    ------
+    ValueError
+        The name is that of a compressed file. `writing` compresses.
 
     Examples
     --------
@@ -24,6 +35,47 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     ('whole', ['a.txt'])
     """
     target = Path(path)
+    if target.suffix.lower() in PACKED:
+        raise ValueError(f"{target}: expected a name without {target.suffix}, the file is not compressed; leave it out")
+    with _replacing(target) as temporary:
+        yield temporary
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Give a file to write, as `replacing`; it is compressed if the name ends in .gz, .bz2 or .xz.
+
+    Equal content gives equal bytes.
+
+    Raises
+    ------
+    ValueError
+        The name is that of another compressed file.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with writing(Path(folder, "a.txt.gz")) as file:
+    ...         size = file.write(b"whole")
+    ...     gzip.decompress(Path(folder, "a.txt.gz").read_bytes())
+    b'whole'
+    """
+    target, ending = Path(path), Path(path).suffix.lower()
+    if ending in PACKED[3:]:
+        raise ValueError(f"{target}: expected a name in {', '.join(PACKED[:3])} or uncompressed, got {target.suffix}")
+    with contextlib.ExitStack() as stack:
+        file: object = stack.enter_context(stack.enter_context(_replacing(target)).open("wb"))
+        if ending == ".gz":
+            file = stack.enter_context(gzip.GzipFile("", "wb", 3, cast(IO[bytes], file), mtime=0))
+        elif ending == ".bz2":
+            file = stack.enter_context(bz2.BZ2File(cast(IO[bytes], file), "wb"))
+        elif ending == ".xz":
+            file = stack.enter_context(lzma.LZMAFile(cast(IO[bytes], file), "wb", preset=3))
+        yield cast(IO[bytes], file)
+
+
+@contextlib.contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
         temporary = Path(folder, target.name)
         temporary.touch()

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from warmstart.accumulators import code_unit, empty, merge, update, update_pairs
+from warmstart.accumulators import Accumulator, code_unit, empty, merge, update, update_pairs
 from warmstart.errors import InputError
 
 BITS = sparse.csr_array(np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [1, 1, 1]]))  # weights 1, 1, 2, 3
@@ -124,3 +124,24 @@ def test_update_pairs_refuses_what_does_not_fit(s, y, unit):
 def test_floats_are_not_added_to_integer_counts():
     with pytest.raises(InputError, match="float sums"):
         update(empty(3, 2, unit=6), np.ones((1, 3)), np.array([0]))
+
+
+def test_lists_and_sums_that_are_only_mapped(tmp_path):
+    x, y = np.random.default_rng(0).random((6, 4)).astype(np.float16), [0, 1, 2, 2, 1, 0]
+    expected = empty(4, 3)
+    update(expected, x.astype(np.float64), np.array(y))
+    np.save(tmp_path / "sums.npy", np.zeros((3, 4)))
+    mapped = Accumulator(np.load(tmp_path / "sums.npy", mmap_mode="r"))
+    update(mapped, x, y)
+    assert np.array_equal(mapped.sums, expected.sums)
+    assert not np.load(tmp_path / "sums.npy").any()
+    for targets in ([0, 1, 2, 2, 1, 3], [0.0] * 6, [[0]] * 6, [0] * 5):
+        with pytest.raises(InputError, match="expected"):
+            update(mapped, x, targets)
+    assert np.array_equal(mapped.sums, expected.sums)
+    assert mapped.n_examples == 6
+    codes = sparse.csr_array(np.eye(4))
+    exact = Accumulator(np.zeros((3, 4), np.int64))
+    exact.sums.flags.writeable = False
+    update_pairs(exact, [0, 3, 3], [1, 2, 2], codes)
+    assert exact.F[3].tolist() == [0, 0, 2]

@@ -1,6 +1,8 @@
 """ARPA files: against a plain reader of the format, against KenLM, round trips, and what is refused."""
 
+import bz2
 import gzip
+import lzma
 import math
 import tempfile
 from decimal import Decimal
@@ -114,10 +116,8 @@ def plain_scores(entries, text, words, separator):
 
 
 def write_text(path, text):
-    if path.suffix == ".gz":
-        path.write_bytes(gzip.compress(text.encode()))
-    else:
-        path.write_bytes(text.encode())
+    pack = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}.get(path.suffix, bytes)
+    path.write_bytes(pack(text.encode()))
     return path
 
 
@@ -364,7 +364,7 @@ def test_contexts_whose_last_words_are_no_context_are_refused(tmp_path):
         read_text(tmp_path, text, ["a", "|"])
 
 
-@pytest.mark.parametrize("name", ["model.arpa", "model.arpa.gz"])
+@pytest.mark.parametrize("name", ["model.arpa", "model.arpa.gz", "model.arpa.bz2", "model.arpa.xz"])
 def test_a_file_cut_anywhere_is_refused(tmp_path, name):
     content = write_text(tmp_path / name, LMPLZ).read_bytes()
     for size in range(0, len(content) - 2, 7):
@@ -433,7 +433,7 @@ def test_a_probability_of_0_is_minus_99(tmp_path):
     assert read_arpa(tmp_path / "out.arpa", ["a", "|", "b"], 1).row([0])[2] == pytest.approx(5e-100)
 
 
-@pytest.mark.parametrize("name", ["model.arpa", "model.arpa.gz"])
+@pytest.mark.parametrize("name", ["model.arpa", "model.arpa.gz", "model.arpa.bz2", "model.arpa.xz"])
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, name):
     model, words = read_text(tmp_path, LMPLZ), WORDS
     reports = []

@@ -5,6 +5,7 @@ from collections import Counter
 from fractions import Fraction
 
 import bitcipher_reference
+import joblib
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -394,3 +395,14 @@ def test_components_in_any_threads(monkeypatch):
     assert one.tobytes() == two.tobytes()
     with pytest.raises(ValueError, match="expected components <= 80, bits x blocks, got 81"):
         _ = CooccurrenceEmbedding(bits=20, sides="separate", components=81).fit(sentences).vectors_
+
+
+def test_sums_that_are_only_mapped_are_copied_before_the_first_change(tmp_path):
+    sentences = [["b", "a", "b", "c"], ["c", "a"]] * 9
+    settings = {"bits": 3, "radii": (1,), "components": None, "transform": None, "sides": "both"}
+    model = CooccurrenceEmbedding(**settings).fit(sentences)
+    joblib.dump(model, tmp_path / "model")
+    mapped = joblib.load(tmp_path / "model", mmap_mode="r")
+    assert not mapped.sums_.flags.writeable
+    mapped.partial_fit(sentences)
+    assert np.array_equal(mapped.sums_, model.partial_fit(sentences).sums_)

@@ -8,9 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_digits
+from sklearn.ensemble import AdaBoostClassifier, VotingClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.naive_bayes import MultinomialNB
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from warmstart import solution
@@ -20,10 +24,17 @@ from warmstart.estimators import ExplicitClassifier
 from warmstart.estimators.classifier import SAMPLE_SIZE
 
 NO_HELP = "ignore:temperature. the search ended at its bound 0:UserWarning"  # classes at random, one class
+NEGATIVE = "the check gives negative values, whatever the tag positive_only says"
 
 
 @pytest.mark.filterwarnings(NO_HELP)
-@parametrize_with_checks([ExplicitClassifier()])
+@parametrize_with_checks(
+    [ExplicitClassifier()],
+    expected_failed_checks=lambda _: dict.fromkeys(
+        ("check_class_weight_classifiers", "check_decision_proba_consistency"), NEGATIVE
+    ),
+    xfail_strict=True,
+)
 def test_scikit_learn_conventions(estimator, check):
     check(estimator)
 
@@ -153,7 +164,11 @@ def test_temperature_is_the_one_of_the_leave_one_out_fit():
     sample = solution.Sample([X], sparse.csr_array(np.eye(3)[y]))
     prior = np.array([X[y == c].sum() for c in range(3)]) / X.sum()
     found = solution.fit(sample, [accumulator], prior, k=accumulator.mean_norm, smoothing=3)
-    assert model.temperature_ == found.temperatures[0]
+    assert model.temperature_ == pytest.approx(found.temperatures[0], rel=1e-3)
+    objective = solution.CrossEntropy(
+        sample, [accumulator], prior, k=accumulator.mean_norm, smoothing=3, dtype=np.float64
+    )
+    assert abs(objective(np.array([model.temperature_]))[1][0]) < 1e-12
     assert model.k_ == pytest.approx(X.sum() / 400)
 
 
@@ -219,12 +234,25 @@ def test_a_row_of_zeros_gets_equal_probabilities():
         {"temperature": 0},
         {"temperature": "best"},
         {"temperature": np.inf},
-        {"temperature": True},
+        {"class_weight": "even"},
+        {"class_weight": {0: -1.0}},
+        {"class_weight": {0: np.nan}},
+        {"class_prior": 0.5},
+        {"class_prior": [0.5, 0.5]},
+        {"class_prior": [0.5, 0.5, 0.0]},
+        {"class_prior": [0.5, 0.5, 0.5]},
+        {"class_prior": [np.nan, 0.5, 0.5]},
     ],
 )
 def test_parameters_out_of_range_are_named(params):
-    with pytest.raises(InputError, match=f"expected {next(iter(params))} to be a number above 0"):
-        ExplicitClassifier(**params).fit(*problem())
+    X, y = problem()
+    model = ExplicitClassifier().fit(X, y)
+    with pytest.raises(ValueError, match=next(iter(params))):
+        ExplicitClassifier(**params).fit(X, y)
+    before = model.predict_proba(X)
+    with pytest.raises(ValueError, match=next(iter(params))):
+        model.set_params(**params).fit(X[:50], y[:50])
+    assert np.array_equal(model.predict_proba(X), before)  # what was fitted is still there
 
 
 def test_all_zero_features_have_no_mean_norm():
@@ -322,3 +350,153 @@ def test_torch_layer_gives_the_same_probabilities(temperature):
 def test_the_estimator_is_imported_without_torch():
     code = "import sys, warmstart.estimators; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Weights
+
+
+def nats(model, X, y, weight):
+    """Leave-one-out cross-entropy of a model by its formula: weight w is max(w, 1) rows of min(w, 1)."""
+    total, mass = 0.0, 0.0
+    for i, (w, c) in enumerate(zip(weight, y, strict=True)):
+        scores = []
+        for other in range(3):
+            F = (weight[:, None] * X)[y == other].sum(axis=0)
+            left = F - min(w, 1) * X[i] * (other == c)
+            prior = (weight[:, None] * X)[y == other].sum() / (weight[:, None] * X).sum()
+            log_ratio = np.log((left + model.smoothing * prior) / (left.sum() + 12 * model.smoothing * prior))
+            scores.append(X[i] @ (model.temperature_ * log_ratio + np.log(prior) / model.k_))
+        total += w * (np.logaddexp.reduce(scores) - scores[c])
+        mass += w
+    return total / mass
+
+
+def test_weighted_rows_are_left_out_as_rows():
+    X, y = problem(60)
+    weight = np.random.default_rng(5).choice([0.25, 0.5, 1, 2, 3], 60)
+    model = ExplicitClassifier(smoothing=3).fit(X, y, sample_weight=weight)
+    assert model.k_ == pytest.approx((weight @ X.sum(axis=1)) / weight.sum(), rel=1e-12)
+    assert model.class_count_.tolist() == [weight[y == c].sum() for c in range(3)]
+    best, found = nats(model, X, y, weight), model.temperature_
+    for factor in (0.99, 1.01):
+        model._solved = model._solved._replace(temperature=factor * found)
+        assert nats(model, X, y, weight) > best
+
+
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
+def test_whole_weights_are_repeated_rows(form):
+    X, y = problem(300)
+    weight = np.random.default_rng(1).integers(0, 4, 300)
+    weighted = ExplicitClassifier().fit(form(X), y, sample_weight=weight)
+    repeated = ExplicitClassifier().fit(form(X.repeat(weight, axis=0)), y.repeat(weight))
+    np.testing.assert_allclose(weighted.coef_, repeated.coef_, rtol=1e-9)
+    assert weighted.class_count_.tolist() == repeated.class_count_.tolist()
+    parts = ExplicitClassifier()
+    for part in (slice(0, 7), slice(7, 300)):
+        parts.partial_fit(form(X[part]), y[part], classes=[0, 1, 2], sample_weight=weight[part])
+    same_bits(parts, weighted)
+    weight = weight / 7
+    parts = [ExplicitClassifier().fit(X[i::2], y[i::2], weight[i::2]) for i in range(2)]
+    np.testing.assert_allclose(parts[0].merge(parts[1]).coef_, ExplicitClassifier().fit(X, y, weight).coef_, rtol=1e-9)
+
+
+@pytest.mark.parametrize("weight", [[1.0] * 399, [-1.0] * 400, [np.nan] * 400, np.ones((400, 2))])
+def test_bad_weights_change_nothing(weight):
+    X, y = problem()
+    model = ExplicitClassifier().fit(X, y)
+    before = model.coef_.copy()
+    for change in (model.partial_fit, model.fit):
+        with pytest.raises(ValueError, match="weight"):
+            change(X, y, sample_weight=weight)
+    assert np.array_equal(model.solve().coef_, before)
+    with pytest.raises(ValueError, match=r"weights|example"):
+        model.fit(X, y, sample_weight=np.zeros(400))
+    assert model.class_count_.sum() == 400
+
+
+def test_class_weights_scale_the_counts_of_a_class():
+    X, y = problem(120)
+    model = ExplicitClassifier(temperature=1, class_weight={0: 3.0, 2: 0.5}).fit(X, y)
+    scaled = ExplicitClassifier(temperature=1).fit(X, y, sample_weight=np.array([3.0, 1.0, 0.5])[y])
+    np.testing.assert_allclose(model.coef_, scaled.coef_, rtol=1e-12)
+    few = np.r_[np.flatnonzero(y == 0)[:8], np.flatnonzero(y > 0)]
+    balanced = ExplicitClassifier(class_weight="balanced").fit(X[few], y[few])
+    factors = (few.size / 3 / np.bincount(y[few])).tolist()
+    by_hand = ExplicitClassifier(class_weight=dict(enumerate(factors))).fit(X[few], y[few])
+    np.testing.assert_allclose(balanced.coef_, by_hand.coef_, rtol=1e-9)
+    plain = ExplicitClassifier().fit(X[few], y[few])
+    assert (balanced.predict(X) == 0).sum() > (plain.predict(X) == 0).sum()
+    same_bits(plain.set_params(class_weight="balanced").solve(), balanced)  # the data are not needed again
+    unseen = ExplicitClassifier(class_weight="balanced").partial_fit(X, y, classes=[0, 1, 2, 3])
+    assert np.isfinite(unseen.coef_).all()
+
+
+def test_a_given_prior_takes_the_place_of_the_shares():
+    X, y = problem()
+    prior = [0.7, 0.2, 0.1]
+    model = ExplicitClassifier(k=2, temperature=1, smoothing=3, class_prior=prior).fit(X, y)
+    F = np.array([X[y == c].sum(axis=0) for c in range(3)]) + 3 * np.array(prior)[:, None]
+    expected = np.log(F / F.sum(axis=1, keepdims=True)) + np.log(prior)[:, None] / 2
+    np.testing.assert_allclose(model.coef_, expected, rtol=1e-12)
+
+
+def test_decisions_are_log_odds():
+    X, y = problem()
+    model = ExplicitClassifier(temperature=0.2).fit(X, y)
+    decisions, p = model.decision_function(X), model.predict_proba(X)
+    np.testing.assert_allclose(decisions, np.log(p / (1 - p)), rtol=1e-6, atol=1e-9)
+    far = model.decision_function(X * 1e4)
+    assert np.isfinite(far).all()
+    assert far.max() > 1000  # although 1 - p is rounded to 0
+    np.testing.assert_array_equal(decisions.argmax(axis=1), model.predict(X))
+    two = ExplicitClassifier().fit(X, y == 1)
+    decisions, p = two.decision_function(X), two.predict_proba(X)
+    np.testing.assert_allclose(decisions, np.log(p[:, 1] / p[:, 0]), rtol=1e-6, atol=1e-9)
+    np.testing.assert_array_equal(decisions > 0, two.predict(X))
+
+
+def test_inside_other_estimators():
+    X, y = load_digits(return_X_y=True)
+    weight = np.random.default_rng(0).integers(1, 4, 1000)
+    train, test = slice(0, 1000), slice(1000, 1797)
+    alone = ExplicitClassifier().fit(X[train], y[train]).score(X[test], y[test])
+    for model in (
+        AdaBoostClassifier(ExplicitClassifier(), n_estimators=5),
+        VotingClassifier([("a", ExplicitClassifier()), ("b", MultinomialNB())], voting="soft"),
+        CalibratedClassifierCV(ExplicitClassifier(), cv=3),
+    ):
+        fitted = model.fit(X[train], y[train], sample_weight=weight)
+        assert fitted.score(X[test], y[test]) > alone - 0.03, model
+    pipeline = make_pipeline(MinMaxScaler(), ExplicitClassifier())
+    pipeline.fit(X[train], y[train], explicitclassifier__sample_weight=weight)
+    assert pipeline.score(X[test], y[test]) > alone - 0.03
+
+
+# States and inputs that cannot be written to
+
+
+def test_rows_are_added_to_counts_that_are_only_mapped(tmp_path):
+    import joblib
+
+    X, y = problem(d=300)
+    joblib.dump(ExplicitClassifier().fit(X[:200], y[:200]), tmp_path / "model")
+    model = joblib.load(tmp_path / "model", mmap_mode="r")
+    assert not model._statistics.sums.flags.writeable
+    X.flags.writeable = y.flags.writeable = False
+    same_bits(model.partial_fit(X[200:], y[200:]), ExplicitClassifier().fit(X, y))
+
+
+def test_a_failed_fit_leaves_the_fitted_model():
+    X, y = problem()
+    model = ExplicitClassifier().fit(X, y)
+    before = model.predict_proba(X)
+    with pytest.raises(ValueError, match="continuous"):
+        model.fit(X[:, :5], X[:, 0])
+    with pytest.raises(InputError, match="not all zero"):
+        model.fit(np.zeros((4, 5)), [0, 0, 1, 1])
+    assert np.array_equal(model.predict_proba(X), before)
+    empty = ExplicitClassifier()
+    with pytest.raises(InputError, match="expected classes among"):
+        empty.partial_fit(X, y, classes=[0, 1])
+    with pytest.raises(NotFittedError):
+        empty.predict(X)

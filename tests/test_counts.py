@@ -164,3 +164,9 @@ def test_copies_of_one_document_are_shared_out():
     for matrix, copies in ((statistics.held_out, 2 * STRETCH // 4), (statistics.pairs, 62 * STRETCH // 4)):
         assert [matrix[pair] for pair in cycle] == [copies] * 4
         assert matrix.sum() == 4 * copies
+
+
+def test_a_bigram_without_pairs_that_occur_once_still_backs_off():
+    model = NGrams.of(count(np.array([0, 1, 2, 1, 2, 0, 1, 2, 1, 2, 0]), vocab_size=4))
+    assert model.discount == 0.5
+    assert np.isfinite(model.cross_entropies(np.array([0, 3, 1, 1, 0]))).all()

@@ -1,5 +1,6 @@
 """Explanations as text and as a picture: shares by target, positions in the prompt, and an HTML page that is one."""
 
+import gzip
 import re
 from html.parser import HTMLParser
 
@@ -107,3 +108,9 @@ def test_whole_words_stand_apart_in_a_picture(tmp_path):
     page = Page()
     page.feed((tmp_path / "a.html").read_text(encoding="utf-8"))
     assert [text for _, text in page.spans] == ["the", " cat", " sat"]
+
+
+def test_a_picture_is_compressed_where_its_name_says_so(model, ids, tmp_path):
+    for name in ("a.html", "a.html.gz"):
+        write_picture(tmp_path / name, model.mixture_, ids, model.tokenizer_)
+    assert gzip.decompress((tmp_path / "a.html.gz").read_bytes()) == (tmp_path / "a.html").read_bytes()

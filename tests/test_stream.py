@@ -92,7 +92,7 @@ def test_a_separator_begins_a_new_document():
 def test_tokens_outside_the_vocabulary_are_refused(experts, tokens):
     stream = Stream(mixture(STORY, experts=experts)[0])
     before = stream.rows()
-    with pytest.raises(InputError, match=f"token ids from 0 to 5, got {tokens[1]}"):
+    with pytest.raises(InputError, match=f"token ids from 0 to 5, got .*{tokens[1]}"):
         stream.advance(tokens)
     assert stream.history == [0]
     np.testing.assert_array_equal(stream.rows(), before)
@@ -113,7 +113,7 @@ def test_generation():
     def written(**options):
         fresh = Stream(found)
         fresh.advance([1])
-        out = fresh.generate(**{"max_tokens": 20, **options})
+        out = fresh.generate(**{"max_new_tokens": 20, **options})
         assert fresh.history == [0, 1, *out]
         return out
 
@@ -123,8 +123,8 @@ def test_generation():
     assert written(seed=3) == written(seed=3)
     assert len({tuple(written(seed=seed)) for seed in range(5)}) > 1
     assert all(0 not in written(seed=seed) for seed in range(20))
-    assert written(max_tokens=0) == []
-    assert max(len(written(seed=seed, max_tokens=2)) for seed in range(20)) == 2
+    assert written(max_new_tokens=0) == []
+    assert max(len(written(seed=seed, max_new_tokens=2)) for seed in range(20)) == 2
 
 
 def test_draws_follow_the_distribution():
@@ -140,13 +140,13 @@ def test_draws_follow_the_distribution():
 
 @pytest.mark.parametrize(
     ("numbers", "name"),
-    [((-1, 1, 1), "max_tokens"), ((1, -0.1, 1), "temperature"), ((1, float("nan"), 1), "temperature"),
+    [((-1, 1, 1), "max_new_tokens"), ((1, -0.1, 1), "temperature"), ((1, float("nan"), 1), "temperature"),
      ((1, float("inf"), 1), "temperature"), ((1, 1, 0), "top_p"), ((1, 1, 1.1), "top_p"),
      ((1, 1, float("nan")), "top_p")],
 )  # fmt: skip
 def test_numbers_out_of_range(numbers, name):
     with pytest.raises(InputError, match=f"{name}: expected"):
-        check_sampling("max_tokens", *numbers)
+        check_sampling(*numbers)
     with pytest.raises(InputError, match=f"{name}: expected"):
         Stream(mixture(STORY, experts=("ngrams",))[0]).generate(*numbers)
 

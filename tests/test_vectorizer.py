@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -56,7 +58,19 @@ def test_in_a_pipeline_and_a_grid():
     assert len(names) == grid.best_estimator_[:-1].transform(["a"]).shape[1]
 
 
-@pytest.mark.parametrize("documents", ["a text", 5, ["a", None], [b"a"]])
+class Frame:
+    """A table as of pandas or polars: iteration gives the names of its columns."""
+
+    shape = (4, 2)
+
+    def __iter__(self):
+        return iter(["the lamp is on", "the lamp is off"])
+
+
+@pytest.mark.parametrize(
+    "documents",
+    ["a text", 5, ["a", None], [b"a"], Frame(), np.array([DOCUMENTS]), np.array("text"), {"the lamp": 1}, {"on off"}],
+)
 def test_refuses_documents(documents):
     with pytest.raises(InputError, match="expected"):
         vectorizer().fit(documents)
@@ -73,6 +87,65 @@ def test_unfitted_and_too_little_text():
 
 def test_the_default_fits_a_handful_of_documents():
     assert BitCipherVectorizer().fit_transform(DOCUMENTS).shape == (4, 7)  # one dimension for each token
+
+
+@pytest.mark.parametrize(
+    ("documents", "words"),
+    [
+        (["an a_ a b"], ["a_", "an"]),
+        (
+            ["\u0928\u092e\u0938\u094d\u0924\u0947 \u0926\u0941\u0928\u093f\u092f\u093e"],
+            ["\u0926\u0941\u0928\u093f\u092f\u093e", "\u0928\u092e\u0938\u094d\u0924\u0947"],
+        ),
+        (["\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35 \u0e04\u0e23\u0e31\u0e1a, \u0e04\u0e23\u0e31\u0e1a"],
+         ["\u0e04\u0e23\u0e31\u0e1a", "\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35"]),
+        (["\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 (x_1)", "x_1"],
+         ["x_1", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"]),
+        (["\u6211 \u4f60 \u6211"], ["\u6211", "\u4f60"]),
+        (["cafe\u0301 ol\u00e9"], ["cafe\u0301", "ol\u00e9"]),
+    ],
+    ids=["latin", "hindi", "thai", "persian", "chinese", "decomposed"],
+)  # fmt: skip
+def test_words_of_every_script_stay_whole(documents, words):
+    model = BitCipherVectorizer().fit(documents)
+    assert list(model.embedding_.vocabulary_) == words
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"min_df": 2}, {"the", "lamp", "is", "on", "it"}),
+        ({"min_df": 0.6}, {"is"}),
+        ({"min_df": 1.0}, {"is"}),
+        ({"max_features": 1}, {"is"}),
+        ({"min_df": 2, "max_features": 5}, {"the", "lamp", "is", "on", "it"}),
+    ],
+)
+def test_only_frequent_words_get_vectors(limits, words):
+    model = BitCipherVectorizer(**limits).fit(iter(DOCUMENTS))
+    assert set(model.embedding_.vocabulary_) == words
+    assert set(model.embedding_.counts_.tolist()) <= {4, 2}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one word has no neighbour
+        assert not model.transform(["off cold"]).any()
+
+
+@pytest.mark.parametrize(
+    "parameter",
+    [{"min_df": 0}, {"min_df": 1.5}, {"max_features": 0}, {"tokenizer": "a"}, {"token_pattern": 1}, {"embedding": 300}],
+)
+def test_parameters_out_of_range_are_named(parameter):
+    with pytest.raises(ValueError, match=next(iter(parameter))):
+        BitCipherVectorizer(**parameter).fit(DOCUMENTS)
+
+
+def test_named_columns_of_a_table():
+    pandas = pytest.importorskip("pandas")
+    table = vectorizer().set_output(transform="pandas").fit_transform(pandas.Series(DOCUMENTS))
+    assert isinstance(table, pandas.DataFrame)
+    assert list(table.columns) == [f"bitciphervectorizer{i}" for i in range(4)]
+    with pytest.raises(InputError, match="one column"):
+        vectorizer().fit(pandas.DataFrame({"text": DOCUMENTS, "more": DOCUMENTS}))
 
 
 def test_the_embedding_reads_the_corpus_of_the_main_job(tmp_path):

@@ -1,6 +1,10 @@
 """The language model as an estimator, on a made-up language whose perplexity is known."""
 
+import copy
+import inspect
 import itertools
+import json
+import pickle
 import shutil
 
 import numpy as np
@@ -8,9 +12,18 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.utils.estimator_checks import (
+    check_do_not_raise_errors_in_init_or_set_params,
+    check_estimator_cloneable,
+    check_no_attributes_set_in_init,
+    check_parameters_default_constructible,
+)
+from typer.testing import CliRunner
 
 from bitcipher import CapacityError
 from warmstart import Corpus, InputError, NearShallowLM, WarmStartLM
+from warmstart.cli import app
 from warmstart.contexts import CONTEXTS
 from warmstart.explanation import described
 from warmstart.files import CHECKSUMS, checksums, load_arrays, save_arrays
@@ -82,11 +95,11 @@ def test_save_and_load(model, tmp_path):
     network = NearShallowLM.from_pretrained(tmp_path / "model")
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, network.state_dict()[name])
-    assert loaded.generate("sun", max_tokens=5, seed=1) == model.generate("sun", max_tokens=5, seed=1)
+    assert loaded.generate("sun", max_new_tokens=5, seed=1) == model.generate("sun", max_new_tokens=5, seed=1)
 
 
 def test_generates_the_chain(model):
-    words = ("sun " + model.generate("sun", max_tokens=30, temperature=0.5, seed=0)).split()
+    words = ("sun " + model.generate("sun", max_new_tokens=30, temperature=0.5, seed=0)).split()
     assert len(words) > 5
     assert sum(b in NEXT[a] for a, b in itertools.pairwise(words)) > 0.9 * (len(words) - 1)
 
@@ -162,7 +175,8 @@ def test_a_mixture_finds_the_chain(mixed):
     assert set(scores["contexts"]) == {"radial", "document"}
     assert mixed.report_["documents"] == 60
     assert mixed.report_["left_out_perplexity"]["mixture"] < 2.2
-    assert scores == {**mixed.evaluate(TEST, workers=2), "seconds": scores["seconds"]}
+    two_threads = copy.copy(mixed).set_params(n_jobs=2)
+    assert scores == {**two_threads.evaluate(TEST), "seconds": scores["seconds"]}
 
 
 @pytest.mark.parametrize("contexts", [("cache",), COUNTS, ALL])
@@ -186,9 +200,9 @@ def test_documents_in_any_order_and_any_shards_give_the_same_bytes(corpus, tmp_p
         return Corpus.encode(texts, corpus.tokenizer)
 
     def fitted(first, *more, workers=1):
-        model = WarmStartLM("micro", **options).fit(encoded(*first), workers=workers)
+        model = WarmStartLM("micro", **options, n_jobs=workers).fit(encoded(*first))
         for shard in more:
-            model.partial_fit(encoded(*shard) if workers == 1 else list(shard), workers=workers)
+            model.partial_fit(encoded(*shard) if workers == 1 else list(shard))
         return files(model, tmp_path / "model")
 
     expected = fitted(texts)
@@ -389,14 +403,14 @@ def test_ids_that_are_none(corpus, contexts, ids):
 
 
 def test_a_mixture_writes_the_chain(mixed):
-    words = ("sun " + mixed.generate("sun", max_tokens=30, temperature=0.5, seed=0)).split()
+    words = ("sun " + mixed.generate("sun", max_new_tokens=30, temperature=0.5, seed=0)).split()
     assert len(words) > 5
     assert sum(b in NEXT[a] for a, b in itertools.pairwise(words)) > 0.9 * (len(words) - 1)
     assert mixed.generate("sun", seed=3) == mixed.generate("sun", seed=3)
     assert len({mixed.generate("sun", seed=seed) for seed in range(4)}) > 1
     assert mixed.generate("sun", temperature=0, seed=1) == mixed.generate("sun", temperature=0, seed=2)
-    assert mixed.generate(max_tokens=0) == ""
-    for bad in ({"max_tokens": -1}, {"temperature": -1.0}, {"top_p": 0.0}):
+    assert mixed.generate(max_new_tokens=0) == ""
+    for bad in ({"max_new_tokens": -1}, {"temperature": -1.0}, {"top_p": 0.0}):
         with pytest.raises(InputError, match=next(iter(bad))):
             mixed.generate("sun", **bad)
 
@@ -429,7 +443,7 @@ def test_explanations(mixed):
 def test_a_folder_gives_the_same_model(corpus, tmp_path, contexts):
     model = WarmStartLM("potato", contexts=contexts, **sizes(contexts)).fit(corpus)
     model.save_pretrained(tmp_path / "model")
-    loaded = WarmStartLM.from_pretrained(tmp_path / "model", workers=2)
+    loaded = WarmStartLM.from_pretrained(tmp_path / "model", n_jobs=2)
     one, other = ({**either.evaluate(TEST), "seconds": 0} for either in (model, loaded))
     assert one == other
     np.testing.assert_array_equal(loaded.predict_proba([1, 2, 1]), model.predict_proba([1, 2, 1]))
@@ -615,3 +629,98 @@ def test_a_text_of_one_token():
         WarmStartLM(contexts=ALL, bits=32).fit(["a"])
     model = WarmStartLM(contexts=COUNTS).fit(["a"])
     assert np.isfinite(model.perplexity(["a", "b a"]))
+
+
+# The contract of scikit-learn
+
+
+def test_a_loaded_model_fits_again_to_the_same_shape(corpus, tmp_path):
+    """Sizes that a preset leaves to another version of itself are those of the model."""
+    own = {"bits": 24, "hidden_bits": 12, "radius": 2, "block_size": 3}
+    model = WarmStartLM("potato", contexts=("radial", "block"), **own).fit(corpus)
+    assert model.model_.config.hidden_bits == 12
+    model.save_pretrained(tmp_path / "model")
+    loaded = WarmStartLM.from_pretrained(tmp_path / "model", n_jobs=2)
+    assert {name: loaded.get_params()[name] for name in own} == own
+    assert (loaded.n_jobs, WarmStartLM.from_pretrained(tmp_path / "model").n_jobs) == (2, None)
+    again = clone(loaded).fit(corpus)
+    assert again.model_.config == model.model_.config
+    assert all(np.array_equal(again.model_.arrays[name], array) for name, array in model.model_.arrays.items())
+
+
+def test_a_grid_prefers_what_predicts_new_text(corpus):
+    grid = GridSearchCV(WarmStartLM("potato", vocab_size=300), {"contexts": [("cache",), ("ngrams", "cache")]}, cv=2)
+    grid.fit(TRAIN[:12])
+    assert grid.best_params_["contexts"] == ("ngrams", "cache")
+    assert grid.score(TEST) == -grid.best_estimator_.evaluate(TEST)["bits_per_byte"]
+    scores = cross_val_score(WarmStartLM("potato", contexts=("ngrams",), vocab_size=300), np.array(TRAIN[:6]), cv=2)
+    assert (scores < 0).all()
+
+
+def test_a_pickle_is_the_model(mixed):
+    same = pickle.loads(pickle.dumps(mixed))  # noqa: S301
+    assert same.score(TEST) == mixed.score(TEST)
+    assert same.generate("sun", seed=1) == mixed.generate("sun", seed=1)
+    same.partial_fit(TEST)
+    assert same.counts_.n_tokens > mixed.counts_.n_tokens
+
+
+@pytest.mark.parametrize("kind", ["mixed", "model"])
+def test_several_documents_give_several_rows(request, kind):
+    model = request.getfixturevalue(kind)
+    ragged = [[1, 2, 3], [4], []]
+    rows = np.stack([model.predict_proba(ids) for ids in ragged])
+    np.testing.assert_array_equal(model.predict_proba(ragged), rows)
+    for same in (np.array([[1, 2], [3, 4]]), torch.tensor([[1, 2], [3, 4]]), [np.array([1, 2]), torch.tensor([3, 4])]):
+        np.testing.assert_array_equal(model.predict_proba(same), model.predict_proba([[1, 2], [3, 4]]))
+    for same in ((1, 2), np.array([1, 2], np.uint16), torch.tensor([1, 2]), [np.int32(1), torch.tensor(2)]):
+        np.testing.assert_array_equal(model.predict_proba(same), model.predict_proba([1, 2]))
+    for bad in (5, np.array(5), [[1], 2], [[1.0]], "sun"):
+        with pytest.raises(InputError, match="expected token ids"):
+            model.predict_proba(bad)
+    if kind == "mixed":
+        with pytest.raises(InputError, match="expected token ids"):
+            model.explain([[1, 2], [3, 4]])
+
+
+def test_generate_has_one_signature():
+    kinds = (WarmStartLM, NearShallowLM, MixtureLM)
+    one, *others = ([*inspect.signature(kind.generate).parameters.values()][2:] for kind in kinds)
+    for other in others:
+        assert [(p.name, p.kind, p.default) for p in one] == [(p.name, p.kind, p.default) for p in other]
+
+
+def test_checks_of_scikit_learn_that_need_no_numbers():
+    for check in (check_no_attributes_set_in_init, check_parameters_default_constructible, check_estimator_cloneable,
+                  check_do_not_raise_errors_in_init_or_set_params):  # fmt: skip
+        check("WarmStartLM", WarmStartLM())
+
+
+# A network saved to a folder of its own
+
+
+@pytest.mark.parametrize("start", ["folder", "estimator"])
+def test_a_network_in_a_new_folder_is_a_model(mixed, corpus, tmp_path, start):
+    mixed.save_pretrained(tmp_path / "model")
+    network = mixed.to_torch() if start == "estimator" else NearShallowLM.from_pretrained(tmp_path / "model")
+    shutil.rmtree(tmp_path / "model")
+    with torch.no_grad():
+        network.output.weight.mul_(0.5)
+    copy.deepcopy(network).save_pretrained(tmp_path / "new")
+    assert kinds(tmp_path / "new") == {"config", "model", "mixture", "tokenizer"}
+    loaded = WarmStartLM.from_pretrained(tmp_path / "new")
+    assert loaded.get_params()["contexts"] == ("radial", "document")
+    ids = loaded.tokenizer_.encode("sun moon").ids
+    with torch.no_grad():
+        row = torch.softmax(network(torch.tensor([[corpus.separator, *ids]]))[0, -1], dim=0).numpy()
+    np.testing.assert_allclose(loaded.predict_proba(ids), row, atol=0.011)  # the unigram model may have 1 %
+    refitted = clone(loaded).fit(corpus)
+    assert refitted.model_.config == network.config
+    NearShallowLM.from_pretrained(tmp_path / "new").save_pretrained(tmp_path / "newer")
+    for command in (["eval"], ["generate"], ["explain"]):
+        (tmp_path / "text.txt").write_text(TEST[0])
+        text = [str(tmp_path / "text.txt")] if command == ["eval"] else []
+        result = CliRunner().invoke(app, [*command, str(tmp_path / "newer"), *text, "--json"])
+        assert result.exit_code == 0 or isinstance(result.exception, InputError), command
+    result = CliRunner().invoke(app, ["eval", str(tmp_path / "newer"), str(tmp_path / "text.txt"), "--json"])
+    assert json.loads(result.stdout)["perplexity"] == pytest.approx(loaded.evaluate([TEST[0]])["perplexity"])

@@ -25,6 +25,7 @@ from scipy import sparse
 
 from warmstart._threads import run_parts
 from warmstart.errors import InputError
+from warmstart.ids import whole_numbers
 
 
 @dataclass
@@ -35,14 +36,14 @@ class Accumulator:
     ----------
     sums : (C, D) int64 or float64
         The transpose of `F`, in units of ``1 / unit`` co-occurrences: int64 for cipher vectors, float64 otherwise.
-    n_examples : int
+    n_examples : int, or float for examples with weights
         Number of examples added.
     unit : int
         Stored units per co-occurrence; 1 for float sums.
     """
 
     sums: NDArray[Any]
-    n_examples: int = 0
+    n_examples: float = 0
     unit: int = 1
 
     @property
@@ -99,7 +100,7 @@ def update_pairs(
     Parameters
     ----------
     accumulator : Accumulator of (D, C), int64
-    inputs, targets : (n,) int
+    inputs, targets : (n,) array-like of int
         Token ids and class ids.
     codes : (V, D) csr_array
         Bits of each token. The values are not used: a token counts ``1 / weight`` in each of its bits.
@@ -107,20 +108,20 @@ def update_pairs(
     Raises
     ------
     InputError
-        Shapes do not fit, an id is out of range, or the accumulator holds float sums.
+        Shapes do not fit, an id is out of range, or the accumulator holds float sums. Nothing is added.
     """
     from warmstart import _kernels  # numba is loaded here, not on import
 
     n_features, n_classes = accumulator.F.shape
+    inputs = whole_numbers("inputs", inputs, codes.shape[0])
+    targets = whole_numbers("targets", targets, n_classes)
     if not accumulator.exact or codes.shape[1] != n_features or inputs.size != targets.size:
         raise InputError(
             f"expected codes of {n_features} bits, as many targets as inputs and integer sums, "
             f"got {codes.shape[1]} bits, {targets.size} targets, {inputs.size} inputs and {accumulator.sums.dtype} sums"
         )
-    _check_ids("inputs", inputs, codes.shape[0])
-    _check_ids("targets", targets, n_classes)
     units = accumulator.unit // np.maximum(np.diff(codes.indptr), 1)
-    _kernels.add_pairs(inputs, targets, codes.indptr, codes.indices, units, accumulator.sums)
+    _kernels.add_pairs(inputs, targets, codes.indptr, codes.indices, units, _writable(accumulator))
     accumulator.n_examples += inputs.size
 
 
@@ -136,32 +137,35 @@ def update(
     Parameters
     ----------
     accumulator : Accumulator of (D, C), float64
-    X : (n, D) array or csr_array
+    X : (n, D) array-like or csr_array
         Non-negative inputs.
-    targets : (n,) int
+    targets : (n,) array-like of int
         Class of each example. With ``labels``, the row of ``labels`` that is its target.
     labels : (n_labels, C) csr_array, optional
-        Label embeddings, rows of unit L1 norm. Without them the target is the one-hot vector of its class.
+        Label embeddings, rows of unit L1 norm, or of the weight of an example. Without them the target is the one-hot
+        vector of its class.
     workers : int
         Number of threads; the result does not depend on it.
 
     Raises
     ------
     InputError
-        Shapes do not fit, a target is out of range, or the accumulator holds integer sums.
+        Shapes do not fit, a target is out of range, or the accumulator holds integer sums. Nothing is added.
     """
     from warmstart import _kernels  # numba is loaded here, not on import
 
+    if getattr(X, "dtype", None) not in (np.float32, np.float64):  # the kernels are compiled for no others
+        X = X.astype(np.float64) if sparse.issparse(X) else np.asarray(X, np.float64)
     n_features, n_classes = accumulator.F.shape
     if labels is None:
         labels = sparse.eye_array(n_classes, format="csr")
+    targets = whole_numbers("targets", targets, labels.shape[0])
     if accumulator.exact or X.shape != (targets.size, n_features) or labels.shape[1] != n_classes:
         raise InputError(
             f"expected float sums, inputs of shape {(targets.size, n_features)} and labels of {n_classes} columns, "
             f"got {accumulator.sums.dtype} sums, inputs of shape {X.shape} and labels of {labels.shape[1]} columns"
         )
-    _check_ids("targets", targets, labels.shape[0])
-    target = (labels.indptr, labels.indices, labels.data, targets, accumulator.sums)
+    target = (labels.indptr, labels.indices, labels.data, targets, _writable(accumulator))
     kernel: Any = _kernels.add_dense
     rows: tuple[Any, ...] = (X,)
     if sparse.issparse(X):
@@ -171,10 +175,11 @@ def update(
     accumulator.n_examples += targets.size
 
 
-def _check_ids(name: str, ids: NDArray[np.integer], size: int) -> None:
-    """Raise InputError for an id out of range: compiled kernels do not check where they write."""
-    if ids.size and (ids.min() < 0 or ids.max() >= size):
-        raise InputError(f"expected {name} from 0 to {size - 1}, got {ids.min()} to {ids.max()}")
+def _writable(accumulator: Accumulator) -> NDArray[Any]:
+    """Return the sums to add to; those of a file that is only mapped are copied first."""
+    if not accumulator.sums.flags.writeable:
+        accumulator.sums = accumulator.sums.copy()
+    return accumulator.sums
 
 
 def merge(a: Accumulator, b: Accumulator) -> Accumulator:

@@ -1,7 +1,8 @@
 r"""N-gram models as ARPA files, the text format of SRILM and KenLM.
 
 A file lists the n-grams of every length, a line each: log10 of the probability, the words, and log10 of the weight of
-shorter contexts (back-off), which is 0 where it is left out. A name that ends in ``.gz`` is a compressed file.
+shorter contexts (back-off), which is 0 where it is left out. A name that ends in ``.gz``, ``.bz2`` or
+``.xz`` is a compressed file.
 
 | here | in the file |
 |---|---|
@@ -19,9 +20,10 @@ there are any: the file sums to 1 over the tokens, and `read_arpa` leaves that l
 Sources: ngram-format(5) of SRILM; Heafield 2011 (WMT), KenLM.
 """
 
-import contextlib
+import bz2
 import gzip
 import itertools
+import lzma
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -33,7 +35,7 @@ from numpy.typing import NDArray
 
 from warmstart.backoff import BackoffModel
 from warmstart.errors import InputError
-from warmstart.files import replacing
+from warmstart.files import writing
 from warmstart.ngrams import LONGEST, id_type
 from warmstart.progress import Progress
 
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 BEGIN, END, UNKNOWN, CAPITAL = "<s>", "</s>", "<unk>", "<UNK>"  # KenLM reads both as the unknown word
 KEPT = (BEGIN, END, CAPITAL)  # words of tokens that would mean something else in a file
 LOG_ZERO = -99.0  # as SRILM writes the logarithm of 0
-COMPRESSION = 3
+OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 BLOCK = 1 << 24  # bytes read at once, and the longest line
 LONG = 200  # signs of a line that are shown
 TOLERANCE = 1e-4  # of the sum of a row: files with 5 decimals pass
@@ -87,7 +89,7 @@ def write_arpa(model: BackoffModel, path: Path, words: Sequence[str], progress: 
     ----------
     model : BackoffModel
     path : Path
-        A name that ends in ``.gz`` is compressed.
+        A name that ends in ``.gz``, ``.bz2`` or ``.xz`` is compressed.
     words : sequence of str
         The word of every token, see `arpa_words`; that of the separator is not used. In the file, white space and the
         first sign of ``<s>``, ``</s>`` and ``<UNK>`` are written as bytes, ``<0x20>``, as SentencePiece does.
@@ -120,7 +122,7 @@ def write_arpa(model: BackoffModel, path: Path, words: Sequence[str], progress: 
     order = max(n for n, size in enumerate(model.n_ngrams, start=1) if size)
     sizes = [model.vocab_size + (1 if UNKNOWN in vocabulary.words else 2), *model.n_ngrams[1:order]]
     done = 0
-    with _writing(Path(path)) as file:
+    with writing(path) as file:
         counts = [f"ngram {n}={size}\n" for n, size in enumerate(sizes, start=1)]
         file.write("".join(["\\data\\\n", *counts]).encode())
         for n in range(1, order + 1):
@@ -168,16 +170,6 @@ def _logs(values: Array, most: float) -> Array:
     with np.errstate(divide="ignore"):
         logs = np.maximum(np.log10(values), LOG_ZERO)
     return cast(Array, np.rint(logs * kernels.UNIT).astype(np.int64))
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[IO[bytes]]:
-    with replacing(path) as temporary, temporary.open("wb") as raw:
-        if path.suffix != ".gz":
-            yield raw
-            return
-        with gzip.GzipFile("", "wb", COMPRESSION, raw, mtime=0) as file:
-            yield cast(IO[bytes], file)
 
 
 class _Vocabulary:
@@ -232,7 +224,7 @@ def read_arpa(path: Path, words: Sequence[str], separator: int, progress: Progre
     Parameters
     ----------
     path : Path
-        A name that ends in ``.gz`` is compressed.
+        A name that ends in ``.gz``, ``.bz2`` or ``.xz`` is compressed.
     words : sequence of str
         The word of every token, as for `write_arpa`. Tokens that the file does not list, and the token ``<unk>``, are
         its unknown words: they share the probability of ``<unk>`` equally, so that rows sum to 1. (KenLM gives it in
@@ -290,7 +282,7 @@ class _Lines:
     def __init__(self, path: Path) -> None:
         self.path, self.number, self.block, self.place = path, 0, b"", 0
         try:
-            self.file = cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115
+            self.file = cast(IO[bytes], OPENERS.get(path.suffix.lower(), Path.open)(path, "rb"))
         except OSError as error:
             raise InputError(f"{path}: expected an ARPA file, got: {error}") from error
 
@@ -309,7 +301,7 @@ class _Lines:
                 self.fail(f"a line of at most {BLOCK} bytes", "a longer one")
             try:
                 read = self.file.read(BLOCK)
-            except (OSError, EOFError, zlib.error) as error:
+            except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
                 raise InputError(f"{self.path}: expected a whole file, got: {error}; write it again") from error
             if not read and not rest:
                 return False

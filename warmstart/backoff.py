@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from warmstart import files
 from warmstart._threads import blocks, run_parts
 from warmstart.errors import InputError
+from warmstart.ids import as_array, whole_numbers
 from warmstart.ngrams import Level, check_text, suffix_numbers
 
 TARGETS_PER_BLOCK = 1 << 16
@@ -92,16 +93,18 @@ class BackoffModel:
         workers : int
             Number of threads. The result does not depend on it.
         """
-        self._check(tokens, documents)
+        tokens = self._checked(tokens, documents)
         return self.score_stream(tokens, 1, workers)
 
-    def _check(self, tokens: Ids, documents: Ids) -> None:
-        """Refuse what is no text of this vocabulary, or has another separator."""
+    def _checked(self, tokens: Ids, documents: Ids) -> Ids:
+        """Return the tokens as an array. Refuse what is no text of this vocabulary, or has another separator."""
+        tokens = as_array("tokens", tokens)
         if check_text(tokens, documents, self.vocab_size) != self.separator:
             raise InputError(
                 f"expected documents that end with token {self.separator}, got {int(tokens[0])}; "
                 "encode the text with the tokenizer of the model"
             )
+        return tokens
 
     def score_stream(self, tokens: Ids, start: int, workers: int = 1) -> Scores:
         """Score ``tokens[start:]``; the tokens before are history, as far as the last separator."""
@@ -164,11 +167,7 @@ class BackoffModel:
 
     def contexts(self, context: ArrayLike) -> list[int]:
         """Return the numbers of the n-grams that end a history and are in the tables, shortest first."""
-        history = np.asarray(context).reshape(-1)
-        whole = not history.size or history.dtype.kind in "iu"
-        if not whole or (outside := history[(history < 0) | (history >= self.vocab_size)]).size:
-            got = outside[0] if whole else history.dtype
-            raise InputError(f"expected token ids from 0 to {self.vocab_size - 1}, got {got}")
+        history = whole_numbers("token ids", context, self.vocab_size)
         ends = np.flatnonzero(history == self.separator)
         history = history[max(int(ends[-1]) if ends.size else 0, history.size - self.order + 1) :]
         found = []

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warmstart.errors import InputError
+from warmstart.ids import as_array
 
 Ints = NDArray[np.integer]
 
@@ -182,7 +183,7 @@ class DocumentCache:
         return copy.deepcopy(self)
 
     def _checked(self, tokens: Ints | list[int]) -> NDArray[np.int32]:
-        ids = np.asarray(tokens)
+        ids = as_array("token ids", tokens)
         if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
             raise InputError(f"expected a row of token ids, got an array of shape {ids.shape} and type {ids.dtype}")
         if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):

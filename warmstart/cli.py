@@ -97,6 +97,9 @@ def fit(
     bits: Annotated[
         int | None, typer.Option(help="Network: dimension of the token vectors.", show_default=PRESET)
     ] = None,
+    hidden_bits: Annotated[
+        int | None, typer.Option(help="Network: width of the value layers.", show_default=PRESET)
+    ] = None,
     radius: Annotated[
         int | None, typer.Option(help="Network: tokens in the radial context.", show_default=PRESET)
     ] = None,
@@ -151,6 +154,7 @@ def fit(
     model = WarmStartLM(
         preset=preset,
         bits=bits,
+        hidden_bits=hidden_bits,
         radius=radius,
         block_size=block_size,
         contexts=None if contexts is None else tuple(name.strip() for name in contexts.split(",")),
@@ -158,6 +162,7 @@ def fit(
         prune=None if prune is None else _whole_numbers(prune),
         smoothing=_number_or_fit(smoothing),
         temperature=_number_or_fit(temperature),
+        n_jobs=workers,
     )
     sources = _paths(corpus) or default_corpus("train")
     began = time.perf_counter()
@@ -166,9 +171,9 @@ def fit(
         encoded = Corpus.build(sources, progress=progress, **options)
         corpus_seconds = time.perf_counter() - began
         if cold:
-            model.initialise(encoded, seed, workers=workers)
+            model.initialise(encoded, seed)
         else:
-            model.fit(encoded, workers=workers, progress=progress)
+            model.fit(encoded, progress=progress)
         model.save_pretrained(output)
     seconds: dict[str, float] = {**model.report_["seconds"], "corpus": round(corpus_seconds, 3)}
     report = {**model.report_, "seconds": seconds, "tokens_per_second": round(encoded.n_tokens / sum(seconds.values()))}
@@ -197,10 +202,10 @@ def evaluate(
     from warmstart.estimators import WarmStartLM
 
     reading = asdict(Reading(split_documents, text_format, text_field, skip_bad_records))
-    loaded = WarmStartLM.from_pretrained(model, workers=workers)
+    loaded = WarmStartLM.from_pretrained(model, n_jobs=workers)
     sources = _paths(text) or default_corpus("test")
     with Reporter(quiet) as progress:
-        result = loaded.evaluate(sources, workers=workers, progress=progress, **reading)
+        result = loaded.evaluate(sources, progress=progress, **reading)
     experts = {} if as_json else result.pop("experts", {})
     shares = {} if as_json else result.pop("shares", {})
     _print(result, as_json, quiet)
@@ -227,7 +232,7 @@ def generate(
     from warmstart.estimators import WarmStartLM
 
     loaded = WarmStartLM.from_pretrained(model)
-    text = loaded.generate(prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    text = loaded.generate(prompt, max_tokens, temperature, top_p, seed)
     typer.echo(json.dumps({"prompt": prompt, "text": text}) if as_json else prompt + text)
 
 

@@ -11,6 +11,7 @@ from scipy import sparse
 
 from warmstart._threads import blocks
 from warmstart.errors import InputError
+from warmstart.ids import whole_numbers
 from warmstart.ngrams import NGramCounts, count_ngrams
 from warmstart.solution import class_prior
 
@@ -90,7 +91,7 @@ def count_pairs(
 
     Parameters
     ----------
-    tokens : (n,) int, may be memory-mapped
+    tokens : (n,) array-like or tensor of int, may be memory-mapped
         ``SEP d1 SEP d2 SEP ... dn SEP``, as in `warmstart.corpus.Corpus`. A text that does not end with its first token
         is one document, and this token is put at its end.
     vocab_size : int
@@ -107,6 +108,7 @@ def count_pairs(
     >>> count_pairs(np.array([0, 1, 0, 1, 1, 0]), 2).pairs.toarray().tolist()
     [[0, 2], [2, 1]]
     """
+    tokens = whole_numbers("tokens", tokens)
     if tokens.size < 2:
         raise InputError(f"expected at least two tokens to count a pair, got {tokens.size}; give more text")
     borders = np.flatnonzero(tokens == tokens[0])
@@ -192,7 +194,7 @@ class NGrams:
         >>> tokens = np.array([0, 1, 0, 1, 0])
         >>> model = NGrams.of(count_ngrams(tokens, np.array([0, 4]), vocab_size=2, order=2))
         >>> [round(float(np.exp(x)), 3) for x in model.cross_entropies(tokens)]
-        [2.0, 1.0]
+        [2.0, 1.143]
         """
         prior = class_prior(self.unigrams)
         counts, backoff = discounted(self.bigrams, self.discount)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from warmstart.files import replacing
+from warmstart.files import writing
 from warmstart.stream import Explanation, Stream
 from warmstart.tokenizer import continuation
 
@@ -102,5 +102,5 @@ def write_picture(path: Path, mixture: "Mixture", ids: Sequence[int], tokenizer:
         " span { border-radius: 0.2em; padding: 0.1em 0 } p:first-of-type span { padding: 0.2em 0.5em }</style>"
         f"<p>{legend}</p><p>{''.join(spans)}</p>\n"
     )
-    with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    with writing(path) as file:
+        file.write(page.encode())

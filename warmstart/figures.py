@@ -24,7 +24,17 @@ def figure(panels: int) -> tuple[Any, Any]:
 
 
 def save_figure(drawing: Any, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all."""
+    """Write a figure in the format of the name's ending, PNG without one, whole or not at all.
+
+    Raises
+    ------
+    InputError
+        matplotlib does not know the format.
+    """
+    kinds = drawing.canvas.get_supported_filetypes()
+    kind = path.suffix[1:].lower() or "png"
+    if kind not in kinds:
+        raise InputError(f"{path}: expected a name that ends in one of {', '.join(sorted(kinds))}, got {path.suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("wb") as file:
-        drawing.savefig(file, format="png")
+        drawing.savefig(file, format=kind)

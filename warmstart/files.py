@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from bitcipher.files import replacing
+from bitcipher.files import replacing, writing
 from warmstart.errors import InputError
 
-__all__ = ["load_arrays", "map_arrays", "replacing", "save_arrays", "save_json", "writing_arrays"]
+__all__ = ["load_arrays", "map_arrays", "replacing", "save_arrays", "save_json", "writing", "writing_arrays"]
 
 FACTS = "warmstart"  # one metadata key: safetensors does not keep the order of several
 CHECKSUMS = "checksums"

@@ -20,6 +20,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from warmstart.errors import InputError
 from warmstart.files import CHECKSUMS, checksums, load_arrays, replacing, save_arrays, save_json
 from warmstart.formats import read_settings
@@ -27,6 +30,7 @@ from warmstart.near_shallow import Config, NearShallowModel
 
 MODEL_TYPE, COUNTS_TYPE = "near-shallow", "counts"  # with a network, and without
 FORMAT_VERSION = 1
+TOKENIZER = "tokenizer.json"
 CONFIG, WEIGHTS, MIXTURE, COUNTS = "config.json", "model.safetensors", "mixture.safetensors", "counts.safetensors"
 NGRAMS, CLASSES = "ngrams.safetensors", tuple(f"classes-{i}.safetensors" for i in range(8))
 
@@ -85,6 +89,32 @@ def save_model(folder: Folder, model: NearShallowModel | None, extra: Mapping[st
             replaced = {str(path): older | {file.name for file in new.iterdir()}}
             shutil.copytree(path, new, symlinks=True, ignore=lambda at, _: replaced.get(at, set()), dirs_exist_ok=True)
         _swap(path, new, old=Path(f"{work}.old"))
+
+
+def beside_network(
+    config: Config, tokenizer: bytes, unigrams: NDArray[np.int64], facts: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """Return the files that make a network alone a language model: its tokenizer, and token counts with the settings.
+
+    ``facts`` are those of the `mixture.safetensors` of the model that the network comes from.
+    """
+    parameters = facts["parameters"] | {"contexts": config.contexts, "prune": None}
+    kept = {name: facts[name] for name in ("format", "tokenizer", "bytes")}
+    arrays: dict[str, NDArray[Any]] = {"unigrams": unigrams}
+    whole: dict[str, Any] = {"language_model": kept | {"parameters": parameters, "pruned": True}}
+    with tempfile.TemporaryDirectory() as work:
+        path = Path(work, MIXTURE)
+        save_arrays(path, arrays, whole | {CHECKSUMS: checksums(arrays, whole)})
+        return {TOKENIZER: tokenizer, MIXTURE: path.read_bytes()}
+
+
+def read_beside(folder: Folder, config: Config) -> dict[str, bytes]:
+    """Return `beside_network` for the network of a model folder; nothing if the folder holds a network only."""
+    mixture, tokenizer = (Path(folder, name) for name in (MIXTURE, TOKENIZER))
+    if not (mixture.exists() and tokenizer.exists()):
+        return {}
+    arrays, facts = load_arrays(mixture)
+    return beside_network(config, tokenizer.read_bytes(), arrays["unigrams"], facts["language_model"])
 
 
 def _swap(path: Path, new: Path, old: Path) -> None:

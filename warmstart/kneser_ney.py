@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from warmstart._threads import run_parts
 from warmstart.backoff import BackoffModel, Ids, Scores
 from warmstart.errors import InputError
+from warmstart.ids import as_array
 from warmstart.ngrams import Documents, Levels, NGramCounts, id_type, number_ngrams, suffix_numbers
 
 Array = NDArray[Any]
@@ -112,7 +113,7 @@ class KneserNey(BackoffModel):
         InputError
             A document was never counted.
         """
-        self._check(tokens, documents)
+        tokens, documents = self._checked(tokens, documents), as_array("documents", documents)
         texts = Documents.of(tokens, documents, id_type(self.vocab_size))
         if not self.counts.documents.includes(texts):
             raise InputError("expected documents that were counted, got others; give documents of the counted text")

@@ -28,7 +28,9 @@ from warmstart.classes import ClassModel
 from warmstart.contexts import read
 from warmstart.errors import InputError
 from warmstart.gate import FLOOR, Gate
+from warmstart.ids import as_array
 from warmstart.near_shallow import NearShallowModel, State, token_losses
+from warmstart.ngrams import check_text
 from warmstart.progress import Progress
 
 CACHES = {"cache": (4, 131_072), "cache 1024": (3, 1024), "cache 128": (3, 128)}  # order, size
@@ -258,7 +260,10 @@ class Mixture:
         progress : callable, optional
             Called as ``progress("scoring", targets, total)``.
         """
-        experts, network, n = self.experts, self.experts.network, tokens.size - 1
+        tokens, documents = as_array("tokens", tokens), as_array("documents", documents)
+        experts, network = self.experts, self.experts.network
+        check_text(tokens, documents, len(experts.prior))
+        n = tokens.size - 1
         names = experts.names
         log_probs, losses, shares = np.empty(n), np.zeros(len(names)), np.zeros(len(names))
         state = None if network is None else network.start()

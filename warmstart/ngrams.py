@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from warmstart import files
 from warmstart._threads import run_parts, shares
 from warmstart.errors import InputError
+from warmstart.ids import as_array
 from warmstart.progress import Progress
 
 FORMAT = 1
@@ -293,9 +294,9 @@ def count_ngrams(
 
     Parameters
     ----------
-    tokens : (n + 1,) int, may be memory-mapped
+    tokens : (n + 1,) array-like or tensor of int, may be memory-mapped
         ``SEP d1 SEP d2 SEP ... dn SEP``, as in `warmstart.corpus.Corpus`.
-    documents : (n_documents + 1,) int
+    documents : (n_documents + 1,) array-like of int
         Positions of the separators.
     vocab_size : int
     order : int
@@ -325,6 +326,7 @@ def count_ngrams(
     """
     from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
 
+    tokens, documents = as_array("tokens", tokens), as_array("documents", documents)
     separator = check_text(tokens, documents, vocab_size)
     if not 1 <= order <= LONGEST:
         raise InputError(f"order: expected a number from 1 to {LONGEST}, got {order}")

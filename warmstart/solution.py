@@ -37,6 +37,7 @@ Inputs: TypeAlias = NDArray[np.floating] | sparse.csr_array
 EXAMPLES_PER_BLOCK = 256  # fixed, so that sums do not depend on the number of threads
 CLASSES_PER_BLOCK = 256
 KEPT_BYTES = 2**30
+SECANT_STEPS = 9
 SMOOTHING_GRID = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)
 
 
@@ -164,14 +165,17 @@ class Sample:
     groups : list of G arrays or csr_arrays, (n, D_g) each
         Inputs by group.
     targets : (n, C) csr_array
-        Target distributions, rows summing to 1.
+        Target distributions, rows summing to 1, or to what the counts hold of one such example.
     keep_scores : bool
         Keep the scores, (n, C) float32 for each group, from one evaluation to the next if they fit in `KEPT_BYTES`.
+    repeats : (n,) float64, optional
+        How many examples each stands for; one of them is left out. 1 by default.
     """
 
     groups: list[Inputs]
     targets: sparse.csr_array
     keep_scores: bool = False
+    repeats: NDArray[np.float64] | None = None
 
     @property
     def size(self) -> int:
@@ -180,7 +184,13 @@ class Sample:
 
     def every(self, stride: int) -> "Sample":
         """Return every ``stride``-th example."""
-        return Sample([X[::stride] for X in self.groups], self.targets[::stride], self.keep_scores)
+        repeats = None if self.repeats is None else self.repeats[::stride]
+        return Sample([X[::stride] for X in self.groups], self.targets[::stride], self.keep_scores, repeats)
+
+    @property
+    def weights(self) -> NDArray[np.float64] | None:
+        """Weight of each example (n,) in the cross-entropy; None for equal weights."""
+        return None if self.repeats is None else np.asarray(self.targets.sum(axis=1)).ravel() * self.repeats
 
 
 def leave_one_out(
@@ -233,7 +243,7 @@ def unit(norm: float) -> float:
 class CrossEntropy:
     """Cross-entropy of a leave-one-out sample, in nats per example, as a function of the temperatures; it is convex.
 
-    The parameters are those of `fit`, but ``smoothing`` is a number.
+    The parameters are those of `fit`, but ``smoothing`` is a number, and scores are of type ``dtype``.
     """
 
     def __init__(
@@ -245,27 +255,26 @@ class CrossEntropy:
         k: float,
         smoothing: float,
         workers: int = 1,
+        dtype: type = np.float32,
     ) -> None:
-        self.sample, self.k, self.workers = sample, k, workers
+        self.sample, self.k, self.workers, self.dtype = sample, k, workers, dtype
+        self.weights = sample.weights
+        self.blocks = blocks(sample.size, EXAMPLES_PER_BLOCK * 4 // np.dtype(dtype).itemsize)
         self.units = np.array([unit(accumulator.mean_norm) for accumulator in accumulators])
-        self.tables = [log_likelihood(a, prior, smoothing) for a in accumulators]
+        self.tables = [log_likelihood(a, prior, smoothing, dtype) for a in accumulators]
         self.left_out = [
             leave_one_out(X, sample.targets, a, prior, smoothing) / of_group
             for X, a, of_group in zip(sample.groups, accumulators, self.units, strict=True)
         ]
-        self.log_prior = np.log(prior).astype(np.float32)
+        self.log_prior: NDArray[np.floating] = np.log(prior).astype(dtype)
         self.keep = sample.keep_scores and sample.size * prior.size * len(self.tables) * 4 <= KEPT_BYTES
         self.kept_scores: dict[int, list[NDArray[np.floating]]] = {}
 
     def __call__(self, temperatures: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         """Return the cross-entropy and its gradient (G,)."""
         with threadpool_limits(1):
-            sums = run_parts(
-                lambda rows: self._block(temperatures * self.units, rows),
-                blocks(self.sample.size, EXAMPLES_PER_BLOCK),
-                self.workers,
-            )
-        mean = np.sum(sums, axis=0) / self.sample.size
+            sums = run_parts(lambda rows: self._block(temperatures * self.units, rows), self.blocks, self.workers)
+        mean = np.sum(sums, axis=0) / (self.sample.size if self.weights is None else self.weights.sum())
         return float(mean[0]), mean[1:] * self.units
 
     def _scores(self, rows: slice, at: tuple[NDArray[np.intp], NDArray[np.integer]], entries: slice) -> Any:
@@ -292,15 +301,41 @@ class CrossEntropy:
         row = np.repeat(np.arange(indptr.size - 1), np.diff(indptr))
         at, values = (row, targets.indices[entries]), targets.data[entries]
         norm: Any = sum(np.asarray(X[rows].sum(axis=1)).ravel() for X in self.sample.groups)
-        z = (norm / self.k).astype(np.float32)[:, None] * self.log_prior
+        z = (norm / self.k).astype(self.dtype)[:, None] * self.log_prior
         scores = self._scores(rows, at, entries)
         for evidence, tau in zip(scores, temperatures, strict=True):
-            z += np.float32(tau) * evidence
+            z += self.dtype(tau) * evidence
         at_target = z[at].astype(np.float64)
         mass, top = exponentiate(z)
+        if self.weights is not None and self.sample.repeats is not None:
+            values = values * self.sample.repeats[rows][row]
+            z *= self.weights[rows, None]
         loss = values @ ((np.log(mass) + top)[row] - at_target)
         slopes = [(np.einsum("nc,nc->n", z, a) / mass).sum(dtype=np.float64) - values @ a[at] for a in scores]
         return np.array([loss, *slopes])
+
+
+def refined(objective: CrossEntropy, temperature: float) -> float:
+    """Return the one temperature at which the slope of a cross-entropy in float64 is 0, from a value close to it.
+
+    Equal samples then give equal temperatures, whatever the order of their examples. A value from which the secant
+    method does not get there, such as one at a bound of its search, is returned as it is.
+    """
+
+    def slope(tau: float) -> float:
+        return float(objective(np.array([tau]))[1][0])
+
+    before, now = temperature * 1.001, temperature
+    slope_before, slope_now = slope(before), slope(now)
+    for _ in range(SECANT_STEPS):
+        if slope_now == slope_before:
+            break
+        step = slope_now * (now - before) / (slope_now - slope_before)
+        before, now, slope_before = now, now - step, slope_now
+        if abs(step) <= 1e-13 * abs(now):
+            return now
+        slope_now = slope(now)
+    return temperature
 
 
 def check_settings(smoothing: float | str, temperature: float | str) -> None:

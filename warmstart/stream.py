@@ -10,6 +10,7 @@ from warmstart._softmax import softmax
 from warmstart.classes import ClassModel
 from warmstart.contexts import Chunk
 from warmstart.errors import InputError
+from warmstart.ids import whole_numbers
 from warmstart.mixture import CACHES, Floats, Mixture, features
 
 
@@ -46,10 +47,9 @@ class Stream:
         InputError
             A token is outside the vocabulary. Nothing has changed.
         """
-        tokens, size, window = list(tokens), len(self.experts.prior), CACHES["cache"][1]
-        if outside := [token for token in tokens if not 0 <= token < size]:
-            raise InputError(f"expected token ids from 0 to {size - 1}, got {outside[0]}")
-        for token in tokens:
+        ids = tokens if hasattr(tokens, "__len__") else list(tokens)
+        window = CACHES["cache"][1]
+        for token in whole_numbers("token ids", ids, len(self.experts.prior)).tolist():
             if token == self.experts.separator:
                 self.start()
                 continue
@@ -109,12 +109,12 @@ class Stream:
         window[: len(newest), 0] = newest
         return Chunk(1, np.array([target]), np.array([len(self.history) - 1]), window)
 
-    def generate(self, max_tokens: int, temperature: float = 1.0, top_p: float = 1.0, seed: int = 0) -> list[int]:
+    def generate(self, max_new_tokens: int, temperature: float = 1.0, top_p: float = 1.0, seed: int = 0) -> list[int]:
         """Write on, at most so many tokens; the document ends before a separator.
 
         Parameters
         ----------
-        max_tokens : int
+        max_new_tokens : int
         temperature : float
             Below 1 favours probable tokens; 0 always takes the most probable one.
         top_p : float
@@ -127,9 +127,9 @@ class Stream:
         InputError
             A number is out of range.
         """
-        check_sampling("max_tokens", max_tokens, temperature, top_p)
+        check_sampling(max_new_tokens, temperature, top_p)
         rng, written = np.random.default_rng(seed), []
-        for _ in range(max_tokens):
+        for _ in range(max_new_tokens):
             token = draw(self.row(), temperature, top_p, rng)
             if token == self.experts.separator:
                 break
@@ -237,10 +237,10 @@ def draw(probs: Floats, temperature: float, top_p: float, rng: np.random.Generat
     return int(order[min(int(np.searchsorted(np.cumsum(nucleus), rng.random() * nucleus.sum())), nucleus.size - 1)])
 
 
-def check_sampling(name: str, number: int, temperature: float, top_p: float) -> None:
-    """Refuse settings of sampling that are out of range; ``name`` is that of the number of tokens."""
-    if number < 0:
-        raise InputError(f"{name}: expected a number of at least 0, got {number}")
+def check_sampling(max_new_tokens: int, temperature: float, top_p: float) -> None:
+    """Refuse settings of sampling that are out of range."""
+    if max_new_tokens < 0:
+        raise InputError(f"max_new_tokens: expected a number of at least 0, got {max_new_tokens}")
     if not 0 <= temperature < float("inf"):
         raise InputError(f"temperature: expected a number of at least 0, got {temperature}; 0 is greedy")
     if not 0 < top_p <= 1:

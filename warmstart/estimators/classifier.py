@@ -9,17 +9,21 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from typing import TYPE_CHECKING, Any, NamedTuple
+from numbers import Real
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
-from scipy.special import log_softmax
+from scipy.special import log_softmax, logsumexp
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, unique_labels
-from sklearn.utils.validation import check_is_fitted, check_non_negative, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, check_non_negative, validate_data
 
 from warmstart import accumulators, solution
 from warmstart.errors import InputError
@@ -33,11 +37,12 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio
 
 
 class _Sample(NamedTuple):
-    """Rows kept to fit the temperature: X (m, D) float64, dense or csr; class and number in the stream of each (m,)."""
+    """Rows kept to fit the temperature: X (m, D) float64, dense or csr; class, number in the stream and weight (m,)."""
 
     X: Any
     targets: NDArray[np.intp]
     number: NDArray[np.int64]
+    weight: NDArray[np.float64]
 
     def thin(self, stride: int) -> _Sample:
         """Keep about one row in ``stride``, a power of two. A smaller stride keeps these rows too.
@@ -47,7 +52,7 @@ class _Sample(NamedTuple):
         Every 32nd row, for example, could be of one class.
         """
         keep = self.number.astype(np.uint64) * GOLDEN <= np.uint64((2**64 - 1) // stride)
-        return _Sample(self.X[keep], self.targets[keep], self.number[keep])
+        return _Sample._make(values[keep] for values in self)
 
     def join(self, other: _Sample) -> _Sample:
         """Append rows. The result is sparse if one of the two is."""
@@ -55,7 +60,7 @@ class _Sample(NamedTuple):
             X: Any = sparse.vstack([sparse.csr_array(self.X), sparse.csr_array(other.X)], format="csr")
         else:
             X = np.concatenate([self.X, other.X])
-        return _Sample(X, np.r_[self.targets, other.targets], np.r_[self.number, other.number])
+        return _Sample._make([X, *(np.concatenate(values) for values in zip(self[1:], other[1:], strict=True))])
 
 
 class _Solved(NamedTuple):
@@ -82,13 +87,18 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     temperature : "fit" or float, default="fit"
         Factor of the log ratios of the counts. 1 is the published solution; see `warmstart.solution`. "fit" minimises
         the cross-entropy on a sample of the rows. Each row is scored without its own count.
+    class_weight : dict, "balanced" or None, default=None
+        Factor of the counts of each class, 1 for a class that the dict leaves out. "balanced" gives all classes the
+        same number of rows in total.
+    class_prior : array-like of shape (C,), default=None
+        Probabilities of the classes, in the order of ``classes_``. By default their shares of the counts.
 
     Attributes
     ----------
     classes_ : ndarray of shape (C,)
         Class labels, sorted.
-    class_count_ : ndarray of shape (C,), int64
-        Rows of each class. A class without rows has the prior of half a row.
+    class_count_ : ndarray of shape (C,), float64
+        Rows of each class, or the sum of their weights. A class without rows has the prior of half a row.
     coef_ : ndarray of shape (C, D)
         Weights. They are solved when they are first used after new rows.
     intercept_ : ndarray of shape (C,)
@@ -130,32 +140,58 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """
 
     classes_: NDArray[Any]
+    class_count_: NDArray[np.float64]
+    _statistics: accumulators.Accumulator
+    _stride: int
+    _sample: _Sample
+    _solved: _Solved | None
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "k": [StrOptions({"mean_norm"}), Interval(Real, 0, np.inf, closed="right")],
+        "smoothing": [Interval(Real, 0, np.inf, closed="neither")],
+        "temperature": [StrOptions({"fit"}), Interval(Real, 0, np.inf, closed="neither")],
+        "class_weight": [StrOptions({"balanced"}), dict, None],
+        "class_prior": ["array-like", None],
+    }
 
-    def __init__(self, k: str | float = "mean_norm", smoothing: float = 1.0, temperature: str | float = "fit") -> None:
+    def __init__(
+        self,
+        k: str | float = "mean_norm",
+        smoothing: float = 1.0,
+        temperature: str | float = "fit",
+        class_weight: dict[Any, float] | str | None = None,
+        class_prior: ArrayLike | None = None,
+    ) -> None:
         self.k = k
         self.smoothing = smoothing
         self.temperature = temperature
+        self.class_weight = class_weight
+        self.class_prior = class_prior
 
-    def fit(self, X: Any, y: ArrayLike) -> ExplicitClassifier:
-        """Count rows, then solve. Earlier counts are forgotten.
+    def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> ExplicitClassifier:
+        """Count rows, then solve. Earlier counts are forgotten; after an error they are still there.
 
         Parameters
         ----------
         X : array or sparse matrix of shape (n, D)
             Non-negative.
         y : array of shape (n,)
+        sample_weight : array of shape (n,)
+            A row of weight 2 counts as two rows, one of weight 0 as none.
 
         Raises
         ------
         ValueError
-            Values are negative, missing or infinite, or shapes do not fit.
+            Values are negative, missing or infinite, shapes do not fit, or a parameter is out of its range.
         InputError
-            A parameter is out of its range.
+            k is "mean_norm" and all features are zero, or ``class_prior`` does not fit.
         """
-        return self._count(X, y, None, first=True).solve()
+        self.__dict__ = self._counted(X, y, None, sample_weight, first=True).solve().__dict__
+        return self
 
-    def partial_fit(self, X: Any, y: ArrayLike, classes: ArrayLike | None = None) -> ExplicitClassifier:
-        """Count more rows. The next prediction solves.
+    def partial_fit(
+        self, X: Any, y: ArrayLike, classes: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> ExplicitClassifier:
+        """Count more rows. The next prediction solves. After an error nothing has changed.
 
         Parameters
         ----------
@@ -164,6 +200,8 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         y : array of shape (n,)
         classes : array of shape (C,)
             All classes, also those of later calls. Required on the first call.
+        sample_weight : array of shape (n,)
+            As for `fit`.
 
         Raises
         ------
@@ -175,14 +213,21 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         first = not hasattr(self, "classes_")
         if first and classes is None:
             raise InputError("expected classes on the first call of partial_fit, got None; pass all class labels")
-        return self._count(X, y, classes, first=first)
+        self.__dict__ = self._counted(X, y, classes, sample_weight, first=first).__dict__
+        return self
 
-    def _count(self, X: Any, y: ArrayLike, classes: ArrayLike | None, *, first: bool) -> ExplicitClassifier:
-        """Validate the rows, then count them."""
-        X, y = self._validated(X, y, reset=first)
+    def _counted(
+        self, X: Any, y: Any, classes: ArrayLike | None, sample_weight: ArrayLike | None, *, first: bool
+    ) -> ExplicitClassifier:
+        """Return an estimator with more rows. It shares the sums with this one, and adds to them when all is valid."""
+        self._validate_params()
+        new = copy.copy(self)
+        X, y = new._validated(X, y, reset=first)
+        weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+        check_non_negative(weight, "ExplicitClassifier (sample_weight)")
         check_classification_targets(y)
         labels = unique_labels(y if classes is None else classes)
-        known = labels if first else self.classes_
+        known = labels if first else new.classes_
         if classes is not None and not np.array_equal(labels, known):
             raise InputError(
                 f"expected the classes of the first call, {known}, got {labels}; leave them out or start anew"
@@ -190,20 +235,22 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         unknown = np.setdiff1d(y, known)
         if unknown.size:
             raise InputError(f"expected classes among {known}, got {unknown}; declare them on the first call")
-        targets = np.searchsorted(known, y)
+        counted = weight > 0
+        X, targets, weight = X[counted], np.searchsorted(known, y[counted]), weight[counted]
         if first:
-            self.classes_ = known
-            self.class_count_ = np.zeros(known.size, np.int64)
-            self._statistics = accumulators.empty(X.shape[1], known.size)
-            self._stride = 1
-            self._sample = _Sample(np.zeros((0, X.shape[1])), targets[:0], np.zeros(0, np.int64))
-        number = self._statistics.n_examples + np.arange(targets.size)
-        rows = _Sample(X, targets, number).thin(self._stride)
-        self._add_to_sample(rows._replace(X=rows.X.astype(np.float64)))
-        accumulators.update(self._statistics, X, targets)
-        self.class_count_ += np.bincount(targets, minlength=known.size)
-        self._solved: _Solved | None = None
-        return self
+            new.classes_ = known
+            new.class_count_ = np.zeros(known.size)
+            new._statistics = accumulators.empty(X.shape[1], known.size)
+            new._stride = 1
+            new._sample = _Sample(np.zeros((0, X.shape[1])), targets[:0], np.zeros(0, np.int64), weight[:0])
+        number = int(new._statistics.n_examples) + np.arange(targets.size)
+        rows = _Sample(X, targets, number, weight).thin(new._stride)
+        new._add_to_sample(rows._replace(X=rows.X.astype(np.float64)))
+        new.class_count_ = new.class_count_.copy()
+        np.add.at(new.class_count_, targets, weight)  # row by row, as the sums
+        new._solved = None
+        accumulators.update(new._statistics, X, np.arange(targets.size), _one_hot(targets, weight, known.size))
+        return new
 
     def _validated(self, X: Any, *y: ArrayLike, reset: bool = False) -> Any:
         """Return X, and y if given, as arrays. Entries that a sparse row has twice are summed."""
@@ -257,42 +304,61 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises
         ------
+        ValueError
+            A parameter is out of its range.
         InputError
-            A parameter is out of its range, or k is "mean_norm" and all features are zero.
+            k is "mean_norm" and all features are zero, or ``class_prior`` does not fit.
         """
         check_is_fitted(self)
-        _check_number("smoothing", self.smoothing)
-        if self.temperature != "fit":
-            _check_number("temperature", self.temperature, 'or "fit"')
-        k: Any = self._statistics.mean_norm if self.k == "mean_norm" else self.k
-        _check_number("k", k, 'or numpy.inf or "mean_norm" with features that are not all zero', infinite=True)
-        total, added = float(self._statistics.sums.sum()), self.smoothing * self.n_features_in_
+        self._validate_params()
+        factors = self._class_factors()
+        sums = self._statistics.sums if self.class_weight is None else self._statistics.sums * factors[:, None]
+        statistics = accumulators.Accumulator(sums, float((self.class_count_ * factors).sum()))
+        k = float(statistics.mean_norm if self.k == "mean_norm" else self.k)
+        if not k:
+            raise InputError('expected features that are not all zero with k="mean_norm", got zeros; give a number k')
+        total, added = float(sums.sum()), self.smoothing * self.n_features_in_
         if 0 < total * MOST_SMOOTHING < added:
             warnings.warn(
                 f"smoothing: {self.smoothing:g} for each of {self.n_features_in_} features drowns counts of {total:g} "
                 "in all, and every row gets the prior; give a smaller number, or the features in smaller units",
                 stacklevel=2,
             )
-        prior = solution.marginal_prior(self._statistics)
-        settings: dict[str, Any] = {"k": float(k), "smoothing": float(self.smoothing)}
+        prior = solution.marginal_prior(statistics) if self.class_prior is None else self._given_prior()
+        settings: dict[str, Any] = {"k": k, "smoothing": float(self.smoothing)}
         temperatures = np.atleast_1d(self.temperature)
         if self.temperature == "fit":
-            rows = np.arange(self._sample.targets.size)
-            one_hot = sparse.csr_array(
-                (np.ones(rows.size), (rows, self._sample.targets)), shape=(rows.size, self.classes_.size)
-            )
-            sample = solution.Sample([self._sample.X], one_hot)
-            found = solution.fit(sample, [self._statistics], prior, **settings)
-            temperatures = found.temperatures
+            X, targets, _, weight = self._sample
+            one_hot = _one_hot(targets, np.minimum(weight, 1) * factors[targets], self.classes_.size)
+            sample = solution.Sample([X], one_hot, repeats=np.maximum(weight, 1) if (weight > 1).any() else None)
+            found = solution.fit(sample, [statistics], prior, **settings)
             if found.bounds:
                 warnings.warn(
                     "temperature: the search ended at its bound 0, the features do not help to predict, and every row "
                     "gets the prior; give other features, or a number as temperature",
                     stacklevel=2,
                 )
-        U = solution.solve([self._statistics], prior, temperatures=temperatures, dtype=np.float64, **settings)
-        self._solved = _Solved(U.T, float(k), float(temperatures[0]))
+            objective = solution.CrossEntropy(sample, [statistics], prior, **settings, dtype=np.float64)
+            temperatures = np.atleast_1d(solution.refined(objective, float(found.temperatures[0])))
+        U = solution.solve([statistics], prior, temperatures=temperatures, dtype=np.float64, **settings)
+        self._solved = _Solved(U.T, k, float(temperatures[0]))
         return self
+
+    def _class_factors(self) -> NDArray[np.float64]:
+        """Return the factor of the counts of each class (C,)."""
+        if self.class_weight == "balanced":
+            counts = self.class_count_
+            return np.asarray(np.divide(counts.mean(), counts, out=np.ones_like(counts), where=counts > 0))
+        factors = compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_)
+        if not (np.isfinite(factors).all() and (factors >= 0).all()):
+            raise InputError(f"class_weight: expected finite factors of at least 0, got {self.class_weight}")
+        return np.asarray(factors, np.float64)
+
+    def _given_prior(self) -> NDArray[np.float64]:
+        prior, shape = np.asarray(self.class_prior, np.float64), self.classes_.shape
+        if prior.shape != shape or not (prior > 0).all() or not np.isclose(prior.sum(), 1):
+            raise InputError(f"class_prior: expected probabilities {shape} above 0 that sum to 1, got {prior.tolist()}")
+        return prior
 
     def _solution(self) -> _Solved:
         check_is_fitted(self)
@@ -326,6 +392,19 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         return np.asarray(self._validated(X) @ self.coef_.T)
 
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """Return the log odds ``log(p / (1 - p))`` of each class (n, C), or of the second of two classes (n,)."""
+        scores = self._scores(X)
+        if self.classes_.size == 2:
+            return np.asarray(scores[:, 1] - scores[:, 0])
+        log_p, best = log_softmax(scores, axis=1), scores.argmax(axis=1)[:, None]
+        odds = log_p - np.log1p(-np.minimum(np.exp(log_p), 0.5))  # of the best class 1 - p may be rounded to 0
+        others = scores.copy()
+        np.put_along_axis(others, best, -np.inf, axis=1)
+        rest = logsumexp(others, axis=1, keepdims=True)
+        np.put_along_axis(odds, best, np.take_along_axis(scores, best, axis=1) - rest, axis=1)
+        return np.asarray(odds)
+
     def predict_log_proba(self, X: Any) -> NDArray[np.float64]:
         """Return log probabilities (n, C) in nats, columns as in ``classes_``."""
         return np.asarray(log_softmax(self._scores(X), axis=1))
@@ -353,8 +432,6 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
 
-def _check_number(name: str, value: Any, otherwise: str = "", *, infinite: bool = False) -> None:
-    """Raise InputError unless ``value`` is a number above 0, and finite unless ``infinite``."""
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not number or not value > 0 or (np.isinf(value) and not infinite):
-        raise InputError(f"expected {name} to be a number above 0 {otherwise}, got {value!r}".replace("  ", " "))
+def _one_hot(targets: NDArray[np.intp], values: NDArray[np.float64], n_classes: int) -> sparse.csr_array:
+    """Return a row (n, C) for each target, with its value at the target."""
+    return sparse.csr_array((values, targets, np.arange(targets.size + 1)), shape=(targets.size, n_classes))

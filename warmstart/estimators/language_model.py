@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from joblib import effective_n_jobs
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from warmstart import folder as folders
@@ -22,6 +24,7 @@ from warmstart.documents import Sources
 from warmstart.errors import InputError
 from warmstart.files import CHECKSUMS, checksums, load_arrays, save_arrays
 from warmstart.gate import Gate
+from warmstart.ids import whole_numbers
 from warmstart.kneser_ney import KneserNey
 from warmstart.mixture import Experts, Mixture
 from warmstart.near_shallow import PRESETS as NETWORKS
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from warmstart.layers import NearShallowLM
 
 FORMAT = 1  # of the mixture in a model folder
+SIZES = ("bits", "hidden_bits", "radius", "block_size")  # of the network
 MOST = ("ngrams", "classes", "cache", "radial")
 PRESETS: dict[str, dict[str, Any]] = {  # the network has the sizes of `warmstart.near_shallow.PRESETS`
     "potato": {"order": 3, "max_ngrams": 1_800_000, "contexts": ("ngrams", "cache")},
@@ -61,9 +65,9 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
     ----------
     preset : {"potato", "micro", "small", "base", "large"}
         Size of the model: what the following parameters are if they are not given.
-    bits, radius, block_size : int, optional
-        Of the network: dimension of the cipher vectors, number of tokens in the radial and attended contexts, number of
-        tokens in a block.
+    bits, hidden_bits, radius, block_size : int, optional
+        Of the network: dimension of the cipher vectors, width of the value layers, number of tokens in the radial and
+        attended contexts, number of tokens in a block.
     contexts : tuple of str, optional
         What the next token is predicted from. "ngrams": the n-grams of the counted text. "classes": those of classes of
         tokens. "cache": what this document has said so far. "radial", "attended", "block", "document", "memory":
@@ -81,6 +85,8 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
     temperature : float or "fit"
         Of the network: factor of the weights. 1 is the published formula. "fit" finds one factor for each group of
         features.
+    n_jobs : int, optional
+        Number of threads, 1 by default; -1 for all processors. The result does not depend on it.
 
     Attributes
     ----------
@@ -115,6 +121,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         preset: str = "small",
         *,
         bits: int | None = None,
+        hidden_bits: int | None = None,
         radius: int | None = None,
         block_size: int | None = None,
         contexts: tuple[str, ...] | None = None,
@@ -123,9 +130,11 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         vocab_size: int = 8192,
         smoothing: float | str = "fit",
         temperature: float | str = "fit",
+        n_jobs: int | None = None,
     ) -> None:
         self.preset = preset
         self.bits = bits
+        self.hidden_bits = hidden_bits
         self.radius = radius
         self.block_size = block_size
         self.contexts = contexts
@@ -134,15 +143,13 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         self.vocab_size = vocab_size
         self.smoothing = smoothing
         self.temperature = temperature
+        self.n_jobs = n_jobs
 
-    def fit(
-        self,
-        corpus: Corpus | Sources,
-        y: None = None,
-        *,
-        workers: int = 1,
-        progress: Progress | None = None,
-    ) -> Self:
+    @property
+    def _workers(self) -> int:
+        return int(effective_n_jobs(self.n_jobs))
+
+    def fit(self, corpus: Corpus | Sources, y: None = None, *, progress: Progress | None = None) -> Self:
         """Count a corpus and solve the counts.
 
         Parameters
@@ -151,8 +158,6 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             A `warmstart.Corpus` with any tokenizer, or sources of `Corpus.build`. None is Python's documentation.
         y : None
             Not used.
-        workers : int
-            Number of threads. The result does not depend on it.
         progress : callable, optional
             Called as ``progress(stage, done, total)``.
 
@@ -169,30 +174,28 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             corpus = Corpus.build(corpus, vocab_size=self.vocab_size, progress=progress)
         built = time.perf_counter()
         tokenizer = corpus.tokenizer
-        counts = _count(corpus, recipe.counted_order, workers, progress)
+        counts = _count(corpus, recipe.counted_order, self._workers, progress)
         seconds = {"corpus": built - began, "count": time.perf_counter() - built}
         self._set(
             tokenizer,
             counts,
             counts.levels[0].counts,
-            solve(counts, recipe, workers, progress),
+            solve(counts, recipe, self._workers, progress),
             seconds,
             corpus.n_bytes,
         )
         return self
 
-    def partial_fit(
-        self, texts: Corpus | Sources, y: None = None, *, workers: int = 1, progress: Progress | None = None
-    ) -> Self:
+    def partial_fit(self, texts: Corpus | Sources, y: None = None, *, progress: Progress | None = None) -> Self:
         """Count more texts and solve again. The tokenizer stays. On a model without a fit this is `fit`.
 
         Parameters and errors are those of `fit`.
         """
         if not hasattr(self, "tokenizer_"):
-            return self.fit(texts, workers=workers, progress=progress)
-        return self._update(texts, 1, workers, progress)
+            return self.fit(texts, progress=progress)
+        return self._update(texts, 1, progress)
 
-    def forget(self, texts: Corpus | Sources, *, workers: int = 1, progress: Progress | None = None) -> Self:
+    def forget(self, texts: Corpus | Sources, *, progress: Progress | None = None) -> Self:
         """Take texts out of the counts and solve again, as if they had never been counted (the tokenizer stays).
 
         Parameters
@@ -205,9 +208,9 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         InputError
             A document was never counted. Nothing has changed.
         """
-        return self._update(texts, -1, workers, progress)
+        return self._update(texts, -1, progress)
 
-    def _update(self, texts: Corpus | Sources, sign: int, workers: int, progress: Progress | None) -> Self:
+    def _update(self, texts: Corpus | Sources, sign: int, progress: Progress | None) -> Self:
         check_is_fitted(self, "tokenizer_")
         if self.counts_ is None:
             raise InputError(
@@ -222,17 +225,17 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             )
         with self._encoded(texts, {}, progress) as corpus:
             began = time.perf_counter()
-            change = _count(corpus, self.counts_.order, workers, progress)
+            change = _count(corpus, self.counts_.order, self._workers, progress)
             counts = self.counts_ + change if sign > 0 else self.counts_ - change
             seconds = {"count": time.perf_counter() - began}
             n_bytes = self.report_["bytes"] + sign * corpus.n_bytes
         if not counts.n_tokens:
             raise InputError("expected some text that stays, got all of it to forget; fit another text instead")
-        solved = solve(counts, recipe, workers, progress)
+        solved = solve(counts, recipe, self._workers, progress)
         self._set(self.tokenizer_, counts, counts.levels[0].counts, solved, seconds, n_bytes)
         return self
 
-    def initialise(self, corpus: Corpus, seed: int = 0, *, workers: int = 1) -> Self:
+    def initialise(self, corpus: Corpus, seed: int = 0) -> Self:
         """Set the random weights that `warmstart.NearShallowLM` starts with, for a cold start to compare with.
 
         What is counted is counted as in `fit`.
@@ -249,8 +252,8 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = NearShallowLM(config).to_model()
-        counts = _count(corpus, recipe.counted_order, workers, None)
-        solved = solve(counts, recipe, workers, network=network)
+        counts = _count(corpus, recipe.counted_order, self._workers, None)
+        solved = solve(counts, recipe, self._workers, network=network)
         seconds = {"initialise": time.perf_counter() - began}
         self._set(corpus.tokenizer, counts, counts.levels[0].counts, solved, seconds, corpus.n_bytes)
         return self
@@ -260,8 +263,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {self.preset!r}")
         preset = PRESETS[self.preset]
         contexts = preset["contexts"] if self.contexts is None else tuple(self.contexts)
-        sizes: dict[str, Any] = {"bits": self.bits, "radius": self.radius, "block_size": self.block_size}
-        sizes = {name: size for name, size in sizes.items() if size is not None}
+        sizes = {name: getattr(self, name) for name in SIZES if getattr(self, name) is not None}
         if sizes and contexts and set(contexts) <= set(COUNT_CONTEXTS):
             raise InputError(
                 f"{next(iter(sizes))}: expected a context of the network with it, such as radial, got contexts "
@@ -326,7 +328,6 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         self,
         text: Corpus | Sources,
         *,
-        workers: int = 1,
         progress: Progress | None = None,
         **reading: Any,
     ) -> dict[str, Any]:
@@ -344,7 +345,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "tokenizer_")
         began = time.perf_counter()
         with self._encoded(text, reading, progress) as corpus:
-            scores = self.mixture_.score(corpus.tokens, corpus.documents, workers, progress)
+            scores = self.mixture_.score(corpus.tokens, corpus.documents, self._workers, progress)
             nats = -float(scores.log_probs.mean())
             parts = {"experts": _perplexities(scores.experts), "shares": scores.shares}
             if scores.contexts:
@@ -374,18 +375,25 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         """Return the perplexity of a corpus, of files or of an iterable of strings."""
         return float(self.evaluate(text)["perplexity"])
 
+    def score(self, text: Corpus | Sources, y: None = None) -> float:
+        """Return minus the bits per byte of a text: higher is better, whatever the tokenizer."""
+        return -float(self.evaluate(text)["bits_per_byte"])
+
     def predict_proba(self, ids: ArrayLike) -> NDArray[np.floating]:
         """Return the probability of each token to come next.
 
         Parameters
         ----------
-        ids : (n,) array-like of int
-            Token ids from the beginning of the document. May be empty.
+        ids : (n,) array-like or tensor of int, or (batch, n), or a list of lists of any lengths
+            Token ids from the beginning of the document, or of each document. May be empty.
 
         Returns
         -------
-        (V,) float64
+        (V,), or (batch, V), float64
         """
+        several = ids.ndim > 1 if hasattr(ids, "ndim") else isinstance(ids, list | tuple) and any(map(np.ndim, ids))
+        if several:
+            return np.stack([self.predict_proba(row) for row in ids])  # type: ignore[union-attr]
         return self._stream(self._checked(ids)).row()
 
     def explain(self, ids: ArrayLike, top: int = 5) -> Explanation:
@@ -393,7 +401,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        ids : (n,) array-like of int
+        ids : (n,) array-like or tensor of int
             Token ids from the beginning of the document. May be empty.
         top : int
             Number of tokens.
@@ -407,30 +415,28 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
 
     def _checked(self, ids: ArrayLike) -> NDArray[np.int64]:
         check_is_fitted(self, "tokenizer_")
-        history, size = np.asarray(ids).reshape(-1), self.tokenizer_.get_vocab_size()
-        if history.size and history.dtype.kind not in "iu":
-            raise InputError(f"expected token ids, got an array of type {history.dtype}")
-        if history.size and (history.min() < 0 or history.max() >= size):
-            raise InputError(f"expected token ids from 0 to {size - 1}, got {history.min()} to {history.max()}")
-        return history.astype(np.int64)
+        return whole_numbers("token ids", ids, self.tokenizer_.get_vocab_size()).astype(np.int64)
 
     def generate(
-        self, prompt: str = "", *, max_tokens: int = 60, temperature: float = 0.8, top_p: float = 0.95, seed: int = 0
+        self, prompt: str = "", max_new_tokens: int = 60, temperature: float = 0.8, top_p: float = 0.95, seed: int = 0
     ) -> str:
-        """Return a continuation of a prompt. It ends where the model ends the document, or after ``max_tokens``.
+        """Return a continuation of a prompt. It ends where the model ends the document, or after ``max_new_tokens``.
 
         The two are one text: a continuation in whole words begins with a space.
         """
         check_is_fitted(self, "tokenizer_")
         ids = encoded(self.tokenizer_, prompt, "prompt")
-        tokens = self._stream(np.array(ids, np.int64)).generate(max_tokens, temperature, top_p, seed)
+        tokens = self._stream(np.array(ids, np.int64)).generate(max_new_tokens, temperature, top_p, seed)
         return continuation(self.tokenizer_, ids, tokens)
 
     def to_torch(self) -> "NearShallowLM":
-        """Return a PyTorch module with a copy of the network's weights."""
+        """Return a PyTorch module with a copy of the network's weights. What it saves is a model folder."""
         from warmstart.layers import NearShallowLM
 
-        return NearShallowLM.from_model(self._network)
+        module = NearShallowLM.from_model(self._network)
+        tokenizer = self.tokenizer_.to_str(pretty=False).encode()
+        module.beside = folders.beside_network(module.config, tokenizer, self.unigrams_, self._facts(tokenizer))
+        return module
 
     def state_dict(self) -> "dict[str, torch.Tensor]":
         """Return the weights of the network as PyTorch tensors by name."""
@@ -440,17 +446,9 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a model folder, whole or not at all; `warmstart.folder` lists its files."""
         check_is_fitted(self, "tokenizer_")
-        recipe, tokenizer = self._recipe(), self.tokenizer_.to_str(pretty=False).encode()
-        pruned = self.counts_ is None or any(self.report_.get("prune", []))
-        names = () if self.model_ is None else ("bits", "radius", "block_size")
-        sizes = {name: recipe.network.get(name) for name in names}
-        facts: dict[str, Any] = {
-            "format": FORMAT,
-            "parameters": self.get_params() | sizes | {"contexts": recipe.contexts, "order": recipe.order},
-            "tokenizer": zlib.crc32(tokenizer),
-            "bytes": self.report_["bytes"],
-            "pruned": pruned,
-        }
+        tokenizer = self.tokenizer_.to_str(pretty=False).encode()
+        facts = self._facts(tokenizer)
+        pruned = facts["pruned"]
         arrays: dict[str, Any] = {"unigrams": self.unigrams_}
         extra: dict[str, folders.Content] = {"tokenizer.json": tokenizer}
         experts, gate = self.mixture_.experts, self.mixture_.gate
@@ -471,9 +469,24 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         extra[folders.MIXTURE] = lambda path: save_arrays(path, arrays, whole)
         folders.save_model(Path(folder), self.model_, extra)
 
+    def _facts(self, tokenizer: bytes) -> dict[str, Any]:
+        """Return what a model folder says of the model beside its arrays."""
+        recipe, parameters = self._recipe(), self.get_params()
+        del parameters["n_jobs"]  # of the machine
+        sizes = {name: recipe.network.get(name) for name in SIZES if self.model_ is not None}
+        return {
+            "format": FORMAT,
+            "parameters": parameters | sizes | {"contexts": recipe.contexts, "order": recipe.order},
+            "tokenizer": zlib.crc32(tokenizer),
+            "bytes": self.report_["bytes"],
+            "pruned": self.counts_ is None or any(self.report_.get("prune", [])),
+        }
+
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, workers: int = 1) -> Self:
+    def from_pretrained(cls, folder: str | Path, *, n_jobs: int | None = None) -> Self:
         """Read a folder that `save_pretrained` wrote. What the counts determine is solved again.
+
+        The estimator has the parameters of the one that was saved, and ``n_jobs``.
 
         Raises
         ------
@@ -493,19 +506,26 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         counts = None if facts["pruned"] else _read_counts(folder, unigrams, tokenizer)
         parameters = facts["parameters"]
         contexts, prune = tuple(parameters["contexts"]), parameters["prune"]
-        model = cls(**parameters | {"contexts": contexts, "prune": None if prune is None else tuple(prune)})
+        fixed = {"contexts": contexts, "prune": None if prune is None else tuple(prune), "n_jobs": n_jobs}
+        model = cls(**parameters | fixed)
         experts = Experts(separator, class_prior(unigrams), cache="cache" in contexts, network=network)
         if "ngrams" in contexts:
             experts.ngrams = _read_tables(folder, folders.NGRAMS, facts) if counts is None else KneserNey(counts)
         for labels, name in zip(arrays.get("classes", []), folders.CLASSES, strict=False):
             tables = _read_tables(folder, name, facts) if counts is None else None
-            experts.classes += (ClassModel.of(labels.astype(np.int64), unigrams, counts, tables, workers),)
+            experts.classes += (ClassModel.of(labels.astype(np.int64), unigrams, counts, tables, model._workers),)
         if "gate" in facts:
             mixture = Mixture(experts, Gate(tuple(facts["gate"]), arrays["gate"]))
-        else:  # a network of an older version
+        else:  # a network alone, of an older version or saved by itself
             mixture = Mixture.alone(experts)
         model._set(tokenizer, counts, unigrams, Solved(network, mixture, {}), {}, facts["bytes"])
         return model
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        return tags
 
 
 def _read(folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any], "Tokenizer"]:

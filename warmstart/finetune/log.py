@@ -13,6 +13,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from bitcipher.files import PACKED
 from warmstart.errors import InputError
 from warmstart.files import replacing
 from warmstart.formats import read_settings
@@ -36,6 +37,8 @@ class Log:
 
     def __init__(self, path: Path, step: int = -1, tensorboard: Path | None = None) -> None:
         self.path = path
+        if path.suffix.lower() in PACKED:
+            raise InputError(f"{path}: expected a name without {path.suffix}, a log grows and is not compressed")
         records = [record for record in read(path) if record["step"] <= step] if step >= 0 and path.exists() else []
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:

@@ -1,12 +1,26 @@
 """Token ids as they come in: checked once, at the border."""
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from warmstart.errors import InputError
 
 
-def checked_ids(ids: Tensor, vocab_size: int) -> Tensor:
+def as_tensor(ids: Any, device: torch.device | None = None) -> Tensor:
+    """Return ids as a tensor: a tensor as it is, and a copy of an array or of lists on a device."""
+    if isinstance(ids, Tensor):
+        return ids
+    try:
+        array = np.asarray(ids)
+        return torch.tensor(array.astype(np.int64) if array.dtype.kind in "iu" else array, device=device)
+    except (TypeError, ValueError) as error:  # lists of different lengths
+        raise InputError(f"expected token ids (batch, length), got: {error}; pad them with separators") from error
+
+
+def checked_ids(ids: Any, vocab_size: int, device: torch.device | None = None) -> Tensor:
     """Return token ids (batch, length) as int64. A compiled graph does not look at the values.
 
     Raises
@@ -14,6 +28,7 @@ def checked_ids(ids: Tensor, vocab_size: int) -> Tensor:
     InputError
         The shape or type is wrong, or an id is outside the vocabulary.
     """
+    ids = as_tensor(ids, device)
     if ids.dim() != 2 or not ids.shape[1] or not _whole(ids):
         raise InputError(
             f"expected token ids (batch, length) int64 of length at least 1, got {tuple(ids.shape)} {ids.dtype}; "
@@ -22,7 +37,7 @@ def checked_ids(ids: Tensor, vocab_size: int) -> Tensor:
     return _within(ids.long(), 0, vocab_size)
 
 
-def checked_targets(targets: Tensor, shape: torch.Size, vocab_size: int) -> Tensor:
+def checked_targets(targets: Any, shape: torch.Size, vocab_size: int, device: torch.device | None = None) -> Tensor:
     """Return targets of the given shape as int64; a negative one stands for a place that does not count.
 
     Raises
@@ -30,6 +45,7 @@ def checked_targets(targets: Tensor, shape: torch.Size, vocab_size: int) -> Tens
     InputError
         See `checked_ids`.
     """
+    targets = as_tensor(targets, device)
     if targets.shape != shape or not _whole(targets):
         raise InputError(
             f"expected one target for every context, {tuple(shape)} int64, got {tuple(targets.shape)} {targets.dtype}"

@@ -29,11 +29,11 @@ def continued(
     max_new_tokens: int,
     temperature: float,
     top_p: float,
-    generator: torch.Generator | None,
+    seed: int,
 ) -> Tensor:
     """Continue prompts by sampling, see `warmstart.layers.NearShallowLM.generate`."""
-    check_sampling("max_new_tokens", max_new_tokens, temperature, top_p)
-    state = model.start(ids)
+    check_sampling(max_new_tokens, temperature, top_p)
+    state, generator = model.start(ids), torch.Generator(ids.device).manual_seed(seed)
     columns = [ids.long()]
     ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     for _ in range(max_new_tokens):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self, cast
 import torch
 from torch import Tensor, nn
 
-from warmstart.layers._ids import checked_ids, checked_targets
+from warmstart.layers._ids import as_tensor, checked_ids, checked_targets
 from warmstart.layers.cache import DocumentCacheLayer
 from warmstart.layers.classes import ClassTables
 from warmstart.layers.gate import MixtureGate
@@ -115,7 +115,7 @@ class MixtureLM(nn.Module):
 
         Parameters
         ----------
-        ids : (batch, length) int64
+        ids : (batch, length) tensor, array or lists of int
             A separator begins a document, and so does the first token of a sequence.
 
         Raises
@@ -123,7 +123,7 @@ class MixtureLM(nn.Module):
         InputError
             The shape or type is wrong, or an id is outside the vocabulary.
         """
-        ids = checked_ids(ids, self.vocab_size)
+        ids = checked_ids(ids, self.vocab_size, self.prior.device)
         state = self.start(ids[:, :1])
         out = [self.logits(state)]
         for token in ids[:, 1:].unbind(1):
@@ -141,6 +141,7 @@ class MixtureLM(nn.Module):
         targets : (batch, length) int64
             A negative target does not count: 0.
         """
+        targets = as_tensor(targets, self.prior.device)
         probs, features = self.evidence(ids, targets)
         P: Tensor = (self.gate(features) * probs).sum(dim=-1)
         return P.log().where(targets >= 0, 0.0)
@@ -150,8 +151,8 @@ class MixtureLM(nn.Module):
 
         The experts but the network give constants. Gradients reach the weights of the network.
         """
-        ids = checked_ids(ids, self.vocab_size)
-        y = checked_targets(targets, ids.shape, self.vocab_size).clamp(min=0)
+        ids = checked_ids(ids, self.vocab_size, self.prior.device)
+        y = checked_targets(targets, ids.shape, self.vocab_size, ids.device).clamp(min=0)
         said = {name: cache.scores(ids, y) for name, cache in self._caches.items()}
         probs = {"unigram": self.prior[y]} | {name: scores.probs for name, scores in said.items()}
         known = None
@@ -166,7 +167,7 @@ class MixtureLM(nn.Module):
 
     def start(self, ids: Tensor) -> MixtureState:
         """Return the state after ``ids``, which are as for `forward`."""
-        ids = checked_ids(ids, self.vocab_size)
+        ids = checked_ids(ids, self.vocab_size, self.prior.device)
         return MixtureState(ids[:, -1], {name: expert.start(ids) for name, expert in self._experts.items()})
 
     def advance(self, state: MixtureState, token: Tensor) -> MixtureState:
@@ -204,13 +205,14 @@ class MixtureLM(nn.Module):
     def generate(
         self,
         ids: Tensor,
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        generator: torch.Generator | None = None,
+        max_new_tokens: int = 60,
+        temperature: float = 0.8,
+        top_p: float = 0.95,
+        seed: int = 0,
     ) -> Tensor:
         """Continue prompts by sampling, see `NearShallowLM.generate`. The work of a token is that of `rows`."""
-        return continued(self, ids, self.separator, max_new_tokens, temperature, top_p, generator)
+        ids = as_tensor(ids, self.prior.device)
+        return continued(self, ids, self.separator, max_new_tokens, temperature, top_p, seed)
 
     @property
     def _experts(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple, Self, cast
 
 import torch
@@ -18,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from warmstart.errors import InputError
-from warmstart.folder import load_model, save_model
-from warmstart.layers._ids import checked_ids, checked_targets, positions
+from warmstart.folder import MIXTURE, load_model, read_beside, save_model
+from warmstart.layers._ids import as_tensor, checked_ids, checked_targets, positions
 from warmstart.layers.attention import SelfAttention, ages, comparisons, superpose
 from warmstart.layers.comparisons import Comparisons
 from warmstart.layers.generation import continued
@@ -168,13 +169,14 @@ class NearShallowLM(nn.Module):
         nn.init.normal_(self.embedding.weight, std=config.bits**-0.5)
         nn.init.xavier_uniform_(self.output.weight)
         self.comparisons: Comparisons | None = None
+        self.beside: dict[str, bytes] = {}  # files that make it a language model, see `warmstart.folder`
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the logits (batch, length, V) of the token after each of ``ids``.
 
         Parameters
         ----------
-        ids : (batch, length) int64
+        ids : (batch, length) tensor, array or lists of int
             A separator begins a document, and so does the first token of a sequence.
 
         Raises
@@ -195,7 +197,9 @@ class NearShallowLM(nn.Module):
         targets : (batch, length) int64
             A negative target does not count: 0.
         """
-        x, targets = self._inputs(ids).flatten(0, 1), checked_targets(targets, ids.shape, self.config.vocab_size)
+        ids = as_tensor(ids, self.embedding.weight.device)
+        x = self._inputs(ids).flatten(0, 1)
+        targets = checked_targets(targets, ids.shape, self.config.vocab_size, ids.device)
         y = targets.clamp(min=0).flatten()
         blocks = [slice(i, i + TARGETS_PER_BLOCK) for i in range(0, max(1, len(y)), TARGETS_PER_BLOCK)]
         losses = torch.cat([self.output.cross_entropy(x[rows], y[rows], self._fixed) for rows in blocks])
@@ -203,7 +207,7 @@ class NearShallowLM(nn.Module):
 
     def _inputs(self, ids: Tensor) -> Tensor:
         """Return the inputs of the output layer (batch, length, D) after each of ``ids``."""
-        ids = checked_ids(ids, self.config.vocab_size)
+        ids = checked_ids(ids, self.config.vocab_size, self.embedding.weight.device)
         position = positions(ids, self.config.separator)
         X = self.embedding(ids)  # (batch, length, b)
         first = self.config.window - 1
@@ -304,10 +308,10 @@ class NearShallowLM(nn.Module):
     def generate(
         self,
         ids: Tensor,
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        generator: torch.Generator | None = None,
+        max_new_tokens: int = 60,
+        temperature: float = 0.8,
+        top_p: float = 0.95,
+        seed: int = 0,
     ) -> Tensor:
         """Continue prompts by sampling. A step costs the same after any length.
 
@@ -320,8 +324,8 @@ class NearShallowLM(nn.Module):
             0 takes the most probable token.
         top_p : float
             In (0, 1]. Sample from the smallest set of most probable tokens whose total probability is ``top_p``.
-        generator : torch.Generator, optional
-            On the device of the model. The same seed gives the same tokens.
+        seed : int
+            The same seed gives the same tokens on the same device.
 
         Returns
         -------
@@ -338,11 +342,12 @@ class NearShallowLM(nn.Module):
         ----------
         Holtzman et al. 2020, arXiv 1904.09751 (nucleus sampling).
         """
-        return continued(self, ids, self.config.separator, max_new_tokens, temperature, top_p, generator)
+        ids = as_tensor(ids, self.embedding.weight.device)
+        return continued(self, ids, self.config.separator, max_new_tokens, temperature, top_p, seed)
 
     def start(self, ids: Tensor) -> NetworkState:
         """Return the state after ``ids``, which are as for `forward`."""
-        ids = checked_ids(ids, self.config.vocab_size)
+        ids = checked_ids(ids, self.config.vocab_size, self.embedding.weight.device)
         position, X = positions(ids, self.config.separator), self.embedding(ids)
         sums, (recalled, memory) = self._document_sums(X, position), self._recalled(ids, X, position)
         padding = (0, max(0, self.config.window - ids.shape[1]))
@@ -420,10 +425,17 @@ class NearShallowLM(nn.Module):
         return NearShallowModel(self.config, arrays)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write a model folder, see `warmstart.folder.save_model`."""
-        save_model(folder, self.to_model())
+        """Write a model folder, see `warmstart.folder.save_model`.
+
+        In the folder of a model the network is replaced and the rest stays. A new folder gets the tokenizer and the
+        token counts of the model that the network comes from, and is a network alone.
+        """
+        alone = self.beside if self.beside and not Path(folder, MIXTURE).exists() else None
+        save_model(folder, self.to_model(), alone)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
         """Read a model folder, see `warmstart.folder.load_model`."""
-        return cls.from_model(load_model(folder))
+        module = cls.from_model(load_model(folder))
+        module.beside = read_beside(folder, module.config)
+        return module
