@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+import traceback
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -53,6 +54,8 @@ NewModel = Annotated[Path, typer.Option("--output", "-o", metavar="MODEL", help=
 Text = Annotated[list[str] | None, typer.Argument(metavar="[CORPUS]...", help="Text to read, as for `fit`.")]
 CORES = os.cpu_count() or 1
 PRESET = "from the preset"
+UsageError = typer.BadParameter.__base__
+MEND = "mend its name or permissions, free space on the disk, or choose another place"
 SHOWN_SHARE = 0.01  # of an expert in a probability; smaller ones are left out of tables
 
 
@@ -67,6 +70,7 @@ def warmstart(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    debug: Annotated[bool, typer.Option("--debug", hidden=True, help="Show the traceback of an error.")] = False,
 ) -> None:
     """Language models without a gradient: count a corpus once, solve the counts, and train a network beside them."""
 
@@ -468,18 +472,47 @@ def _shown(value: Any) -> str:
 
 
 def main() -> None:
-    """Run the command line. An error that the user can mend is one line and exit code 1; Ctrl-C exits with 130."""
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    """Run the command line and exit with 0, with 1 after an error, 2 after wrong usage, 130 after Ctrl-C.
+
+    An error is one line on stderr, which says what was expected, what came and what to do. ``warmstart --debug COMMAND``
+    shows its traceback too.
+    """
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {_line(message)}\n"
+    for stream in (sys.stdout, sys.stderr):  # names of files may have bytes that are no text
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    arguments = sys.argv[1:] or ["--help"]
     try:
-        app()
-    except (InputError, CapacityError) as error:
-        message = str(error)
-    except OSError as error:
-        message = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
-    except MemoryError:
-        message = "out of memory; choose a smaller preset, fewer bits or a smaller radius"
-    sys.stderr.write(f"error: {message}\n")
-    sys.exit(1)
+        code = app(arguments, prog_name="warmstart", standalone_mode=False)
+    except Exception as error:
+        if "--debug" in arguments[:1]:
+            traceback.print_exc()
+        sys.stderr.write(f"error: {_line(_sentence(error))}\n")
+        code = 2 if isinstance(error, UsageError) else 1
+    sys.exit(code)
+
+
+def _sentence(error: Exception) -> str:
+    """Return what was expected, what came, and what to do."""
+    if isinstance(error, UsageError):
+        usage: Any = error
+        name = "warmstart" if usage.ctx is None else usage.ctx.command_path
+        return f"{usage.format_message().rstrip('.')}; see {name} --help"
+    if isinstance(error, InputError | CapacityError):
+        return str(error)
+    if isinstance(error, OSError):
+        name = f"{error.filename}: " if error.filename else ""
+        return f"{name}expected files that can be read and written, got: {error.strerror or error}; {MEND}"
+    if isinstance(error, MemoryError):
+        return "expected more memory, got no more; choose a smaller preset, fewer bits or a smaller radius"
+    return (
+        f"expected no {type(error).__name__}, got a fault of warmstart itself: {error}; please report what "
+        "warmstart --debug COMMAND shows"
+    )
+
+
+def _line(message: object) -> str:
+    """Return a message without line breaks and other control characters, which names of files can have."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in str(message))
 
 
 if __name__ == "__main__":
