@@ -3,6 +3,7 @@
 Results go to stdout, as a table or as one JSON object (``--json``). Progress and errors go to stderr.
 """
 
+import io
 import json
 import os
 import sys
@@ -18,7 +19,7 @@ import typer
 from bitcipher import CapacityError
 from warmstart import __version__
 from warmstart.errors import InputError
-from warmstart.formats import Reading, read_settings
+from warmstart.formats import Reading, parse_json, read_settings
 from warmstart.progress import Reporter
 
 if TYPE_CHECKING:
@@ -415,7 +416,7 @@ def init(
 def _json_object(text: str) -> dict[str, Any]:
     """Read a JSON object, inline or from a file."""
     try:
-        content = json.loads(text if text.lstrip().startswith("{") else read_settings(Path(text)))
+        content = parse_json(text if text.lstrip().startswith("{") else read_settings(Path(text)))
     except (OSError, ValueError) as error:
         raise InputError(f"config: expected a JSON object or a file of one, got: {error}") from error
     if not isinstance(content, dict):
@@ -474,12 +475,12 @@ def _shown(value: Any) -> str:
 def main() -> None:
     """Run the command line and exit with 0, with 1 after an error, 2 after wrong usage, 130 after Ctrl-C.
 
-    An error is one line on stderr, which says what was expected, what came and what to do. ``warmstart --debug COMMAND``
-    shows its traceback too.
+    An error is one line on stderr, which says what was expected, what came and what to do.
+    ``warmstart --debug COMMAND`` shows its traceback too.
     """
     warnings.formatwarning = lambda message, *_, **__: f"warning: {_line(message)}\n"
-    for stream in (sys.stdout, sys.stderr):  # names of files may have bytes that are no text
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and generated text may not be in its encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:] or ["--help"]
     try:
         code = app(arguments, prog_name="warmstart", standalone_mode=False)
