@@ -437,6 +437,8 @@ def _encoded(tokenizer: "Tokenizer", text: str) -> list[int]:
 
 def _paths(names: list[str] | None) -> list[Path]:
     """Return paths; that of ``-`` is standard input, that of ``./-`` a file."""
+    if "" in (names or []):  # the path of an empty name would be the working folder
+        raise typer.BadParameter("expected names of files or folders, got an empty one")
     return [Path(name) if name == "-" or Path(name) != Path("-") else Path(name).absolute() for name in names or []]
 
 
