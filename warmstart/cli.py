@@ -25,6 +25,8 @@ from warmstart.progress import Reporter
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+LARGEST = 2**63 - 1  # seed that all generators take
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object in place of a table.")]
@@ -54,6 +56,7 @@ Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a model 
 NewModel = Annotated[Path, typer.Option("--output", "-o", metavar="MODEL", help="Folder to write the model to.")]
 Text = Annotated[list[str] | None, typer.Argument(metavar="[CORPUS]...", help="Text to read, as for `fit`.")]
 CORES = os.cpu_count() or 1
+
 PRESET = "from the preset"
 UsageError = typer.BadParameter.__base__
 MEND = "mend its name or permissions, free space on the disk, or choose another place"
@@ -138,7 +141,7 @@ def fit(
         str, typer.Option(help='Factor of the weights: "fit", or a number (as published: 1).')
     ] = "fit",
     cold: Annotated[bool, typer.Option("--cold", help="Write random weights instead, to compare with.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the random weights of --cold.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST, help="Seed of the random weights of --cold.")] = 0,
     split_documents: Split = None,
     text_format: TextFormat = None,
     text_field: TextField = "text",
@@ -227,7 +230,7 @@ def generate(
     top_p: Annotated[
         float, typer.Option(help="Sample from the most probable tokens that together have this probability.")
     ] = 0.95,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST, help="The same seed gives the same text.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Continue a prompt with text from the model."""
@@ -293,10 +296,11 @@ def finetune(
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to train on.", show_default="one pass")] = None,
     batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one step, padding included.")] = 2048,
     validate_every: Annotated[
-        int | None, typer.Option(min=1, help="Tokens between two validations.", show_default="a twentieth of the run")
+        int | None,
+        typer.Option(min=1, help="Tokens between two validations.", show_default="a twentieth of the run"),
     ] = None,
     valid_tokens: Annotated[int | None, typer.Option(min=1, help="Score about so many.", show_default="all")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the order of the batches.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST, help="Seed of the order of the batches.")] = 0,
     bf16: Annotated[bool, typer.Option("--bf16", help="bfloat16 products: faster if the processor has them.")] = False,
     device: Annotated[str, typer.Option(help="PyTorch's name of the device to train on: cpu, cuda, mps.")] = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in RUN, if any.")] = False,
@@ -376,9 +380,10 @@ def init(
     ] = "bpe",
     vocab_size: VocabSize = 8192,
     heads: Annotated[
-        int | None, typer.Option(min=0, help="Heads that start at the previous token.", show_default="half of them")
+        int | None,
+        typer.Option(min=0, help="Heads that start at the previous token.", show_default="half of them"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the weights that stay random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST, help="Seed of the weights that stay random.")] = 0,
     split_documents: Split = None,
     text_format: TextFormat = None,
     text_field: TextField = "text",
@@ -505,6 +510,8 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError):
         name = f"{error.filename}: " if error.filename else ""
         return f"{name}expected files that can be read and written, got: {error.strerror or error}; {MEND}"
+    if isinstance(error, OverflowError):
+        return f"expected numbers that can be computed with, got a larger one: {error}; give smaller ones"
     if isinstance(error, MemoryError):
         return "expected more memory, got no more; choose a smaller preset, fewer bits or a smaller radius"
     return (
