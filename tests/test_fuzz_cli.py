@@ -18,7 +18,10 @@ from hypothesis import strategies as st
 from tests.fuzzing import entries, fuzz, no_hang
 from warmstart import cli, documents
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # they say what was left out
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning"),  # they say what was left out
+    pytest.mark.filterwarnings("ignore:Possible nested set:FutureWarning"),  # in regular expressions
+]
 TEXT = "\n\n".join(["the cat sat on the mat. the dog lay on the rug. " * 4] * 12)
 SIZES = ["--preset", "potato", "--vocab-size", "300", "--split-documents", r"\n\n", "--workers", "1", "--quiet"]
 NETWORK = ["--bits", "16", "--contexts", "ngrams,cache,radial,document"]
@@ -27,7 +30,7 @@ WORDS = [
     "fit", "a,b", ",", "0,1", "0,0,1", "0,-1", "9" * 20, "ngrams", "ngrams,cache", "radial", "classes,memory", "potato",
     "warm,thaw", "warm", "all", "gpt2", "llama", "bpe", "words", "characters", "text", "jsonl", "cpu", "cuda", "meta",
     "{}", "[]", "[", "{", "[" * 5000, '{"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16}', '{"n_embd": "a"}',
-    '{"n_head": 0}', '{"vocab_size": 1e9}', '[{"name": "a", "rates": {"output": 1e-3}}]', '[{"name": "a"}]', "(", ".*",
+    '{"n_head": 0}', '{"vocab_size": 1e9}', '[{"name": "a", "rates": {"output": 1e-3}}]', '[{"name": "a"}]', "(", ".*", "(" * 5000, "a{" + "9" * 30 + "}",
     "a|", "ä", "日本語", "\udcff", "\u202e", "\x1b[31m", "the cat", "[/b]", "a" * 5000, "~", "$HOME", "%s", "a\nb",
 ]  # fmt: skip
 PLACES = [

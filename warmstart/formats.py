@@ -96,7 +96,7 @@ class Reading:
         """The compiled expression."""
         try:
             return None if self.split_documents is None else re.compile(self.split_documents)
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise InputError(
                 f"split_documents: expected a regular expression, got {self.split_documents!r}: {error}"
             ) from error
