@@ -58,7 +58,7 @@ Text = Annotated[list[str] | None, typer.Argument(metavar="[CORPUS]...", help="T
 CORES = os.cpu_count() or 1
 
 PRESET = "from the preset"
-UsageError = typer.BadParameter.__base__
+UsageError = typer.BadParameter.__mro__[1]  # typer does not export it in all versions
 MEND = "mend its name or permissions, free space on the disk, or choose another place"
 SHOWN_SHARE = 0.01  # of an expert in a probability; smaller ones are left out of tables
 
