@@ -31,7 +31,8 @@ WORDS = [
     "warm,thaw", "warm", "all", "gpt2", "llama", "bpe", "words", "characters", "text", "jsonl", "cpu", "cuda", "meta",
     "{}", "[]", "[", "{", "[" * 5000, '{"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16}', '{"n_embd": "a"}',
     '{"n_head": 0}', '{"vocab_size": 1e9}', '[{"name": "a", "rates": {"output": 1e-3}}]', '[{"name": "a"}]', "(", ".*",
-    "(" * 5000, "a{" + "9" * 30 + "}",     "a|", "ä", "日本語", "\udcff", "\u202e", "\x1b[31m", "the cat", "[/b]", "a" * 5000, "~", "$HOME", "%s", "a\nb",
+    "(" * 5000, "a{" + "9" * 30 + "}", "a|", "ä", "日本語", "\udcff", "\u202e", "\x1b[31m", "the cat", "[/b]",
+    "a" * 5000, "~", "$HOME", "%s", "a\nb",
 ]  # fmt: skip
 PLACES = [
     "text.txt", "lines.jsonl", "model", "network", "pruned", "run", "empty.txt", "folder", "other.bin", "none", "new",

@@ -176,8 +176,8 @@ class Corpus:
                 raise ValueError(f"format {manifest['format']} instead of {FORMAT}")
             if not all(type(manifest[name]) is int and manifest[name] >= 0 for name in SIZES):
                 raise ValueError(f"a manifest without whole numbers for {', '.join(SIZES)}")
-            if manifest["files"] | _digests(folder, SMALL) != manifest["files"]:
-                raise ValueError(f"other content of {', '.join(SMALL)} than the manifest says")
+            if changed := [name for name, sha in _digests(folder, SMALL).items() if manifest["files"][name] != sha]:
+                raise ValueError(f"other content of {', '.join(changed)} than the manifest says")
             header = _header(_id_type(manifest["vocab_size"]), manifest["n_tokens"] + 1)
             with (folder / "tokens.npy").open("rb") as file:
                 if file.read(len(header)) != header:
