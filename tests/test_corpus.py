@@ -363,3 +363,20 @@ def test_tiny_shakespeare(tmp_path, kind):
         assert corpus.vocab_size == 65 + 2
     else:
         assert corpus.tokenizer.decode(corpus.tokens[1:-1].tolist()) == path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "message"),
+    [
+        ({UNKNOWN: 0, "b": 1, SEPARATOR: 7}, "expected a tokenizer with the ids 0 to 2, got 3 different ids up to 7"),
+        ({"b": 0, SEPARATOR: 1}, "expected a tokenizer that reads every text, got: .*; give it an unknown token"),
+    ],
+)
+def test_tokenizers_that_cannot_read_the_text_are_refused(tmp_path, vocabulary, message):
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    for make in (lambda: Corpus.build(["b a"], tokenizer=tokenizer, cache_dir=tmp_path),
+                 lambda: Corpus.encode(["b a"], tokenizer, cache_dir=tmp_path)):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            make()
+    assert not list(tmp_path.iterdir())
