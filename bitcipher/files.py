@@ -1,6 +1,7 @@
 """Write a file whole or not at all."""
 
 import contextlib
+import errno
 import os
 import stat
 import tempfile
@@ -24,6 +25,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     ('whole', ['a.txt'])
     """
     target = Path(path)
+    if target.exists() and not target.is_file():  # a folder, or a device such as /dev/null, which root could replace
+        raise OSError(errno.EINVAL, "expected a file to write, got something else of this name", str(path))
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
         temporary = Path(folder, target.name)
         temporary.touch()
