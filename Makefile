@@ -1,5 +1,6 @@
 # make demo   set up, fit a model on Python's own documentation, score it and generate text
 # make test   set up, then run the linter, the type checker, the tests and a short form of every bench that has its data
+# make fuzz   try 2,000 command lines, and 2,000 damaged files of every kind that is read
 # make bench  measure every table and plot of docs/benchmarks.md (needs the data sets, see README)
 #
 # On Linux, pip installs torch with gigabytes of CUDA. The CPU build is on PyTorch's index:
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 MODEL ?= demo-model
 PIP_FLAGS ?=
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint fuzz bench clean
 
 $(BIN)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "warmstart needs Python 3.11 or newer")'
@@ -38,6 +39,10 @@ test: export OMP_NUM_THREADS = 1
 test: lint
 	$(BIN)/python -m pytest
 	$(BIN)/python -m benchmarks all --quick --quiet
+
+fuzz: export OMP_NUM_THREADS = 1
+fuzz: $(BIN)/installed-dev
+	WARMSTART_FUZZ=2000 $(BIN)/python -m pytest tests/test_fuzz_cli.py tests/test_fuzz_files.py
 
 bench: $(BIN)/installed-dev
 	$(BIN)/python -m benchmarks all

@@ -408,6 +408,66 @@ def test_bad_input_is_refused(run, text, tmp_path, content, options, expected):
     assert sorted(p.name for p in tmp_path.iterdir()) in (["cache", "corpus.txt"], ["corpus.txt"])
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "expected"),
+    [
+        ((), 0, ""),
+        (("fit",), 2, "Missing option '--output' / '-o'; see warmstart fit --help"),
+        (("fits",), 2, "No such command 'fits'.*; see warmstart --help"),
+        (("eval", "m", "--nope"), 2, "No such option: --nope.*; see warmstart eval --help"),
+        (("eval", "m", "--workers", "0"), 2, "Invalid value for '--workers': .*1; see warmstart eval --help"),
+        (("generate", "m", "--seed", "-1"), 2, "Invalid value for '--seed': .*"),
+        (("eval", "m"), 1, "m: expected a model folder, got nothing there; make one with .*"),
+        (("eval", "a\nb"), 1, r"a\\nb: expected a model folder, .*"),
+    ],
+)
+def test_an_error_is_one_line_and_has_a_code(run, monkeypatch, tmp_path, words, code, expected):
+    monkeypatch.chdir(tmp_path)
+    found, out, err = run(*words)
+    assert found == code
+    assert ("Commands" in out) == (code == 0)
+    assert re.fullmatch(f"error: {expected}\n" if code else "", err), err
+    if words:
+        _, _, debugged = run("--debug", *words)
+        assert debugged.startswith("Traceback")
+        assert debugged.endswith(err)
+
+
+def test_an_empty_name_is_not_the_working_folder(run, model, text, monkeypatch):
+    monkeypatch.chdir(text.parent)
+    for words in (["eval", model, ""], small("", text.parent / "new")):
+        code, _, err = run(*words)
+        assert code == 2
+        assert "error: Invalid value: expected names of files or folders, got an empty one; see " in err
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(28, "No space left on device", "a"), "a: expected files .*, got: No space left on device; .*"),
+        (MemoryError(), "expected more memory, got no more; choose .*"),
+        (OverflowError("too large"), "expected numbers .*, got a larger one: too large; give smaller ones"),
+        (KeyError("x"), "expected no KeyError, got a fault of warmstart itself: 'x'; please report what .*"),
+    ],
+)
+def test_every_error_says_what_to_do(run, model, monkeypatch, error, expected):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(WarmStartLM, "from_pretrained", fails)
+    code, out, err = run("eval", model)
+    assert (code, out) == (1, "")
+    assert re.fullmatch(f"error: {expected}\n", err), err
+
+
+def test_a_device_is_not_replaced(run, model, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    code, _, err = run("explain", model, "--quiet", "--picture", tmp_path / "pipe")
+    assert code == 1
+    assert "pipe: expected files that can be read and written, got: expected a file to write, got something else" in err
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_missing_path(run, tmp_path):
     code, _, err = run(*small(tmp_path / "nothing.txt", tmp_path / "model"))
     assert code == 1

@@ -303,8 +303,20 @@ def test_open_refuses_what_is_no_corpus(tmp_path):
     with pytest.raises(InputError, match="build it again"):
         Corpus.open(tmp_path)
     corpus = Corpus.build(["b a b"], tokenizer="words", cache_dir=tmp_path)
+    manifest = (corpus.folder / "manifest.json").read_text()
+    for written, changed, message in (
+        ('"n_documents": 1', '"n_documents": 2', "other sizes"),
+        ('"separator": 1', '"separator": 0', "other sizes"),
+        ('"n_tokens": 4', '"n_tokens": 5', "tokens of another number or type"),
+        ('"n_bytes": 5', '"n_bytes": "5"', "without whole numbers"),
+    ):
+        assert written in manifest
+        (corpus.folder / "manifest.json").write_text(manifest.replace(written, changed))
+        with pytest.raises(InputError, match=message):
+            Corpus.open(corpus.folder)
+    (corpus.folder / "manifest.json").write_text(manifest)
     np.save(corpus.folder / "documents.npy", np.arange(5))
-    with pytest.raises(InputError, match="other sizes"):
+    with pytest.raises(InputError, match=r"other content of documents.npy than"):
         Corpus.open(corpus.folder)
     (corpus.folder / "manifest.json").write_text('{"format": 0}')
     with pytest.raises(InputError, match="format 0"):
@@ -351,3 +363,20 @@ def test_tiny_shakespeare(tmp_path, kind):
         assert corpus.vocab_size == 65 + 2
     else:
         assert corpus.tokenizer.decode(corpus.tokens[1:-1].tolist()) == path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "message"),
+    [
+        ({UNKNOWN: 0, "b": 1, SEPARATOR: 7}, "expected a tokenizer with the ids 0 to 2, got 3 different ids up to 7"),
+        ({"b": 0, SEPARATOR: 1}, "expected a tokenizer that reads every text, got: .*; give it an unknown token"),
+    ],
+)
+def test_tokenizers_that_cannot_read_the_text_are_refused(tmp_path, vocabulary, message):
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    for make in (lambda: Corpus.build(["b a"], tokenizer=tokenizer, cache_dir=tmp_path),
+                 lambda: Corpus.encode(["b a"], tokenizer, cache_dir=tmp_path)):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            make()
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,7 @@
 """Arrays and JSON on disk: exact bytes, and files that are refused."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -70,7 +72,8 @@ def test_mapped_arrays_come_back_as_they_were(tmp_path, dtype):
 
 
 def test_writing_to_mapped_arrays_leaves_the_file_as_it_is(tmp_path):
-    save_arrays(tmp_path / "a", {"x": np.arange(3)})
+    arrays = {"x": np.arange(3)}
+    save_arrays(tmp_path / "a", arrays, {CHECKSUMS: checksums(arrays)})
     before = (tmp_path / "a").read_bytes()
     map_arrays(tmp_path / "a")[0]["x"][:] = 7
     assert (tmp_path / "a").read_bytes() == before
@@ -86,8 +89,13 @@ def test_mapped_files_are_compared_with_their_checksums(tmp_path):
     save_arrays(path, arrays, {"unit": 3, CHECKSUMS: good})
     with pytest.raises(InputError, match="got other bytes in warmstart"):
         map_arrays(path)
-    save_arrays(path, arrays, facts)
-    assert map_arrays(path)[1] == facts
+    save_arrays(path, arrays, facts | {CHECKSUMS: good})
+    assert map_arrays(path)[1] == load_arrays(path, checked=True)[1] == facts
+    save_arrays(path, arrays, facts)  # damage of the word "checksums" would look so
+    assert load_arrays(path)[1] == facts
+    for read in (map_arrays, functools.partial(load_arrays, checked=True)):
+        with pytest.raises(InputError, match="expected a file with checksums of its content, got one without"):
+            read(path)
 
 
 def test_arrays_that_are_filled_in_the_file_come_back_as_they_were(tmp_path):

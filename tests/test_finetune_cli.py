@@ -148,6 +148,15 @@ def test_schedules_from_json(place, tmp_path):
             ["--phases", '[{"name": "x", "rates": {"output": 1}}]', "--rate", "2"],
             "rate: expected the rates of the JSON",
         ),
+        (["--phases", "[" * 100_000], "phases: expected JSON or names of phases, got: brackets within"),
+        (
+            ["--phases", '{"phases": [{"name": "x", "rates": {"output": 1}}], "groups": {"output": "output.*"}}'],
+            "groups: expected lists of patterns of names, got",
+        ),
+        (
+            ["--phases", '[{"name": "x", "rates": {"output": 1}, "epochs": 1%s}]' % ("0" * 400)],
+            "epochs: expected a pos",
+        ),
         (["--rate", "-1"], "rate: expected a positive number, got -1.0"),
         (["--device", "abacus"], "device: expected one that torch has here, got 'abacus'"),
         (["--rate", "1e38"], r"step \d+: expected a finite"),

@@ -266,6 +266,15 @@ def test_bad_files(tmp_path):
             load_tokenizer(path)
 
 
+def test_a_panic_of_the_library_is_an_input_error(tmp_path):
+    content = json.loads(train_tokenizer(["a b"]).to_str())
+    content["model"]["continuing_subword_prefix"] = "a prefix longer than what follows"
+    content["model"]["merges"] = [["a", "b"]]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"tokenizer.json: expected a tokenizer.json .* got: .*; save one"):
+        load_tokenizer(tmp_path)
+
+
 def test_gaps_and_wrong_counts_are_refused():
     tokenizer = train_tokenizer(["a b"], "words")
     with pytest.raises(InputError, match="one count for each of 4"):

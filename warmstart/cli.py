@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+import traceback
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -18,8 +19,10 @@ import typer
 from bitcipher import CapacityError
 from warmstart import __version__
 from warmstart.errors import InputError
-from warmstart.formats import Reading, read_settings
+from warmstart.formats import Reading, parse_json, read_settings
 from warmstart.progress import Reporter
+
+LARGEST = 2**63 - 1  # seed that all generators take
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -50,7 +53,10 @@ Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a model 
 NewModel = Annotated[Path, typer.Option("--output", "-o", metavar="MODEL", help="Folder to write the model to.")]
 Text = Annotated[list[str] | None, typer.Argument(metavar="[CORPUS]...", help="Text to read, as for `fit`.")]
 CORES = os.cpu_count() or 1
+
 PRESET = "from the preset"
+UsageError = typer.BadParameter.__mro__[1]  # typer does not export it in all versions
+MEND = "mend its name or permissions, free space on the disk, or choose another place"
 SHOWN_SHARE = 0.01  # of an expert in a probability; smaller ones are left out of tables
 
 
@@ -65,6 +71,7 @@ def warmstart(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    debug: Annotated[bool, typer.Option("--debug", hidden=True, help="Show the traceback of an error.")] = False,
 ) -> None:
     """Language models without a gradient: count a corpus once, solve the counts, and train a network beside them."""
 
@@ -134,7 +141,7 @@ def fit(
         str, typer.Option(help='Factor of the weights: "fit", or a number (as published: 1).')
     ] = "fit",
     cold: Annotated[bool, typer.Option("--cold", help="Write random weights instead, to compare with.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the random weights of --cold.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST, help="Seed of the random weights of --cold.")] = 0,
     split_documents: Split = None,
     text_format: TextFormat = None,
     text_field: TextField = "text",
@@ -225,7 +232,7 @@ def generate(
     top_p: Annotated[
         float, typer.Option(help="Sample from the most probable tokens that together have this probability.")
     ] = 0.95,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST, help="The same seed gives the same text.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Continue a prompt with text from the model."""
@@ -292,10 +299,11 @@ def finetune(
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to train on.", show_default="one pass")] = None,
     batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one step, padding included.")] = 2048,
     validate_every: Annotated[
-        int | None, typer.Option(min=1, help="Tokens between two validations.", show_default="a twentieth of the run")
+        int | None,
+        typer.Option(min=1, help="Tokens between two validations.", show_default="a twentieth of the run"),
     ] = None,
     valid_tokens: Annotated[int | None, typer.Option(min=1, help="Score about so many.", show_default="all")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the order of the batches.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST, help="Seed of the order of the batches.")] = 0,
     bf16: Annotated[bool, typer.Option("--bf16", help="bfloat16 products: faster if the processor has them.")] = False,
     device: Annotated[str, typer.Option(help="PyTorch's name of the device to train on: cpu, cuda, mps.")] = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in RUN, if any.")] = False,
@@ -375,9 +383,10 @@ def init(
     ] = "bpe",
     vocab_size: VocabSize = 8192,
     heads: Annotated[
-        int | None, typer.Option(min=0, help="Heads that start at the previous token.", show_default="half of them")
+        int | None,
+        typer.Option(min=0, help="Heads that start at the previous token.", show_default="half of them"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the weights that stay random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST, help="Seed of the weights that stay random.")] = 0,
     split_documents: Split = None,
     text_format: TextFormat = None,
     text_field: TextField = "text",
@@ -415,7 +424,7 @@ def init(
 def _json_object(text: str) -> dict[str, Any]:
     """Read a JSON object, inline or from a file."""
     try:
-        content = json.loads(text if text.lstrip().startswith("{") else read_settings(Path(text)))
+        content = parse_json(text if text.lstrip().startswith("{") else read_settings(Path(text)))
     except (OSError, ValueError) as error:
         raise InputError(f"config: expected a JSON object or a file of one, got: {error}") from error
     if not isinstance(content, dict):
@@ -432,6 +441,8 @@ def _whole_numbers(text: str) -> tuple[int, ...]:
 
 def _paths(names: list[str] | None) -> list[Path]:
     """Return paths; that of ``-`` is standard input, that of ``./-`` a file."""
+    if "" in (names or []):  # the path of an empty name would be the working folder
+        raise typer.BadParameter("expected names of files or folders, got an empty one")
     return [Path(name) if name == "-" or Path(name) != Path("-") else Path(name).absolute() for name in names or []]
 
 
@@ -468,21 +479,50 @@ def _shown(value: Any) -> str:
 
 
 def main() -> None:
-    """Run the command line. An error that the user can mend is one line and exit code 1; Ctrl-C exits with 130."""
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    """Run the command line and exit with 0, with 1 after an error, 2 after wrong usage, 130 after Ctrl-C.
+
+    An error is one line on stderr, which says what was expected, what came and what to do.
+    ``warmstart --debug COMMAND`` shows its traceback too.
+    """
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {_line(message)}\n"
     for stream in (sys.stdout, sys.stderr):  # names of files and generated text may not be in its encoding
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    arguments = sys.argv[1:] or ["--help"]
     try:
-        app()
-    except (InputError, CapacityError) as error:
-        message = str(error)
-    except OSError as error:
-        message = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
-    except MemoryError:
-        message = "out of memory; choose a smaller preset, fewer bits or a smaller radius"
-    sys.stderr.write(f"error: {message}\n")
-    sys.exit(1)
+        code = app(arguments, prog_name="warmstart", standalone_mode=False)
+    except Exception as error:
+        if "--debug" in arguments[:1]:
+            traceback.print_exc()
+        sys.stderr.write(f"error: {_line(_sentence(error))}\n")
+        code = 2 if isinstance(error, UsageError) else 1
+    sys.exit(code)
+
+
+def _sentence(error: Exception) -> str:
+    """Return what was expected, what came, and what to do."""
+    if isinstance(error, UsageError):
+        usage: Any = error
+        name = "warmstart" if usage.ctx is None else usage.ctx.command_path
+        return f"{usage.format_message().rstrip('.')}; see {name} --help"
+    if isinstance(error, InputError | CapacityError):
+        return str(error)
+    if isinstance(error, OSError):
+        name = f"{error.filename}: " if error.filename else ""
+        return f"{name}expected files that can be read and written, got: {error.strerror or error}; {MEND}"
+    if isinstance(error, OverflowError):
+        return f"expected numbers that can be computed with, got a larger one: {error}; give smaller ones"
+    if isinstance(error, MemoryError):
+        return "expected more memory, got no more; choose a smaller preset, fewer bits or a smaller radius"
+    return (
+        f"expected no {type(error).__name__}, got a fault of warmstart itself: {error}; please report what "
+        "warmstart --debug COMMAND shows"
+    )
+
+
+def _line(message: object) -> str:
+    """Return a message without line breaks and other control characters, which names of files can have."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in str(message))
 
 
 if __name__ == "__main__":

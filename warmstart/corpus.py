@@ -16,6 +16,7 @@ import array
 import contextlib
 import functools
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -35,9 +36,19 @@ from tokenizers import Tokenizer
 from warmstart.documents import Piece, Sources, find_sources, read_documents
 from warmstart.errors import InputError
 from warmstart.files import save_json
-from warmstart.formats import STDIN, Reading, is_packed, named, notice
+from warmstart.formats import STDIN, Reading, is_packed, named, notice, parse_json
 from warmstart.progress import Progress
-from warmstart.tokenizer import KINDS, SEPARATOR, load_tokenizer, rank_tokens, token_ranks, train_tokenizer, unknown_id
+from warmstart.tokenizer import (
+    KINDS,
+    SEPARATOR,
+    check_ids,
+    load_tokenizer,
+    rank_tokens,
+    refused,
+    token_ranks,
+    train_tokenizer,
+    unknown_id,
+)
 
 FORMAT = 2
 BATCH = 2**21  # characters encoded at once
@@ -45,7 +56,9 @@ BLOCK = 2**22  # ids renumbered at once
 REPORT_EVERY = 2**20  # bytes between two reports of progress
 BUILDING = ".building-"  # prefix of the folder of an unfinished corpus
 STALE = 2 * 24 * 3600
-FILES = ("counts.npy", "documents.npy", "tokenizer.json", "tokens.npy")
+SMALL = ("counts.npy", "documents.npy", "tokenizer.json")  # their digests are compared whenever a corpus is opened
+FILES = (*SMALL, "tokens.npy")
+SIZES = ("n_bytes", "n_documents", "n_tokens", "n_unknown", "separator", "vocab_size")
 
 Folder = str | os.PathLike[str] | None
 
@@ -158,13 +171,21 @@ class Corpus:
         """
         folder = Path(folder)
         try:
-            manifest = json.loads((folder / "manifest.json").read_bytes())
+            manifest = parse_json((folder / "manifest.json").read_bytes())
             if manifest["format"] != FORMAT:
                 raise ValueError(f"format {manifest['format']} instead of {FORMAT}")
+            if not all(type(manifest[name]) is int and manifest[name] >= 0 for name in SIZES):
+                raise ValueError(f"a manifest without whole numbers for {', '.join(SIZES)}")
+            if changed := [name for name, sha in _digests(folder, SMALL).items() if manifest["files"][name] != sha]:
+                raise ValueError(f"other content of {', '.join(changed)} than the manifest says")
+            header = _header(_id_type(manifest["vocab_size"]), manifest["n_tokens"] + 1)
+            with (folder / "tokens.npy").open("rb") as file:
+                if file.read(len(header)) != header:
+                    raise ValueError("tokens of another number or type than the manifest says")
             tokens = np.load(folder / "tokens.npy", mmap_mode="r")
             documents, counts = (np.load(folder / name) for name in ("documents.npy", "counts.npy"))
-            sizes = [manifest[name] for name in ("n_tokens", "n_documents", "vocab_size")]
-            if [tokens.size - 1, documents.size - 1, counts.size] != sizes:
+            said = [manifest[name] for name in ("n_documents", "vocab_size", "separator")]
+            if [documents.size - 1, counts.size, int(tokens[0])] != said:
                 raise ValueError("arrays of other sizes than the manifest says")
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{folder}: expected the folder of a corpus, got: {error}; build it again") from error
@@ -349,8 +370,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    return {name: _sha256(folder / name) for name in FILES}
+def _digests(folder: Path, names: Iterable[str] = FILES) -> dict[str, str]:
+    return {name: _sha256(folder / name) for name in names}
 
 
 def _write(
@@ -409,12 +430,14 @@ def _encode(
     documents : (n_documents + 1,) int64
         Positions of the separators.
     """
-    separator, vocab_size = tokenizer.get_vocab()[SEPARATOR], tokenizer.get_vocab_size()
+    vocabulary = check_ids(tokenizer)
+    separator, vocab_size = vocabulary[SEPARATOR], len(vocabulary)
     dtype = _id_type(vocab_size)
     counts, documents, position = np.zeros(vocab_size, np.int64), array.array("q", [0]), 0
     raw.write(np.array(separator, dtype).tobytes())
     for batch in _batches(pieces):
-        encodings = tokenizer.encode_batch_fast([piece.text for piece in batch], add_special_tokens=False)
+        with refused("expected a tokenizer that reads every text", "give it an unknown token, or use another one"):
+            encodings = tokenizer.encode_batch_fast([piece.text for piece in batch], add_special_tokens=False)
         blocks = []
         for piece, encoding in zip(batch, encodings, strict=True):
             ids = encoding.ids
@@ -444,12 +467,19 @@ def _batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
         yield batch
 
 
+def _header(dtype: np.dtype[np.unsignedinteger], n: int) -> bytes:
+    """Return the beginning of a npy file of ``n`` numbers."""
+    header = io.BytesIO()
+    fields = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (n,)}
+    np.lib.format.write_array_header_1_0(header, fields)
+    return header.getvalue()
+
+
 def _renumber(raw: Path, path: Path, ranks: NDArray[np.int64], n: int) -> None:
     """Write the ``n`` ids of a raw file to a npy file, each replaced by its rank."""
     dtype = _id_type(len(ranks))
     table = ranks.astype(dtype)
     with raw.open("rb") as source, path.open("wb") as target:
-        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (n,)}
-        np.lib.format.write_array_header_1_0(target, header)
+        target.write(_header(dtype, n))
         while block := source.read(BLOCK * dtype.itemsize):
             target.write(table[np.frombuffer(block, dtype)].tobytes())

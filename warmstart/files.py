@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from bitcipher.files import replacing, writing
 from warmstart.errors import InputError
+from warmstart.formats import parse_json
 
 __all__ = ["load_arrays", "map_arrays", "replacing", "save_arrays", "save_json", "writing", "writing_arrays"]
 
@@ -95,10 +96,11 @@ def writing_arrays(
         arrays.clear()  # Windows does not rename mapped files
 
 
-def load_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def load_arrays(path: Path, *, checked: bool = False) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Read arrays and facts.
 
-    If the facts have ``checksums`` (see `checksums`), what was read is compared with them.
+    If the facts have ``checksums`` (see `checksums`), what was read is compared with them; ``checked`` refuses a file
+    without.
 
     Raises
     ------
@@ -107,18 +109,18 @@ def load_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            facts = json.loads((file.metadata() or {}).get(FACTS, "{}"))
+            facts = parse_json((file.metadata() or {}).get(FACTS, "{}"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"{path}: expected a whole safetensors file, got: {error}; write it again") from error
-    _compare(path, arrays, facts)
+    _compare(path, arrays, facts, checked)
     return arrays, facts
 
 
 def map_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Read what `save_arrays` wrote as memory-mapped arrays, which the operating system loads page by page.
 
-    If the facts have ``checksums`` (see `checksums`), what was read is compared with them.
+    What was read is compared with the ``checksums`` of the facts (see `checksums`).
 
     Raises
     ------
@@ -127,12 +129,12 @@ def map_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """
     try:
         with safe_open(path, framework="numpy") as file:  # it checks the header and the size of the file
-            facts = json.loads((file.metadata() or {}).get(FACTS, "{}"))
+            facts = parse_json((file.metadata() or {}).get(FACTS, "{}"))
             names = list(file.keys())
         with path.open("rb") as raw:
             size = int.from_bytes(raw.read(8), "little")
             header = json.loads(raw.read(size))
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"{path}: expected a whole safetensors file, got: {error}; write it again") from error
     content = np.asarray(np.memmap(path, np.uint8, mode="c"))[8 + size :]  # private: what is written stays in memory
     arrays = {}
@@ -142,13 +144,15 @@ def map_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         if entry["dtype"] not in TYPES:
             raise InputError(f"{path}: expected arrays of {', '.join(TYPES)}, got {entry['dtype']} in {name}")
         arrays[name] = content[start:stop].view(TYPES[entry["dtype"]]).reshape(entry["shape"])
-    _compare(path, arrays, facts)
+    _compare(path, arrays, facts, checked=True)
     return arrays, facts
 
 
-def _compare(path: Path, arrays: Mapping[str, NDArray[Any]], facts: Any) -> None:
-    """Take the checksums out of the facts of a file, and refuse other content."""
+def _compare(path: Path, arrays: Mapping[str, NDArray[Any]], facts: Any, checked: bool) -> None:
+    """Take the checksums out of the facts of a file, and refuse other content, or none of them if it is ``checked``."""
     expected = facts.pop(CHECKSUMS, None) if isinstance(facts, dict) else None
+    if checked and not isinstance(expected, dict):
+        raise InputError(f"{path}: expected a file with checksums of its content, got one without; write it again")
     if expected is not None:
         found = checksums(arrays, facts if FACTS in expected else None)
         damaged = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))

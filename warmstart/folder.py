@@ -12,7 +12,6 @@
 
 import dataclasses
 import itertools
-import json
 import os
 import shutil
 import tempfile
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 
 from warmstart.errors import InputError
 from warmstart.files import CHECKSUMS, checksums, load_arrays, replacing, save_arrays, save_json
-from warmstart.formats import read_settings
+from warmstart.formats import parse_json, read_settings
 from warmstart.near_shallow import Config, NearShallowModel
 
 MODEL_TYPE, COUNTS_TYPE = "near-shallow", "counts"  # with a network, and without
@@ -208,7 +207,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
     """Return the content of `config.json`. Refuse other types of model."""
     path = folder / CONFIG
     try:
-        content = json.loads(read_settings(path))
+        content = parse_json(read_settings(path))
     except (OSError, ValueError) as error:  # ValueError: not JSON or not UTF-8
         raise InputError(f"{path}: expected the JSON of a model, got: {error}; save the model again") from error
     model_type = content.get("model_type") if isinstance(content, dict) else None

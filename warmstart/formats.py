@@ -98,7 +98,7 @@ class Reading:
         """The compiled expression."""
         try:
             return None if self.split_documents is None else re.compile(self.split_documents)
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise InputError(
                 f"split_documents: expected a regular expression, got {self.split_documents!r}: {error}"
             ) from error
@@ -135,6 +135,19 @@ def read_settings(path: Path) -> str:
     """
     content = path.read_bytes()
     return content.decode(encoding_of(content))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return a JSON value. What is nested too deep is a ValueError too, like all else that is no JSON.
+
+    Raises
+    ------
+    ValueError
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("brackets within brackets, too many to follow") from error
 
 
 def is_packed(path: Path) -> bool:
@@ -380,8 +393,8 @@ def _record(line: str, field: str) -> str:
     except UnicodeEncodeError as error:
         raise InputError(f"expected UTF-8, got byte 0x{ord(line[error.start]) - 0xDC00:02x}") from error
     try:
-        record = json.loads(line.lstrip("\ufeff"))
-    except (ValueError, RecursionError) as error:
+        record = parse_json(line.lstrip("\ufeff"))
+    except ValueError as error:
         raise InputError(f"expected a JSON object, got: {error}") from error
     if not isinstance(record, dict):
         raise InputError(f"expected a JSON object, got {line.strip()[:60]}")

@@ -11,6 +11,7 @@ tokens are read in a text, as by Hugging Face: a "words" tokenizer reads ``<unk>
 word.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -163,13 +164,31 @@ def load_tokenizer(source: str | Path | Tokenizer) -> Tokenizer:
         return _plain(source)
     path = Path(source)
     path = path / "tokenizer.json" if path.is_dir() else path
-    try:
+    expected = f"{path}: expected a tokenizer.json (or one of {', '.join(KINDS)})"
+    with refused(expected, "save one with Tokenizer.save, or convert a slow tokenizer first"):
         return _plain(Tokenizer.from_str(read_settings(path)))
-    except Exception as error:  # tokenizers raises nothing narrower
+
+
+@contextlib.contextmanager
+def refused(expected: str, hint: str) -> Iterator[None]:
+    """Make an InputError of what the library `tokenizers` raises, which is nothing narrower, and of its panics."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise InputError(f"{expected}, got: {error}; {hint}") from error
+
+
+def check_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    """Return the vocabulary of a tokenizer. Refuse ids that are not 0 to V - 1."""
+    ids: dict[str, int] = tokenizer.get_vocab()
+    if sorted(ids.values()) != list(range(len(ids))):
         raise InputError(
-            f"{path}: expected a tokenizer.json (or one of {', '.join(KINDS)}), got: {error}; "
-            "save one with Tokenizer.save, or convert a slow tokenizer first"
-        ) from error
+            f"expected a tokenizer with the ids 0 to {len(ids) - 1}, got {len(set(ids.values()))} different ids up to "
+            f"{max(ids.values(), default=0)}; use a tokenizer without gaps"
+        )
+    return ids
 
 
 def _plain(tokenizer: Tokenizer) -> Tokenizer:
@@ -255,12 +274,7 @@ def rank_tokens(tokenizer: Tokenizer, counts: NDArray[np.integer]) -> Tokenizer:
     >>> [ranked.id_to_token(i) for i in range(4)]
     ['b', '<|endoftext|>', 'a', '<unk>']
     """
-    ids = tokenizer.get_vocab()
-    if sorted(ids.values()) != list(range(len(ids))):
-        raise InputError(
-            f"expected a tokenizer with the ids 0 to {len(ids) - 1}, got {len(set(ids.values()))} different ids up to "
-            f"{max(ids.values(), default=0)}; use a tokenizer without gaps"
-        )
+    ids = check_ids(tokenizer)
     if len(counts) != len(ids):
         raise InputError(f"expected one count for each of {len(ids)} ids, got {len(counts)}")
     ranks = token_ranks(counts).tolist()

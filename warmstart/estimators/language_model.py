@@ -533,7 +533,7 @@ def _read(folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any], "Token
     path = folder / folders.MIXTURE
     if not path.exists():
         raise InputError(f"{path}: expected the file, got none; the model is of an older version or no `fit` wrote it")
-    arrays, content = load_arrays(path)
+    arrays, content = load_arrays(path, checked=True)
     facts = content.get("language_model")
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise InputError(f"{path}: expected a language model of format {FORMAT}, got another file; fit again")

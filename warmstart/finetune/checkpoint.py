@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from warmstart.errors import InputError
-from warmstart.files import load_arrays, save_arrays
+from warmstart.files import CHECKSUMS, checksums, load_arrays, save_arrays
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -27,7 +27,9 @@ def save(
     for name, parameter in module.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer/{key}/{name}"] = value
-    save_arrays(path, {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}, {"run": facts})
+    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+    content = {"run": facts}
+    save_arrays(path, arrays, content | {CHECKSUMS: checksums(arrays, content)})
 
 
 def load(
@@ -52,10 +54,13 @@ def load(
     InputError
         The checkpoint is damaged or of another run. The message names every difference.
     """
-    arrays, content = load_arrays(path)
+    arrays, content = load_arrays(path, checked=True)
     facts = content.get("run")
     if not isinstance(facts, dict):
-        raise InputError(f"{path}: expected the checkpoint of a run, got a safetensors file of another kind")
+        raise InputError(
+            f"{path}: expected the checkpoint of a run, got a safetensors file of another kind; start a new run in "
+            "another folder"
+        )
     differences = [f"{k}: {v!r} now, {facts.get(k)!r} in the file" for k, v in expected.items() if facts.get(k) != v]
     if differences:
         raise InputError(

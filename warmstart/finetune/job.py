@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from warmstart.finetune.log import LOG, Log
 from warmstart.finetune.loop import Run, Settings
 from warmstart.finetune.phases import BESIDE_GROUPS, GROUPS, Schedule, named_schedule
 from warmstart.folder import WEIGHTS, check_target
-from warmstart.formats import read_settings
+from warmstart.formats import parse_json, read_settings
 from warmstart.gate import Gate
 from warmstart.mixture import Experts, Mixture
 from warmstart.near_shallow import NearShallowModel
@@ -70,9 +69,10 @@ class Plan:
         if self.rate != 1.0:
             raise InputError("rate: expected the rates of the JSON schedule alone, got a factor too; leave it out")
         try:
-            return Schedule.from_json(json.loads(text), groups)
-        except json.JSONDecodeError as error:
-            raise InputError(f"phases: expected JSON or names of phases, got: {error}") from error
+            content = parse_json(text)
+        except ValueError as error:
+            raise InputError(f"phases: expected JSON or names of phases, got: {error}; correct it") from error
+        return Schedule.from_json(content, groups)
 
 
 @dataclass(frozen=True)

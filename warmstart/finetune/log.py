@@ -16,7 +16,7 @@ from typing import Any
 from bitcipher.files import PACKED
 from warmstart.errors import InputError
 from warmstart.files import replacing
-from warmstart.formats import read_settings
+from warmstart.formats import parse_json, read_settings
 
 CURVES = ("nats", "bits_per_byte", "network_nats", "counts_nats")
 KEYS = ("step", "tokens", "seconds", "phase", "nats", "bits_per_byte")
@@ -76,10 +76,10 @@ def read(path: Path) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
-            if set(KEYS) - record.keys() or not math.isfinite(record["nats"]):
+            record = parse_json(line)
+            if set(KEYS) - record.keys() or not all(math.isfinite(record[key]) for key in KEYS if key != "phase"):
                 raise ValueError(f"expected {', '.join(KEYS)}")
-        except (ValueError, AttributeError, TypeError) as error:
+        except (ValueError, AttributeError, TypeError, OverflowError) as error:
             if number == len(lines) and not line.endswith("\n"):
                 break  # the process was killed while it wrote
             raise InputError(f"{path}, line {number}: expected a record of a run, got: {error}") from error

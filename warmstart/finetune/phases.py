@@ -5,6 +5,7 @@ state of the optimizer survives the change of a phase, and a run can be resumed 
 """
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -112,7 +113,7 @@ class Phase:
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,11 @@ class Schedule:
 
     def __post_init__(self) -> None:
         """Convert sequences to tuples; check that every group has patterns."""
+        groups = self.groups
         object.__setattr__(self, "phases", tuple(self.phases))
         object.__setattr__(self, "groups", {name: tuple(patterns) for name, patterns in self.groups.items()})
+        if any(isinstance(given, str) or not all(isinstance(p, str) for p in given) for given in groups.values()):
+            raise InputError(f"groups: expected lists of patterns of names, got {groups}; correct them")
         if not any(phase.rates for phase in self.phases):
             raise InputError("expected a schedule with a phase that trains something, got none")
         unknown = sorted({group for phase in self.phases for group in phase.rates} - self.groups.keys())
