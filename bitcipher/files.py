@@ -2,6 +2,7 @@
 
 import bz2
 import contextlib
+import errno
 import gzip
 import lzma
 import os
@@ -23,7 +24,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises
     ------
-    ValueError
+    OSError
         The name is that of a compressed file. `writing` compresses.
 
     Examples
@@ -36,7 +37,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     if target.suffix.lower() in PACKED:
-        raise ValueError(f"{target}: expected a name without {target.suffix}, the file is not compressed; leave it out")
+        problem = f"expected a name without {target.suffix}, the file is not compressed; leave it out"
+        raise OSError(errno.EINVAL, problem, str(path))
     with _replacing(target) as temporary:
         yield temporary
 
@@ -49,7 +51,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
     Raises
     ------
-    ValueError
+    OSError
         The name is that of another compressed file.
 
     Examples
@@ -62,7 +64,8 @@ def writing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """
     target, ending = Path(path), Path(path).suffix.lower()
     if ending in PACKED[3:]:
-        raise ValueError(f"{target}: expected a name in {', '.join(PACKED[:3])} or uncompressed, got {target.suffix}")
+        problem = f"expected a name that ends in {', '.join(PACKED[:3])} or an uncompressed file, got {target.suffix}"
+        raise OSError(errno.EINVAL, problem, str(path))
     with contextlib.ExitStack() as stack:
         file: object = stack.enter_context(stack.enter_context(_replacing(target)).open("wb"))
         if ending == ".gz":
