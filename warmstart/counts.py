@@ -192,7 +192,7 @@ class NGrams:
         >>> tokens = np.array([0, 1, 0, 1, 0])
         >>> model = NGrams.of(count_ngrams(tokens, np.array([0, 4]), vocab_size=2, order=2))
         >>> [round(float(np.exp(x)), 3) for x in model.cross_entropies(tokens)]
-        [2.0, 1.0]
+        [2.0, 1.143]
         """
         prior = class_prior(self.unigrams)
         counts, backoff = discounted(self.bigrams, self.discount)
