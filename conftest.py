@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # The first call of a kernel compiles it, which takes seconds on a busy machine.
-settings.register_profile("any-machine", max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("any-machine", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-machine")
 
 

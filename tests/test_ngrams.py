@@ -324,7 +324,7 @@ def test_files_of_another_kind_are_refused(tmp_path):
             NGramCounts.load(path)
     for facts in ({}, {"pairs": {}}, {"ngrams": {"format": 0}}, {"ngrams": 3}, []):
         files.save_arrays(path, {"x": np.arange(3)}, facts)
-        with pytest.raises(InputError, match="expected n-grams of format 1"):
+        with pytest.raises(InputError, match=r"expected (n-grams of format 1|a file with checksums)"):
             NGramCounts.load(path)
 
 

@@ -195,6 +195,9 @@ def test_what_cannot_work_is_refused(tmp_path):
         PhaseCallback(TOKENS)
     with pytest.raises(InputError, match="lengths in epochs without it"):
         PhaseCallback(EPOCHS, max_tokens=5)
+    counted = Schedule([Phase("soft", {"middle": 1e-3}, counted=0.5)], {"middle": ["*"]})
+    with pytest.raises(InputError, match=r"phases without counted targets.*soft"):
+        PhaseCallback(counted)
     with pytest.raises(InputError, match="include_num_input_tokens_seen=True"):
         train(tmp_path, TOKENS, max_tokens=100)
     model = gpt2()

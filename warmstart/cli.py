@@ -293,7 +293,10 @@ def finetune(
     valid: Annotated[str | None, typer.Option(metavar="FILE", help="Validation text; required with a CORPUS.")] = None,
     phases: Annotated[
         str,
-        typer.Option(help="Comma-separated: warm, frozen, thaw, all. Or a schedule as JSON or as a .json file."),
+        typer.Option(
+            help="Comma-separated: warm, frozen, thaw, all. Or a schedule as JSON or as a .json file, whose phases "
+            "have the fields of warmstart.finetune.Phase."
+        ),
     ] = "warm,frozen,thaw",
     rate: Annotated[float, typer.Option(help="Factor of all learning rates.")] = 1.0,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to train on.", show_default="one pass")] = None,

@@ -72,7 +72,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         What the next token is predicted from. "ngrams": the n-grams of the counted text. "classes": those of classes of
         tokens. "cache": what this document has said so far. "radial", "attended", "block", "document", "memory":
         contexts of the network (see `warmstart.contexts`). Only with one of these can the model be trained further, and
-        best with "document" among them; `warmstart finetune` cannot train "memory".
+        best with "document" among them.
     order : int, optional
         Length of the longest n-grams.
     prune : tuple of int, optional

@@ -5,7 +5,7 @@ The loss of a target y after the history h is
     (1 - a) (-log q(y | h)) + a (-sum_y' P(y' | h) log q(y' | h))
 
 with the network's probability q, the probability P of an n-gram model, and a weight a that falls to 0 over a phase. A
-row says more than one token, so the network learns faster. When it is used, it needs no n-grams.
+row says more than one token, so the network needs less text to learn. The trained network needs no n-grams.
 
 An n-gram model that has counted the target is too sure of it. So the text is cut into two halves, each half is counted,
 and the rows of its targets come from the model of the other half. Parts (see `warmstart.kneser_ney.parts`) stay whole.
