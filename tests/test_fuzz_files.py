@@ -70,7 +70,7 @@ class Place:
 def read_model(place, path):
     model = WarmStartLM.from_pretrained(path)
     assert model.predict_proba([0, 1]).sum() == pytest.approx(1, abs=1e-4)
-    model.generate("the", max_tokens=2)
+    model.generate("the", max_new_tokens=2)
     model.forget if model.counts_ is None else model.counts_ + model.counts_
 
 

@@ -323,10 +323,10 @@ def test_a_prompt_that_is_no_text(model, prompt):
 def test_whole_words_follow_a_prompt_after_a_space(corpus, contexts):
     model = WarmStartLM("potato", contexts=contexts).fit(corpus)
     for prompt in ("sun", "sun moon", "sea sun"):
-        texts = [model.generate(prompt, max_tokens=4, seed=seed) for seed in range(5)]
+        texts = [model.generate(prompt, max_new_tokens=4, seed=seed) for seed in range(5)]
         assert any(texts)
         assert all(text == "".join(f" {word}" for word in text.split()) for text in texts)
-    assert model.generate("", max_tokens=3, seed=1)[0] != " "
+    assert model.generate("", max_new_tokens=3, seed=1)[0] != " "
 
 
 # Parameters
