@@ -33,6 +33,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from bitcipher import _vectors, codes
@@ -388,6 +389,12 @@ class CooccurrenceEmbedding(BaseEstimator):  # type: ignore[misc]
                 for future in [pool.submit(add, part, workers) for part in range(workers)]:
                     future.result()
         return self
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        return tags
 
     def _n_components(self) -> int | None:
         """Return the dimension after compression, None for no compression."""

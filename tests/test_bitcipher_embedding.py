@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import NotFittedError, SkipTestWarning
+from sklearn.utils.estimator_checks import check_estimator
 
 from bitcipher import CapacityError, CooccurrenceEmbedding, _stream, _vectors, codes
 from bitcipher.embedding import BITS, COMPONENTS
@@ -406,3 +407,9 @@ def test_sums_that_are_only_mapped_are_copied_before_the_first_change(tmp_path):
     assert not mapped.sums_.flags.writeable
     mapped.partial_fit(sentences)
     assert np.array_equal(mapped.sums_, model.partial_fit(sentences).sums_)
+
+
+def test_checks_of_scikit_learn_that_need_no_numbers():
+    """Its parameter ``transform`` makes scikit-learn take it for a transformer of tables."""
+    with pytest.warns(SkipTestWarning, match="Can't test estimator CooccurrenceEmbedding which requires input"):
+        check_estimator(CooccurrenceEmbedding())

@@ -9,13 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, make_blobs
 from sklearn.ensemble import AdaBoostClassifier, VotingClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.naive_bayes import MultinomialNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils import estimator_checks
+from sklearn.utils.estimator_checks import (
+    check_class_weight_classifiers,
+    check_decision_proba_consistency,
+    parametrize_with_checks,
+)
 
 from warmstart import solution
 from warmstart.accumulators import empty, update
@@ -37,6 +42,20 @@ NEGATIVE = "the check gives negative values, whatever the tag positive_only says
 )
 def test_scikit_learn_conventions(estimator, check):
     check(estimator)
+
+
+@pytest.mark.parametrize("check", [check_class_weight_classifiers, check_decision_proba_consistency])
+def test_conventions_whose_data_scikit_learn_does_not_make_positive(check, monkeypatch):
+    """With the tag positive_only a check is to subtract the least value, as all others do; these two pass then."""
+    with pytest.raises(ValueError, match="Negative values in data"):
+        check("ExplicitClassifier", ExplicitClassifier())
+
+    def blobs(*args, **options):
+        X, y = make_blobs(*args, **options)
+        return X - X.min(), y
+
+    monkeypatch.setattr(estimator_checks, "make_blobs", blobs)
+    check("ExplicitClassifier", ExplicitClassifier())
 
 
 def problem(n=400, d=12, c=3, seed=0, integers=False):

@@ -318,6 +318,13 @@ def test_open_refuses_what_is_no_corpus(tmp_path):
     np.save(corpus.folder / "documents.npy", np.arange(5))
     with pytest.raises(InputError, match=r"other content of documents.npy than"):
         Corpus.open(corpus.folder)
+    np.save(corpus.folder / "documents.npy", corpus.documents)
+    assert np.array_equal(Corpus.open(corpus.folder).tokens, corpus.tokens)
+    tokens = np.array(corpus.tokens)
+    tokens[2] = 0
+    np.save(corpus.folder / "tokens.npy", tokens)  # of the same number and type
+    with pytest.raises(InputError, match=r"other content of tokens.npy than"):
+        Corpus.open(corpus.folder)
     (corpus.folder / "manifest.json").write_text('{"format": 0}')
     with pytest.raises(InputError, match="format 0"):
         Corpus.open(str(corpus.folder))

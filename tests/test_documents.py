@@ -1,5 +1,6 @@
 """Documents: what is read, where it is cut, and which place an error names."""
 
+import bz2
 import gzip
 import io
 import json
@@ -258,6 +259,41 @@ def test_what_a_folder_has_besides_text_is_named(tmp_path):
     (tmp_path / "lines.json").unlink()
     with pytest.raises(InputError, match="got none, and 7 others"):
         find_sources(tmp_path)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_settings_in_one_line_are_no_record(tmp_path, large):
+    """A tokenizer.json is one JSON object, and may be one line; so may be a record."""
+    vocab = {f"w{i}": i for i in range(20_000 if large else 3)}
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": {"vocab": vocab}}) + "\n")
+    (tmp_path / "b.json").write_bytes("\ufeff".encode() + jsonl({"id": vocab, "text": "record"}))
+    with pytest.warns(UserWarning, match=r"left out tokenizer\.json; a folder .*; give other files by name"):
+        assert whole(tmp_path) == ["text", "record"]
+    with pytest.warns(UserWarning, match=r"left out b\.json, tokenizer\.json; a folder"):
+        assert list(read_documents(tmp_path, Reading(text_field="txt"))) == [Piece("text", True)]
+    with pytest.raises(
+        InputError, match=r"tokenizer.json: 1 of the first 1 .*expected the field 'text', got 'version'"
+    ):
+        whole(tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer.json").write_bytes(jsonl({"version": vocab}, {"version": 2}))
+    with pytest.raises(
+        InputError, match=r"tokenizer.json: 2 of the first 2 .*expected the field 'text', got 'version'"
+    ):
+        whole(tmp_path)
+
+
+def test_a_file_that_is_there_packed_and_unpacked_is_named(tmp_path):
+    for name in ("a.txt", "a.txt.gz", "b.txt.xz", "b.TXT.bz2"):
+        opener = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}.get(Path(name).suffix, open)
+        with opener(tmp_path / name, "wt") as file:
+            file.write(name)
+    with pytest.warns(UserWarning, match=r"a.txt.gz: read too, though .*/a.txt is beside it; .* one of them$") as warned:
+        assert whole(tmp_path) == ["a.txt", "a.txt.gz", "b.TXT.bz2", "b.txt.xz"]
+    assert len(warned) == 1
+    with pytest.warns(UserWarning, match=r"a.txt: read too, though .*a.txt.gz is beside it"):
+        assert whole([tmp_path / "a.txt.gz", tmp_path / "a.txt"]) == ["a.txt.gz", "a.txt"]
+    assert whole([tmp_path / "a.txt.gz", tmp_path / "b.txt.xz"]) == ["a.txt.gz", "b.txt.xz"]
 
 
 @pytest.mark.parametrize(

@@ -270,6 +270,8 @@ def test_samples_follow_the_nucleus():
     "wrong",
     [
         {"max_new_tokens": -1},
+        {"seed": -1},
+        {"seed": 2**63},
         {"temperature": -0.1},
         {"temperature": float("nan")},
         {"temperature": float("inf")},

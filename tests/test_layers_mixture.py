@@ -269,7 +269,7 @@ def test_generation_ends_with_the_separator_and_refuses_wrong_numbers():
     model = MixtureLM(Mixture(experts, Gate(experts.feature_sizes, np.ones((2, 1)))))
     assert model.generate(torch.tensor([[1], [2]]), 9, temperature=0).tolist() == [[1, 0], [2, 0]]
     assert model.generate(torch.tensor([[1]]), 0).tolist() == [[1]]
-    for name, value in {"max_new_tokens": -1, "temperature": -1.0, "top_p": 0.0}.items():
+    for name, value in {"max_new_tokens": -1, "temperature": -1.0, "top_p": 0.0, "seed": -1}.items():
         with pytest.raises(InputError, match=f"{name}: expected"):
             model.generate(torch.tensor([[1]]), **{"max_new_tokens": 1} | {name: value})
 

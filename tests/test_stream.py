@@ -140,9 +140,10 @@ def test_draws_follow_the_distribution():
 
 @pytest.mark.parametrize(
     ("numbers", "name"),
-    [((-1, 1, 1), "max_new_tokens"), ((1, -0.1, 1), "temperature"), ((1, float("nan"), 1), "temperature"),
-     ((1, float("inf"), 1), "temperature"), ((1, 1, 0), "top_p"), ((1, 1, 1.1), "top_p"),
-     ((1, 1, float("nan")), "top_p")],
+    [((-1, 1, 1, 0), "max_new_tokens"), ((1.5, 1, 1, 0), "max_new_tokens"), ((1, -0.1, 1, 0), "temperature"),
+     ((1, float("nan"), 1, 0), "temperature"), ((1, float("inf"), 1, 0), "temperature"), ((1, 1, 0, 0), "top_p"),
+     ((1, 1, 1.1, 0), "top_p"), ((1, 1, float("nan"), 0), "top_p"), ((1, 1, 1, -1), "seed"),
+     ((1, 1, 1, 2**63), "seed"), ((1, 1, 1, 0.5), "seed"), ((1, 1, 1, None), "seed")],
 )  # fmt: skip
 def test_numbers_out_of_range(numbers, name):
     with pytest.raises(InputError, match=f"{name}: expected"):

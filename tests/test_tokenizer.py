@@ -24,6 +24,7 @@ from warmstart.tokenizer import (
     KINDS,
     SEPARATOR,
     UNKNOWN,
+    encoded,
     load_tokenizer,
     rank_tokens,
     token_ranks,
@@ -273,6 +274,13 @@ def test_a_panic_of_the_library_is_an_input_error(tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"tokenizer.json: expected a tokenizer.json .* got: .*; save one"):
         load_tokenizer(tmp_path)
+
+
+def test_a_text_that_a_tokenizer_cannot_read_is_named():
+    tokenizer = load_tokenizer(Tokenizer(models.WordLevel({"b": 0}, unk_token=UNKNOWN)))
+    assert encoded(tokenizer, "b", "prompt") == [0]
+    with pytest.raises(InputError, match=r"prompt: expected text that the tokenizer can read, got: WordLevel error"):
+        encoded(tokenizer, "a", "prompt")
 
 
 def test_gaps_and_wrong_counts_are_refused():

@@ -3,11 +3,15 @@ import warnings
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import NotFittedError, SkipTestWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.utils.estimator_checks import check_no_attributes_set_in_init, check_parameters_default_constructible
+from sklearn.utils.estimator_checks import (
+    check_estimator,
+    check_no_attributes_set_in_init,
+    check_parameters_default_constructible,
+)
 
 from bitcipher import CooccurrenceEmbedding
 from warmstart import BitCipherVectorizer, Corpus, InputError
@@ -22,6 +26,8 @@ def vectorizer(**settings):
 def test_scikit_learn_contract():
     for check in (check_no_attributes_set_in_init, check_parameters_default_constructible):  # the others want numbers
         check("BitCipherVectorizer", BitCipherVectorizer())
+    with pytest.warns(SkipTestWarning, match="Can't test estimator BitCipherVectorizer which requires input"):
+        check_estimator(BitCipherVectorizer())
 
 
 def test_rows_are_scaled_means_of_vectors_by_hand():

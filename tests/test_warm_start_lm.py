@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import NotFittedError, SkipTestWarning
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils.estimator_checks import (
     check_do_not_raise_errors_in_init_or_set_params,
+    check_estimator,
     check_estimator_cloneable,
     check_no_attributes_set_in_init,
     check_parameters_default_constructible,
 )
+from tokenizers import Tokenizer, models, pre_tokenizers
 from typer.testing import CliRunner
 
 from bitcipher import CapacityError
@@ -319,6 +321,16 @@ def test_a_prompt_that_is_no_text(model, prompt):
         model.generate(prompt)
 
 
+def test_a_prompt_that_the_tokenizer_cannot_read():
+    tokenizer = Tokenizer(models.WordLevel({"sun": 0, "sea": 1}))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    model = WarmStartLM("potato", contexts=COUNTS).fit(Corpus.build(["sun sea sun"] * 9, tokenizer=tokenizer))
+    assert model.generate("sun", max_new_tokens=3) is not None
+    for call in (model.generate, lambda text: model.score([text]), lambda text: model.partial_fit([text])):
+        with pytest.raises(InputError, match="expected .* tokenizer .* got: .*; "):
+            call("sun moon")
+
+
 @pytest.mark.parametrize("contexts", [("ngrams",), ("radial",)])
 def test_whole_words_follow_a_prompt_after_a_space(corpus, contexts):
     model = WarmStartLM("potato", contexts=contexts).fit(corpus)
@@ -410,7 +422,7 @@ def test_a_mixture_writes_the_chain(mixed):
     assert len({mixed.generate("sun", seed=seed) for seed in range(4)}) > 1
     assert mixed.generate("sun", temperature=0, seed=1) == mixed.generate("sun", temperature=0, seed=2)
     assert mixed.generate(max_new_tokens=0) == ""
-    for bad in ({"max_new_tokens": -1}, {"temperature": -1.0}, {"top_p": 0.0}):
+    for bad in ({"max_new_tokens": -1}, {"temperature": -1.0}, {"top_p": 0.0}, {"seed": -1}):
         with pytest.raises(InputError, match=next(iter(bad))):
             mixed.generate("sun", **bad)
 
@@ -694,6 +706,8 @@ def test_checks_of_scikit_learn_that_need_no_numbers():
     for check in (check_no_attributes_set_in_init, check_parameters_default_constructible, check_estimator_cloneable,
                   check_do_not_raise_errors_in_init_or_set_params):  # fmt: skip
         check("WarmStartLM", WarmStartLM())
+    with pytest.warns(SkipTestWarning, match="Can't test estimator WarmStartLM which requires input"):
+        check_estimator(WarmStartLM())
 
 
 # A network saved to a folder of its own
@@ -717,10 +731,30 @@ def test_a_network_in_a_new_folder_is_a_model(mixed, corpus, tmp_path, start):
     refitted = clone(loaded).fit(corpus)
     assert refitted.model_.config == network.config
     NearShallowLM.from_pretrained(tmp_path / "new").save_pretrained(tmp_path / "newer")
-    for command in (["eval"], ["generate"], ["explain"]):
-        (tmp_path / "text.txt").write_text(TEST[0])
-        text = [str(tmp_path / "text.txt")] if command == ["eval"] else []
-        result = CliRunner().invoke(app, [*command, str(tmp_path / "newer"), *text, "--json"])
-        assert result.exit_code == 0 or isinstance(result.exception, InputError), command
-    result = CliRunner().invoke(app, ["eval", str(tmp_path / "newer"), str(tmp_path / "text.txt"), "--json"])
+    (tmp_path / "text.txt").write_text(TEST[0])
+    for command, words in (
+        ("generate", []),
+        ("explain", ["--prompt", "sun"]),
+        ("eval", [tmp_path / "text.txt", "--json"]),
+    ):
+        result = CliRunner().invoke(app, [command, str(tmp_path / "newer"), *map(str, words)])
+        assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["perplexity"] == pytest.approx(loaded.evaluate([TEST[0]])["perplexity"])
+
+
+def test_a_network_beside_what_is_no_model_is_refused(mixed, tmp_path):
+    mixed.save_pretrained(tmp_path / "model")
+    tokenizer, mixture = (tmp_path / "model" / name for name in ("tokenizer.json", "mixture.safetensors"))
+    content = tokenizer.read_bytes()
+    tokenizer.write_bytes(content + b" ")
+    with pytest.raises(InputError, match=r"tokenizer.json: expected the tokenizer of the model, got another one"):
+        NearShallowLM.from_pretrained(tmp_path / "model")
+    tokenizer.unlink()
+    tokenizer.mkdir()
+    with pytest.raises(InputError, match=r"tokenizer.json: expected the tokenizer of the model, got: "):
+        NearShallowLM.from_pretrained(tmp_path / "model")
+    tokenizer.rmdir()
+    tokenizer.write_bytes(content)
+    mixture.write_bytes((tmp_path / "model" / "model.safetensors").read_bytes())
+    with pytest.raises(InputError, match=r"mixture.safetensors: expected a language model of format 1"):
+        NearShallowLM.from_pretrained(tmp_path / "model")

@@ -56,8 +56,7 @@ BLOCK = 2**22  # ids renumbered at once
 REPORT_EVERY = 2**20  # bytes between two reports of progress
 BUILDING = ".building-"  # prefix of the folder of an unfinished corpus
 STALE = 2 * 24 * 3600
-SMALL = ("counts.npy", "documents.npy", "tokenizer.json")  # their digests are compared whenever a corpus is opened
-FILES = (*SMALL, "tokens.npy")
+FILES = ("counts.npy", "documents.npy", "tokenizer.json", "tokens.npy")
 SIZES = ("n_bytes", "n_documents", "n_tokens", "n_unknown", "separator", "vocab_size")
 
 Folder = str | os.PathLike[str] | None
@@ -167,7 +166,7 @@ class Corpus:
         Raises
         ------
         InputError
-            The folder has no complete corpus of this format.
+            The folder has no complete corpus of this format, or a file is damaged. All files are read to know.
         """
         folder = Path(folder)
         try:
@@ -176,12 +175,12 @@ class Corpus:
                 raise ValueError(f"format {manifest['format']} instead of {FORMAT}")
             if not all(type(manifest[name]) is int and manifest[name] >= 0 for name in SIZES):
                 raise ValueError(f"a manifest without whole numbers for {', '.join(SIZES)}")
-            if changed := [name for name, sha in _digests(folder, SMALL).items() if manifest["files"][name] != sha]:
-                raise ValueError(f"other content of {', '.join(changed)} than the manifest says")
             header = _header(_id_type(manifest["vocab_size"]), manifest["n_tokens"] + 1)
             with (folder / "tokens.npy").open("rb") as file:
                 if file.read(len(header)) != header:
                     raise ValueError("tokens of another number or type than the manifest says")
+            if changed := [name for name, sha in _digests(folder).items() if manifest["files"][name] != sha]:
+                raise ValueError(f"other content of {', '.join(changed)} than the manifest says")
             tokens = np.load(folder / "tokens.npy", mmap_mode="r")
             documents, counts = (np.load(folder / name) for name in ("documents.npy", "counts.npy"))
             said = [manifest[name] for name in ("n_documents", "vocab_size", "separator")]
@@ -234,7 +233,7 @@ class Corpus:
     @classmethod
     def _make(cls, recipe: "_Recipe", sources: Sources, cache_dir: Folder, progress: Progress | None) -> Self:
         cache = Path(cache_dir) if cache_dir is not None else default_cache()
-        files_or_texts = find_sources(sources)
+        files_or_texts = find_sources(sources, recipe.reading)
         if not isinstance(files_or_texts, list):
             recipe = replace(recipe, reading=Reading())
         try:
@@ -246,12 +245,14 @@ class Corpus:
                 settings = recipe.settings(files)
                 _report_copies(settings["sources"])
                 folder = cache / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
-                if not cls._is_whole(folder):
+                corpus = cls._whole(folder)
+                if corpus is None:
                     _write(work / "corpus", recipe, files, settings, progress)
-                    if not cls._is_whole(folder):  # it is, if another process was faster
-                        shutil.rmtree(folder, ignore_errors=True)
-                        (work / "corpus").rename(folder)
-                corpus = cls.open(folder)
+                    corpus = cls._whole(folder)
+                if corpus is None:  # else another process was faster
+                    shutil.rmtree(folder, ignore_errors=True)
+                    (work / "corpus").rename(folder)
+                    corpus = cls.open(folder)
         except OSError as error:
             hint = "set WARMSTART_CACHE to another folder" if cache_dir is None else "give another cache_dir"
             raise InputError(
@@ -263,11 +264,11 @@ class Corpus:
         return corpus
 
     @classmethod
-    def _is_whole(cls, folder: Path) -> bool:
+    def _whole(cls, folder: Path) -> Self | None:
         try:
-            return bool(cls.open(folder).manifest.get("files") == _digests(folder))
-        except (InputError, OSError):
-            return False
+            return cls.open(folder)
+        except InputError:
+            return None
 
 
 def default_cache() -> Path:
@@ -370,8 +371,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _digests(folder: Path, names: Iterable[str] = FILES) -> dict[str, str]:
-    return {name: _sha256(folder / name) for name in names}
+def _digests(folder: Path) -> dict[str, str]:
+    return {name: _sha256(folder / name) for name in FILES}
 
 
 def _write(

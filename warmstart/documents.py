@@ -75,10 +75,12 @@ def read_documents(sources: Sources = None, reading: Reading = AS_IT_IS, report:
     >>> list(read_documents(["one", " ", "two"]))
     [Piece(text='one', ends_document=True), Piece(text='two', ends_document=True)]
     """
-    return _read(find_sources(sources, report), reading, report)
+    return _read(find_sources(sources, reading, report), reading, report)
 
 
-def find_sources(sources: Sources = None, report: Report = notice) -> list[Path] | Iterator[str]:
+def find_sources(
+    sources: Sources = None, reading: Reading = AS_IT_IS, report: Report = notice
+) -> list[Path] | Iterator[str]:
     """Return the files of the sources, or an iterator over the sources if they are strings.
 
     Parameters
@@ -86,8 +88,10 @@ def find_sources(sources: Sources = None, report: Report = notice) -> list[Path]
     sources : str, Path, iterable of Path, iterable of str, or None
         One path as str or Path, or several Paths. A path is a file, a folder or ``-`` for standard input. Of a folder,
         the files with a known ending, hidden and linked ones too, are read in the order of their relative paths; the
-        others are reported. A file that is given twice, or linked, is read once. In an iterable of str each string is a
-        document. None is `default_corpus`.
+        others are reported. A file that is given twice, or linked, is read once; one that is there both compressed and
+        not is reported. In an iterable of str each string is a document. None is `default_corpus`.
+    reading : Reading
+        Its ``text_field`` tells a single record in a ``.json`` file from settings.
     report : callable
         Called with a sentence on what was left out. Default: a warning.
 
@@ -104,7 +108,7 @@ def find_sources(sources: Sources = None, report: Report = notice) -> list[Path]
     if sources is None:
         return default_corpus()
     if isinstance(sources, str | Path):
-        return _distinct(_files(Path(sources), report), report)
+        return _distinct(_files(Path(sources), reading, report), report)
     if not isinstance(sources, Iterable):
         raise InputError(f"expected a path, paths or strings as sources, got {type(sources).__name__}")
     items: Iterator[Any] = iter(sources)
@@ -114,7 +118,7 @@ def find_sources(sources: Sources = None, report: Report = notice) -> list[Path]
     paths = [first, *items]
     if others := [item for item in paths if not isinstance(item, Path)]:
         raise InputError(f"expected only Paths after a Path, got {type(others[0]).__name__}; wrap names as Path(name)")
-    return _distinct([file for path in paths for file in _files(path, report)], report)
+    return _distinct([file for path in paths for file in _files(path, reading, report)], report)
 
 
 def default_corpus(part: str = "all") -> Iterator[str]:
@@ -167,7 +171,7 @@ def _library() -> Path:
     return Path(sysconfig.get_path("stdlib"))
 
 
-def _files(path: Path, report: Report) -> list[Path]:
+def _files(path: Path, reading: Reading, report: Report) -> list[Path]:
     try:
         if path == STDIN or not stat.S_ISDIR(path.stat().st_mode):
             return [path]
@@ -184,7 +188,7 @@ def _files(path: Path, report: Report) -> list[Path]:
             continue
         seen.add(_identity(Path(folder)))
         for file in (Path(folder, name) for name in names):
-            (files if is_searched(file) else others).append(file)
+            (files if is_searched(file, reading.text_field) else others).append(file)
     endings = f"{', '.join(TEXT)}, also {', '.join(PACKED)}"
     if not files:
         raise InputError(f"{path}: expected a folder with text files ({endings}), got none, and {len(others)} others")
@@ -211,6 +215,13 @@ def _distinct(files: list[Path], report: Report) -> list[Path]:
         same = distinct.setdefault(_identity(file), file)
         if same is not file:
             report(f"{file}: read once, it is the same file as {same}")
+    unpacked: dict[Path, Path] = {}
+    for file in distinct.values():
+        other = unpacked.setdefault(file.with_suffix("") if file.suffix.lower() in PACKED else file, file)
+        if other is not file:
+            report(
+                f"{file}: read too, though {other} is beside it; if they are one text, give or keep only one of them"
+            )
     return list(distinct.values())
 
 

@@ -15,6 +15,7 @@ import itertools
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from warmstart.near_shallow import Config, NearShallowModel
 
 MODEL_TYPE, COUNTS_TYPE = "near-shallow", "counts"  # with a network, and without
 FORMAT_VERSION = 1
+MIXTURE_FORMAT = 1
 TOKENIZER = "tokenizer.json"
 CONFIG, WEIGHTS, MIXTURE, COUNTS = "config.json", "model.safetensors", "mixture.safetensors", "counts.safetensors"
 NGRAMS, CLASSES = "ngrams.safetensors", tuple(f"classes-{i}.safetensors" for i in range(8))
@@ -109,11 +111,35 @@ def beside_network(
 
 def read_beside(folder: Folder, config: Config) -> dict[str, bytes]:
     """Return `beside_network` for the network of a model folder; nothing if the folder holds a network only."""
-    mixture, tokenizer = (Path(folder, name) for name in (MIXTURE, TOKENIZER))
-    if not (mixture.exists() and tokenizer.exists()):
+    if not (Path(folder, MIXTURE).exists() and Path(folder, TOKENIZER).exists()):
         return {}
-    arrays, facts = load_arrays(mixture)
-    return beside_network(config, tokenizer.read_bytes(), arrays["unigrams"], facts["language_model"])
+    arrays, facts, tokenizer = read_mixture(folder)
+    return beside_network(config, tokenizer, arrays["unigrams"], facts)
+
+
+def read_mixture(folder: Folder) -> tuple[dict[str, NDArray[Any]], dict[str, Any], bytes]:
+    """Return arrays and facts of the `mixture.safetensors` of a model folder, and its `tokenizer.json`.
+
+    Raises
+    ------
+    InputError
+        A file is missing, damaged, or of another model.
+    """
+    path = Path(folder, MIXTURE)
+    if not path.exists():
+        raise InputError(f"{path}: expected the file, got none; the model is of an older version or no `fit` wrote it")
+    arrays, content = load_arrays(path, checked=True)
+    facts = content.get("language_model")
+    if not isinstance(facts, dict) or facts.get("format") != MIXTURE_FORMAT:
+        raise InputError(f"{path}: expected a language model of format {MIXTURE_FORMAT}, got another file; fit again")
+    path = Path(folder, TOKENIZER)
+    try:
+        tokenizer = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: expected the tokenizer of the model, got: {error.strerror}; fit again") from error
+    if zlib.crc32(tokenizer) != facts["tokenizer"]:
+        raise InputError(f"{path}: expected the tokenizer of the model, got another one; fit again")
+    return arrays, facts, tokenizer
 
 
 def _swap(path: Path, new: Path, old: Path) -> None:

@@ -160,15 +160,26 @@ def _packing(start: bytes) -> str | None:
     return next((ending for ending, magic in PACKED.items() if start.startswith(magic)), None)
 
 
-def is_searched(path: Path) -> bool:
-    """Say whether a file of a folder is read: one with a known ending; of ``.json`` only JSON lines, no settings."""
+def is_searched(path: Path, text_field: str = "text") -> bool:
+    """Say whether a file of a folder is read: one with a known ending; of ``.json`` only JSON lines, no settings.
+
+    A single JSON object in one line is a record if it has the field.
+    """
     name = _unpacked_name(path)
     if not name.endswith(TEXT) or not path.is_file():
         return False
     if not name.endswith(".json"):
         return True
     with _opened(path) as file:
-        return _json_kind(*_start(file.peek())) == "lines"
+        if _json_kind(*_start(head := file.peek())) != "lines":
+            return False
+        lines = (line for line in _lines(_decoded(path, file, head, "surrogateescape")) if line and not line.isspace())
+        first, *more = itertools.islice(lines, 2)
+    try:
+        record = parse_json(first.lstrip("\ufeff"))
+    except ValueError:
+        return True  # and then the record is named
+    return bool(more) or text_field in record
 
 
 def read_file(path: Path, reading: Reading, report: Report) -> Iterator[tuple[str, bool]]:

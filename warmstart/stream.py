@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from warmstart.contexts import Chunk
 from warmstart.errors import InputError
 from warmstart.ids import whole_numbers
 from warmstart.mixture import CACHES, Floats, Mixture, features
+
+SEEDS = 2**63  # so many seeds all generators take
 
 
 class Stream:
@@ -127,7 +130,7 @@ class Stream:
         InputError
             A number is out of range.
         """
-        check_sampling(max_new_tokens, temperature, top_p)
+        check_sampling(max_new_tokens, temperature, top_p, seed)
         rng, written = np.random.default_rng(seed), []
         for _ in range(max_new_tokens):
             token = draw(self.row(), temperature, top_p, rng)
@@ -237,10 +240,12 @@ def draw(probs: Floats, temperature: float, top_p: float, rng: np.random.Generat
     return int(order[min(int(np.searchsorted(np.cumsum(nucleus), rng.random() * nucleus.sum())), nucleus.size - 1)])
 
 
-def check_sampling(max_new_tokens: int, temperature: float, top_p: float) -> None:
+def check_sampling(max_new_tokens: int, temperature: float, top_p: float, seed: int) -> None:
     """Refuse settings of sampling that are out of range."""
-    if max_new_tokens < 0:
-        raise InputError(f"max_new_tokens: expected a number of at least 0, got {max_new_tokens}")
+    if not isinstance(max_new_tokens, Integral) or max_new_tokens < 0:
+        raise InputError(f"max_new_tokens: expected a whole number of at least 0, got {max_new_tokens!r}")
+    if not isinstance(seed, Integral) or not 0 <= seed < SEEDS:
+        raise InputError(f"seed: expected a whole number from 0 to {SEEDS - 1}, got {seed!r}")
     if not 0 <= temperature < float("inf"):
         raise InputError(f"temperature: expected a number of at least 0, got {temperature}; 0 is greedy")
     if not 0 < top_p <= 1:

@@ -215,7 +215,8 @@ def _from_content(content: dict[str, Any]) -> Tokenizer:
 def encoded(tokenizer: Tokenizer, text: Any, name: str) -> list[int]:
     """Return the ids of a text without borders of documents. Refuse what is no Unicode text; ``name`` is what it is."""
     check_text(text, name)
-    return [int(token) for token in tokenizer.encode(text, add_special_tokens=False).ids]
+    with refused(f"{name}: expected text that the tokenizer can read", "leave out what it has no token for"):
+        return [int(token) for token in tokenizer.encode(text, add_special_tokens=False).ids]
 
 
 def continuation(tokenizer: Tokenizer, before: Sequence[int], ids: Sequence[int]) -> str:

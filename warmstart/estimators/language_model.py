@@ -22,7 +22,7 @@ from warmstart.corpus import Corpus
 from warmstart.counts import NGrams
 from warmstart.documents import Sources
 from warmstart.errors import InputError
-from warmstart.files import CHECKSUMS, checksums, load_arrays, save_arrays
+from warmstart.files import CHECKSUMS, checksums, save_arrays
 from warmstart.gate import Gate
 from warmstart.ids import whole_numbers
 from warmstart.kneser_ney import KneserNey
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
     from warmstart.layers import NearShallowLM
 
-FORMAT = 1  # of the mixture in a model folder
 SIZES = ("bits", "hidden_bits", "radius", "block_size")  # of the network
 MOST = ("ngrams", "classes", "cache", "radial")
 PRESETS: dict[str, dict[str, Any]] = {  # the network has the sizes of `warmstart.near_shallow.PRESETS`
@@ -475,7 +474,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         del parameters["n_jobs"]  # of the machine
         sizes = {name: recipe.network.get(name) for name in SIZES if self.model_ is not None}
         return {
-            "format": FORMAT,
+            "format": folders.MIXTURE_FORMAT,
             "parameters": parameters | sizes | {"contexts": recipe.contexts, "order": recipe.order},
             "tokenizer": zlib.crc32(tokenizer),
             "bytes": self.report_["bytes"],
@@ -496,7 +495,8 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         """
         folder = Path(folder)
         network = folders.load_model(folder) if folders.has_network(folder) else None
-        arrays, facts, tokenizer = _read(folder)
+        arrays, facts, _ = folders.read_mixture(folder)
+        tokenizer = load_tokenizer(folder)
         unigrams, separator = arrays["unigrams"], int(tokenizer.get_vocab()[SEPARATOR])
         if network is not None and (network.config.vocab_size, network.config.separator) != (unigrams.size, separator):
             raise InputError(
@@ -526,22 +526,6 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         tags.input_tags.string = True
         tags.input_tags.two_d_array = False
         return tags
-
-
-def _read(folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any], "Tokenizer"]:
-    """Return the arrays and facts of the mixture in a model folder, and the tokenizer."""
-    path = folder / folders.MIXTURE
-    if not path.exists():
-        raise InputError(f"{path}: expected the file, got none; the model is of an older version or no `fit` wrote it")
-    arrays, content = load_arrays(path, checked=True)
-    facts = content.get("language_model")
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise InputError(f"{path}: expected a language model of format {FORMAT}, got another file; fit again")
-    path = folder / "tokenizer.json"
-    tokenizer = load_tokenizer(folder)
-    if zlib.crc32(path.read_bytes()) != facts["tokenizer"]:
-        raise InputError(f"{path}: expected the tokenizer of the model, got another one; fit again")
-    return arrays, facts, tokenizer
 
 
 def _read_counts(folder: Path, unigrams: NDArray[np.int64], tokenizer: "Tokenizer") -> NGramCounts:

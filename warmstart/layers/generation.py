@@ -32,7 +32,7 @@ def continued(
     seed: int,
 ) -> Tensor:
     """Continue prompts by sampling, see `warmstart.layers.NearShallowLM.generate`."""
-    check_sampling(max_new_tokens, temperature, top_p)
+    check_sampling(max_new_tokens, temperature, top_p, seed)
     state, generator = model.start(ids), torch.Generator(ids.device).manual_seed(seed)
     columns = [ids.long()]
     ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
