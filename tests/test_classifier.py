@@ -44,6 +44,7 @@ def test_scikit_learn_conventions(estimator, check):
     check(estimator)
 
 
+@pytest.mark.filterwarnings(NO_HELP)
 @pytest.mark.parametrize("check", [check_class_weight_classifiers, check_decision_proba_consistency])
 def test_conventions_whose_data_scikit_learn_does_not_make_positive(check, monkeypatch):
     """With the tag positive_only a check is to subtract the least value, as all others do; these two pass then."""
@@ -55,7 +56,8 @@ def test_conventions_whose_data_scikit_learn_does_not_make_positive(check, monke
         return X - X.min(), y
 
     monkeypatch.setattr(estimator_checks, "make_blobs", blobs)
-    check("ExplicitClassifier", ExplicitClassifier())
+    for temperature in ("fit", 1):
+        check("ExplicitClassifier", ExplicitClassifier(temperature=temperature))
 
 
 def problem(n=400, d=12, c=3, seed=0, integers=False):

@@ -288,7 +288,7 @@ def test_a_file_that_is_there_packed_and_unpacked_is_named(tmp_path):
         opener = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}.get(Path(name).suffix, open)
         with opener(tmp_path / name, "wt") as file:
             file.write(name)
-    with pytest.warns(UserWarning, match=r"a.txt.gz: read too, though .*/a.txt is beside it; .* one of them$") as warned:
+    with pytest.warns(UserWarning, match=r"a.txt.gz: read too, though .*/a.txt is beside it; if .*$") as warned:
         assert whole(tmp_path) == ["a.txt", "a.txt.gz", "b.TXT.bz2", "b.txt.xz"]
     assert len(warned) == 1
     with pytest.warns(UserWarning, match=r"a.txt: read too, though .*a.txt.gz is beside it"):

@@ -327,7 +327,7 @@ def test_a_prompt_that_the_tokenizer_cannot_read():
     model = WarmStartLM("potato", contexts=COUNTS).fit(Corpus.build(["sun sea sun"] * 9, tokenizer=tokenizer))
     assert model.generate("sun", max_new_tokens=3) is not None
     for call in (model.generate, lambda text: model.score([text]), lambda text: model.partial_fit([text])):
-        with pytest.raises(InputError, match="expected .* tokenizer .* got: .*; "):
+        with pytest.raises(InputError, match=r"expected .* tokenizer .* got: .*; "):
             call("sun moon")
 
 

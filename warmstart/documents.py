@@ -219,9 +219,7 @@ def _distinct(files: list[Path], report: Report) -> list[Path]:
     for file in distinct.values():
         other = unpacked.setdefault(file.with_suffix("") if file.suffix.lower() in PACKED else file, file)
         if other is not file:
-            report(
-                f"{file}: read too, though {other} is beside it; if they are one text, give or keep only one of them"
-            )
+            report(f"{file}: read too, though {other} is beside it; if they are one text, give only one of them")
     return list(distinct.values())
 
 
