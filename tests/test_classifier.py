@@ -263,6 +263,7 @@ def test_a_row_of_zeros_gets_equal_probabilities():
         {"class_prior": [0.5, 0.5, 0.0]},
         {"class_prior": [0.5, 0.5, 0.5]},
         {"class_prior": [np.nan, 0.5, 0.5]},
+        {"class_prior": ["a", "b", "c"]},
     ],
 )
 def test_parameters_out_of_range_are_named(params):

@@ -143,7 +143,8 @@ def test_draws_follow_the_distribution():
     [((-1, 1, 1, 0), "max_new_tokens"), ((1.5, 1, 1, 0), "max_new_tokens"), ((1, -0.1, 1, 0), "temperature"),
      ((1, float("nan"), 1, 0), "temperature"), ((1, float("inf"), 1, 0), "temperature"), ((1, 1, 0, 0), "top_p"),
      ((1, 1, 1.1, 0), "top_p"), ((1, 1, float("nan"), 0), "top_p"), ((1, 1, 1, -1), "seed"),
-     ((1, 1, 1, 2**63), "seed"), ((1, 1, 1, 0.5), "seed"), ((1, 1, 1, None), "seed")],
+     ((1, 1, 1, 2**63), "seed"), ((1, 1, 1, 0.5), "seed"), ((1, 1, 1, None), "seed"),
+     ((1, "hot", 1, 0), "temperature"), ((1, 1, None, 0), "top_p")],
 )  # fmt: skip
 def test_numbers_out_of_range(numbers, name):
     with pytest.raises(InputError, match=f"{name}: expected"):

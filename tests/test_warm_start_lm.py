@@ -6,6 +6,7 @@ import itertools
 import json
 import pickle
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -380,7 +381,14 @@ def test_what_is_loaded_has_its_parameters(corpus, tmp_path, parameters):
         ({"order": "5"}, "got '5'"),
         ({"contexts": ("classes",), "order": 1}, "from 2 to 100, got 1"),
         ({"contexts": ()}, "contexts: expected some of ngrams, classes, cache, radial"),
-        ({"contexts": "cache"}, "contexts"),
+        ({"contexts": "cache"}, "contexts: expected several values, such as a tuple, got 'cache'"),
+        ({"contexts": 3}, "contexts: expected several values"),
+        ({"prune": 1}, "prune: expected several values"),
+        ({"n_jobs": 0}, "n_jobs: expected a whole number other than 0, or None, got 0"),
+        ({"n_jobs": 1.5}, "n_jobs: .*got 1.5"),
+        ({"n_jobs": "all"}, "n_jobs: .*got 'all'"),
+        ({"preset": None}, "preset: expected one of potato, .*, got None"),
+        ({"preset": ["large"]}, "preset: expected one of"),
         ({"contexts": ("ngrams", "ngrams")}, "once each"),
         ({"contexts": ("ngrams", "bigrams")}, "bigrams"),
         ({"prune": (0, 2, 1)}, "do not fall"),
@@ -690,9 +698,24 @@ def test_several_documents_give_several_rows(request, kind):
     for bad in (5, np.array(5), [[1], 2], [[1.0]], "sun"):
         with pytest.raises(InputError, match="expected token ids"):
             model.predict_proba(bad)
+    assert model.predict_proba(np.zeros((0, 3), int)).shape == (0, rows.shape[1])
+    with pytest.raises(InputError, match=r"expected token ids \(n,\), got an array of shape \(1, 1\)"):
+        model.predict_proba(np.ones((1, 1, 1), int))
     if kind == "mixed":
         with pytest.raises(InputError, match="expected token ids"):
             model.explain([[1, 2], [3, 4]])
+        with pytest.raises(InputError, match="top: expected a whole number of at least 0, got -1"):
+            model.explain([1, 2], top=-1)
+
+
+def test_seeds_of_any_whole_type(mixed, corpus):
+    network, ids = mixed.to_torch(), torch.tensor([[1, 2]])
+    assert mixed.generate("sun", seed=np.int64(3)) == mixed.generate("sun", seed=3)
+    assert torch.equal(network.generate(ids, 9, seed=np.int64(3)), network.generate(ids, 9, seed=3))
+    starts = (partial(mixed.generate, "sun"), partial(network.generate, ids), partial(clone(mixed).initialise, corpus))
+    for start, seed in itertools.product(starts, (-1, 2**63, 0.5, None, "a")):
+        with pytest.raises(InputError, match="seed: expected a whole number from 0 to 9223372036854775807, got"):
+            start(seed=seed)
 
 
 def test_generate_has_one_signature():

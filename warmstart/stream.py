@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -142,6 +142,8 @@ class Stream:
 
     def explain(self, top: int = 5) -> "Explanation":
         """Return what speaks for the most probable next tokens, see `Explanation`."""
+        if not isinstance(top, Integral) or top < 0:
+            raise InputError(f"top: expected a whole number of at least 0, got {top!r}")
         names, weights, rows = self.experts.names, self.weights(), self.rows()
         added = weights[:, None] * rows
         total = added.sum(axis=0)
@@ -244,9 +246,14 @@ def check_sampling(max_new_tokens: int, temperature: float, top_p: float, seed: 
     """Refuse settings of sampling that are out of range."""
     if not isinstance(max_new_tokens, Integral) or max_new_tokens < 0:
         raise InputError(f"max_new_tokens: expected a whole number of at least 0, got {max_new_tokens!r}")
+    if not isinstance(temperature, Real) or not 0 <= temperature < float("inf"):
+        raise InputError(f"temperature: expected a number of at least 0, got {temperature!r}; 0 is greedy")
+    if not isinstance(top_p, Real) or not 0 < top_p <= 1:
+        raise InputError(f"top_p: expected a number above 0 and at most 1, got {top_p!r}; 1 samples from all tokens")
+    check_seed(seed)
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what is no seed of the random numbers of numpy and of PyTorch."""
     if not isinstance(seed, Integral) or not 0 <= seed < SEEDS:
         raise InputError(f"seed: expected a whole number from 0 to {SEEDS - 1}, got {seed!r}")
-    if not 0 <= temperature < float("inf"):
-        raise InputError(f"temperature: expected a number of at least 0, got {temperature}; 0 is greedy")
-    if not 0 < top_p <= 1:
-        raise InputError(f"top_p: expected a number above 0 and at most 1, got {top_p}; 1 samples from all tokens")

@@ -355,10 +355,15 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.asarray(factors, np.float64)
 
     def _given_prior(self) -> NDArray[np.float64]:
-        prior, shape = np.asarray(self.class_prior, np.float64), self.classes_.shape
-        if prior.shape != shape or not (prior > 0).all() or not np.isclose(prior.sum(), 1):
+        prior, shape = np.asarray(self.class_prior), self.classes_.shape
+        if (
+            prior.dtype.kind not in "iuf"
+            or prior.shape != shape
+            or not (prior > 0).all()
+            or not np.isclose(prior.sum(), 1)
+        ):
             raise InputError(f"class_prior: expected probabilities {shape} above 0 that sum to 1, got {prior.tolist()}")
-        return prior
+        return prior.astype(np.float64)
 
     def _solution(self) -> _Solved:
         check_is_fitted(self)

@@ -4,7 +4,8 @@ import contextlib
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -33,7 +34,7 @@ from warmstart.ngrams import NGramCounts, count_ngrams, vocabulary_digest
 from warmstart.progress import Progress, peak_memory
 from warmstart.solution import class_prior
 from warmstart.solving import COUNT_CONTEXTS, Recipe, Solved, solve
-from warmstart.stream import Explanation, Stream
+from warmstart.stream import Explanation, Stream, check_seed
 from warmstart.tokenizer import SEPARATOR, continuation, encoded, load_tokenizer
 
 if TYPE_CHECKING:
@@ -146,6 +147,8 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
 
     @property
     def _workers(self) -> int:
+        if self.n_jobs is not None and (not isinstance(self.n_jobs, Integral) or not self.n_jobs):
+            raise InputError(f"n_jobs: expected a whole number other than 0, or None, got {self.n_jobs!r}")
         return int(effective_n_jobs(self.n_jobs))
 
     def fit(self, corpus: Corpus | Sources, y: None = None, *, progress: Progress | None = None) -> Self:
@@ -167,19 +170,19 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         bitcipher.CapacityError
             There are fewer codes of so many bits than tokens.
         """
-        recipe = self._recipe()
+        recipe, workers = self._recipe(), self._workers
         began = time.perf_counter()
         if not isinstance(corpus, Corpus):
             corpus = Corpus.build(corpus, vocab_size=self.vocab_size, progress=progress)
         built = time.perf_counter()
         tokenizer = corpus.tokenizer
-        counts = _count(corpus, recipe.counted_order, self._workers, progress)
+        counts = _count(corpus, recipe.counted_order, workers, progress)
         seconds = {"corpus": built - began, "count": time.perf_counter() - built}
         self._set(
             tokenizer,
             counts,
             counts.levels[0].counts,
-            solve(counts, recipe, self._workers, progress),
+            solve(counts, recipe, workers, progress),
             seconds,
             corpus.n_bytes,
         )
@@ -243,13 +246,14 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
 
         from warmstart.layers import NearShallowLM
 
+        check_seed(seed)
         recipe = self._recipe()
         began = time.perf_counter()
         config = recipe.config(corpus.vocab_size, corpus.separator)
         if config is None:
             raise InputError("contexts: expected one of the network for a cold start, got none; add radial")
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(int(seed))
             network = NearShallowLM(config).to_model()
         counts = _count(corpus, recipe.counted_order, self._workers, None)
         solved = solve(counts, recipe, self._workers, network=network)
@@ -258,8 +262,11 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         return self
 
     def _recipe(self) -> Recipe:
-        if self.preset not in PRESETS:
+        if not isinstance(self.preset, str) or self.preset not in PRESETS:
             raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {self.preset!r}")
+        for name in ("contexts", "prune"):
+            if isinstance(value := getattr(self, name), str) or not isinstance(value, Iterable | None):
+                raise InputError(f"{name}: expected several values, such as a tuple, got {value!r}; put it into one")
         preset = PRESETS[self.preset]
         contexts = preset["contexts"] if self.contexts is None else tuple(self.contexts)
         sizes = {name: getattr(self, name) for name in SIZES if getattr(self, name) is not None}
@@ -390,9 +397,11 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         -------
         (V,), or (batch, V), float64
         """
+        check_is_fitted(self, "tokenizer_")
         several = ids.ndim > 1 if hasattr(ids, "ndim") else isinstance(ids, list | tuple) and any(map(np.ndim, ids))
         if several:
-            return np.stack([self.predict_proba(row) for row in ids])  # type: ignore[union-attr]
+            rows = [self._stream(self._checked(row)).row() for row in ids]  # type: ignore[union-attr]
+            return np.stack(rows) if rows else np.empty((0, self.tokenizer_.get_vocab_size()))
         return self._stream(self._checked(ids)).row()
 
     def explain(self, ids: ArrayLike, top: int = 5) -> Explanation:

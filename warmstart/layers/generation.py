@@ -33,7 +33,7 @@ def continued(
 ) -> Tensor:
     """Continue prompts by sampling, see `warmstart.layers.NearShallowLM.generate`."""
     check_sampling(max_new_tokens, temperature, top_p, seed)
-    state, generator = model.start(ids), torch.Generator(ids.device).manual_seed(seed)
+    state, generator = model.start(ids), torch.Generator(ids.device).manual_seed(int(seed))
     columns = [ids.long()]
     ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     for _ in range(max_new_tokens):
