@@ -230,7 +230,8 @@ def rewrite(saved, **changes):
         ({"heads": 8}, re.escape("got none of [] and the unknown ['heads']")),
         ({"bits": "5"}, "bits: expected a whole number of at least 1, got '5'"),
         ({"separator": "0"}, "config.json: .*save the model again"),
-        ({"contexts": 3}, "config.json: .*save the model again"),
+        ({"contexts": 3}, "config.json: contexts: expected some of .*, got 3; save the model again"),
+        ({"contexts": [["radial"], {}]}, "config.json: contexts: expected some of .*save the model again"),
         ({"contexts": ["cache"]}, "contexts: expected some of"),
     ],
 )

@@ -255,7 +255,7 @@ def _config(content: dict[str, Any], path: Path) -> Config:
         )
     try:
         return Config(**fields)
-    except (InputError, TypeError) as error:  # TypeError: null in place of a list, for example
+    except InputError as error:
         raise InputError(f"{path}: {error}; save the model again") from error
 
 

@@ -68,12 +68,13 @@ class Config:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name}: expected a whole number of at least 1, got {value!r}")
-        unknown = [name for name in self.contexts if name not in CONTEXTS]
-        if unknown or not self.contexts or len(set(self.contexts)) < len(self.contexts):
-            raise InputError(f"contexts: expected some of {', '.join(CONTEXTS)}, once each, got {list(self.contexts)}")
+        names = self.contexts if isinstance(self.contexts, list | tuple) else ()
+        known = [name for name in CONTEXTS if name in names]
+        if not names or len(known) < len(names):
+            raise InputError(f"contexts: expected some of {', '.join(CONTEXTS)}, once each, got {self.contexts!r}")
         if type(self.separator) is not int or not 0 <= self.separator < self.vocab_size:
             raise InputError(f"separator: expected a token id below {self.vocab_size}, got {self.separator!r}")
-        object.__setattr__(self, "contexts", tuple(name for name in CONTEXTS if name in self.contexts))
+        object.__setattr__(self, "contexts", tuple(known))
 
     @property
     def hidden(self) -> tuple[str, ...]:
