@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from warmstart import folder as module
+from warmstart.adapters.initialise import check_new
 from warmstart.errors import InputError
 from warmstart.files import load_arrays, save_arrays
 from warmstart.folder import check_target, has_network, load_model, save_model
@@ -184,6 +185,9 @@ def test_other_folders_are_not_replaced(tmp_path, config):
 def test_targets_that_cannot_be_folders_are_refused(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     (tmp_path / "here" / "below").mkdir(parents=True)
+    (tmp_path / "loop").symlink_to(tmp_path / "back")
+    (tmp_path / "back").symlink_to(tmp_path / "loop")
+    (tmp_path / "link").symlink_to(tmp_path / "here" / "new")
     monkeypatch.chdir(tmp_path / "here" / "below")
     for path, message in {
         tmp_path / "file": "got a file",
@@ -191,9 +195,14 @@ def test_targets_that_cannot_be_folders_are_refused(tmp_path, monkeypatch):
         ".": "the working directory",
         "..": "the working directory",
         "/": "a mount point",
+        tmp_path / "loop": "got links that lead to each other",
+        tmp_path / "back" / "model": "got links that lead to each other",
     }.items():
         with pytest.raises(InputError, match=message):
             check_target(path)
+    with pytest.raises(InputError, match="got links that lead to each other"):
+        check_new(tmp_path / "loop")
+    assert check_target(tmp_path / "link") == check_new(tmp_path / "link") == tmp_path / "here" / "new"
     assert check_target("new/model") == tmp_path / "here" / "below" / "new" / "model"
     assert names(tmp_path / "here" / "below") == []
 

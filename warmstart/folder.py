@@ -164,7 +164,7 @@ def check_target(folder: Folder) -> Path:
         The path is a file, a folder with files that are no model, a mount point or the working directory, or the
         folder above it cannot be written to.
     """
-    path = Path(folder).resolve()
+    path = resolved(folder)
     if path.exists() and not path.is_dir():
         raise InputError(f"{path}: expected a folder for the model, got a file; choose another name")
     if path.is_mount() or Path.cwd().is_relative_to(path):
@@ -183,6 +183,20 @@ def check_target(folder: Folder) -> Path:
                 f"{path}: expected a new folder, an empty one or a model to replace, got another folder with files; "
                 "choose another name or empty it"
             ) from error
+    return path
+
+
+def resolved(folder: Folder) -> Path:
+    """Return the absolute path without links of a folder that may not exist yet.
+
+    Raises
+    ------
+    InputError
+        Links lead to each other.
+    """
+    path = Path(os.path.realpath(folder))  # Path.resolve raises a RuntimeError, before Python 3.13
+    if any(part.is_symlink() for part in (path, *path.parents)):
+        raise InputError(f"{path}: expected a folder, got links that lead to each other; choose another name")
     return path
 
 

@@ -14,6 +14,7 @@ from warmstart.adapters.decoders import SCALE, load_into
 from warmstart.adapters.report import LoadReport
 from warmstart.corpus import Corpus
 from warmstart.errors import InputError
+from warmstart.folder import resolved
 from warmstart.ngrams import count_ngrams
 from warmstart.progress import Progress
 from warmstart.tokenizer import SEPARATOR
@@ -149,7 +150,7 @@ def check_new(folder: str | os.PathLike[str]) -> Path:
     InputError
         The folder exists and is not empty, or cannot be made.
     """
-    path = Path(folder).resolve()
+    path = resolved(folder)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path}: expected a new or an empty folder, got one with files; choose another name")
     above = next(parent for parent in path.parents if parent.exists())
