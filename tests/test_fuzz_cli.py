@@ -24,6 +24,7 @@ pytestmark = [
 ]
 TEXT = "\n\n".join(["the cat sat on the mat. the dog lay on the rug. " * 4] * 12)
 SIZES = ["--preset", "potato", "--vocab-size", "300", "--split-documents", r"\n\n", "--workers", "1", "--quiet"]
+EVERYTHING = ["--bits", "16", "--contexts", "ngrams,classes,cache,radial,attended,block,document,memory"]
 NETWORK = ["--bits", "16", "--contexts", "ngrams,cache,radial,document"]
 WORDS = [
     "", " ", "-", "--", "-1", "0", "1", "2", "3", "0.5", "1e308", "1e-320", "nan", "inf", "-inf", "1_0", "٣", "10" * 20,
@@ -77,6 +78,7 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for words in (
+            ["fit", "text.txt", "-o", "new", *SIZES, *EVERYTHING],  # and the kernels are compiled
             ["fit", "text.txt", "-o", "model", *SIZES],
             ["fit", "text.txt", "-o", "network", *SIZES, *NETWORK],
             ["fit", "text.txt", "-o", "pruned", *SIZES, "--prune", "0,1"],
@@ -96,7 +98,7 @@ def run(patch, words):
     patch.setattr(documents, "_documentation", lambda: tuple(TEXT.split("\n\n")))  # in place of Python's, which is long
     patch.setattr(sys, "stderr", io.StringIO())
     patch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "utf-8"))
-    with no_hang(), pytest.raises(SystemExit) as exited:
+    with pytest.raises(SystemExit) as exited:
         cli.main()
     return exited.value.code, sys.stderr.getvalue()
 
@@ -130,7 +132,7 @@ def test_commands(place, words):
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(place, work, symlinks=True)
     before = entries(work)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, no_hang():
         patch.chdir(work)
         code, err = run(patch, words)
     event(f"{words[0]} {code}")
