@@ -56,7 +56,7 @@ NUMBERS = {
     float: ["-1", "0", "1", "0.5", "1e-320", "1e308", "nan", "inf", "-inf", "9" * 400],
 }
 UNFINISHED = re.compile(r"\..*\.\w{8}(\.old)?")  # names of temporary folders
-NO_LIMIT = {"--max-tokens", "--vocab-size", "--bits", "--radius", "--block-size"}  # large numbers are no error there
+NO_LIMIT = {"--max-tokens", "--vocab-size", "--bits"}  # large numbers are no error there
 COMMAND = typer.main.get_command(cli.app).commands
 OPTIONS = {
     name: {max(parameter.opts, key=len): parameter for parameter in command.params if parameter.opts[0].startswith("-")}

@@ -398,6 +398,7 @@ def test_what_is_loaded_has_its_parameters(corpus, tmp_path, parameters):
         ({"bits": 0, "contexts": ("radial",)}, "bits"),
         ({"bits": 2.5, "contexts": ("radial",)}, "bits"),
         ({"block_size": -1, "contexts": ("radial",)}, "block_size"),
+        ({"radius": 10**9, "contexts": ("radial",)}, "radius: expected a whole number from 1 to 65536, got 1000000000"),
     ],
 )
 def test_bad_parameters_are_refused_before_the_text_is_read(parameters, match):

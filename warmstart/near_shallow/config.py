@@ -26,6 +26,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "base": {"bits": 1024, "hidden_bits": 256, "radius": 2, "block_size": 8},
     "large": {"bits": 2048, "hidden_bits": 128, "radius": 2, "block_size": 16},
 }
+LARGEST, LONGEST = 2**31 - 1, 2**16  # a layer, and a context in tokens
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse shapes that cannot be built, and put the contexts in their canonical order."""
         for name in ("vocab_size", "bits", "hidden_bits", "radius", "block_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name}: expected a whole number of at least 1, got {value!r}")
+            value, most = getattr(self, name), LONGEST if name in ("radius", "block_size") else LARGEST
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+                raise InputError(f"{name}: expected a whole number from 1 to {most}, got {value!r:.40}")
         names = self.contexts if isinstance(self.contexts, list | tuple) else ()
         known = [name for name in CONTEXTS if name in names]
         if not names or len(known) < len(names):
