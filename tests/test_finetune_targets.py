@@ -50,7 +50,7 @@ def test_settings_reach_the_rows(corpus):
     np.testing.assert_array_equal(found.dense(), some.table.rows(places, 2, 1.5).dense())
     assert len(some.table.discounts) == 2
     for options in ({"top": -1}, {"temperature": 0}):
-        with pytest.raises(InputError, match="expected top of at least 0"):
+        with pytest.raises(InputError, match="top, temperature: expected a whole number"):
             CountedTargets(statistic_of(corpus, None), corpus, **options)
 
 

@@ -261,8 +261,14 @@ def test_what_cannot_work_is_refused(corpus, tmp_path):
     for places in ([-1], [corpus.n_tokens], [0.5]):
         with pytest.raises(InputError, match="expected places"):
             table.rows(places)
-    for options in ({"top": -1}, {"temperature": 0.0}, {"temperature": -1.0}, {"temperature": float("nan")}):
-        with pytest.raises(InputError, match="expected top of at least 0 and a positive temperature"):
+    for options in (
+        {"top": -1},
+        {"top": 2.5},
+        {"temperature": 0.0},
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+    ):
+        with pytest.raises(InputError, match="top, temperature: expected a whole number"):
             table.rows([0], **options)
     assert len(table.rows([])) == 0
 

@@ -148,15 +148,16 @@ class LeftOut:
         Raises
         ------
         InputError
-            A place is outside the text, ``top`` is below 0, or the temperature is not positive.
+            A place is outside the text, ``top`` is no whole number of at least 0, or the temperature is not positive.
         """
         from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
 
         places = whole_numbers("places", places, int(self.starts[-1]))
         most = self.vocab_size if top is None else top
-        if most < 0 or not 0 < temperature < np.inf:
+        if not isinstance(most, int | np.integer) or most < 0 or not 0 < temperature < np.inf:
             raise InputError(
-                f"expected top of at least 0 and a positive temperature, got {top} and {temperature}; correct them"
+                f"top, temperature: expected a whole number of at least 0 and a positive number, got {top!r} and "
+                f"{temperature!r}; correct them"
             )
         tables, discounts = self.tables, self.discounts
         own = tables["roots"], tables["own_last"], tables["own_counts"]
