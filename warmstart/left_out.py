@@ -17,7 +17,7 @@ file beside the corpus, with the tables of the whole; all is memory-mapped.
 | ``roots`` | (parts + 1,) | the tokens of each part among these |
 
 A context that only its part knows says nothing without it, so its extensions are not kept. The file takes about 6 bytes
-an n-gram of the whole and of the parts, and 4 bytes a context. Beside the statistic and 4 bytes for each of its n-grams,
+an n-gram of the whole and of the parts, and 4 bytes a context. Beside the statistic and 4 bytes for each n-gram of it,
 memory is about 200 bytes for each token of the longest part while the file is made (short parts go together, see
 `warmstart.kneser_ney.TARGETS_PER_BATCH`). Afterwards it is that of the rows, and of what is in use of the mapped file.
 """
