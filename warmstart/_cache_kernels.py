@@ -187,13 +187,14 @@ def row(nodes: Ints, contexts: Ints, discount: float, out: NDArray[np.float64]) 
 
 
 @nb.njit(cache=True, nogil=True)
-def _count(
-    tokens: Ints, begin: int, end: int, size: int, contexts: Ints, counts: Ints, seen: Ints
-) -> Any:  # fmt: skip
-    """Count the targets in the cache that followed the last tokens up to ``end``; return how many are different.
+def count(tokens: Ints, begin: int, end: int, size: int, contexts: Ints, counts: Ints, seen: Ints) -> Any:
+    """Count the targets in a cache that followed the last tokens up to ``end``, without a tree.
 
-    contexts (order, 2): see `rows_after`; counts (V, order): by target; seen (V,): the different targets.
+    tokens (m,): a document begins at its separator ``begin``; contexts (order, 2): targets that followed each context,
+    and different ones among them; counts (V, at least order), zeros before: by target; seen (V,): the different
+    targets, whose number is returned.
     """
+    contexts[:] = 0
     n = 0
     for j in range(max(begin, end - size) + 1, end + 1):
         y = tokens[j]
@@ -210,28 +211,37 @@ def _count(
 
 
 @nb.njit(cache=True, nogil=True)
-def rows_after(
-    tokens: Ints, begins: Ints, places: Ints, size: int, discount: float, contexts: Ints, out: NDArray[np.floating]
+def contexts_after(
+    tokens: Ints, begins: Ints, places: Ints, orders: Ints, sizes: Ints, vocab_size: int, out: Ints
 ) -> None:
-    """Write the distribution of the next token after places of a text, from the tokens before and without a tree.
+    """Write what caches know after places of a text.
 
-    tokens (m,); places (n,): the newest tokens; begins (n,): the separators of their documents; contexts (n, order, 2),
-    zeros: targets that followed each context in the cache, and different ones among them; out (n, V).
+    begins, places (n,): see `count`; orders, sizes (caches,); out (n, caches, longest order, 2).
     """
-    order, vocab_size = contexts.shape[1], out.shape[1]
-    counts, seen = np.zeros((vocab_size, order), np.int32), np.empty(vocab_size, np.int64)
+    counts, seen = np.zeros((vocab_size, out.shape[2]), np.int32), np.empty(vocab_size, np.int64)
     for i in range(places.size):
-        totals = contexts[i]
-        n_seen = _count(tokens, begins[i], places[i], size, totals, counts, seen)
-        unseen = 1.0 / vocab_size
-        for k in range(order):
-            if totals[k, 0]:
-                unseen *= discount * totals[k, 1] / totals[k, 0]
-        out[i] = unseen
-        for y in seen[:n_seen]:
-            p = 1.0 / vocab_size
-            for k in range(order):
-                if totals[k, 0]:
-                    p = (max(counts[y, k] - discount, 0.0) + discount * totals[k, 1] * p) / totals[k, 0]
-            out[i, y] = p
-            counts[y] = 0
+        for c in range(orders.size):
+            out[i, c] = 0
+            n = count(tokens, begins[i], places[i], sizes[c], out[i, c, : orders[c]], counts, seen)
+            for y in seen[:n]:
+                counts[y] = 0
+
+
+@nb.njit(cache=True, nogil=True)
+def add_row(contexts: Ints, counts: Ints, seen: Ints, discount: float, weight: float, out: NDArray[np.float64]) -> Any:
+    """Add the distribution of a cache, times a weight, to that of its targets; return what every token gets besides.
+
+    contexts (order, 2), counts (V, order), seen (n,): of `count`, whose counts are set back to 0; out (V,).
+    """
+    unseen = 1.0 / out.size
+    for k in range(len(contexts)):
+        if contexts[k, 0]:
+            unseen *= discount * contexts[k, 1] / contexts[k, 0]
+    for y in seen:
+        p = 1.0 / out.size
+        for k in range(len(contexts)):
+            if contexts[k, 0]:
+                p = (max(counts[y, k] - discount, 0.0) + discount * contexts[k, 1] * p) / contexts[k, 0]
+        out[y] += weight * (p - unseen)
+        counts[y] = 0
+    return weight * unseen

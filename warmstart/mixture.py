@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from warmstart._threads import blocks
 from warmstart.backoff import BackoffModel, Scores
-from warmstart.cache import CacheCounts, DocumentCache, rows_after
-from warmstart.classes import ClassModel
+from warmstart.cache import CacheCounts, DocumentCache
+from warmstart.classes import ADDED, ClassModel
 from warmstart.contexts import read
 from warmstart.errors import InputError
 from warmstart.gate import FLOOR, Gate
@@ -47,13 +47,6 @@ class Evidence(NamedTuple):
     """Probabilities of targets by each expert but the network (n, m), and the features of the gate (n, k)."""
 
     probs: Floats
-    features: NDArray[np.int64]
-
-
-class Rows(NamedTuple):
-    """Probabilities of every next token by each expert but the network (n, m, V), and the features of the gate."""
-
-    probs: NDArray[np.float32]
     features: NDArray[np.int64]
 
 
@@ -158,8 +151,26 @@ class Experts:
             classes = [model.score(text, first, workers) for model in self.classes]
             yield chunk, self.evidence(text, first, memory, ngrams, classes)
 
-    def rows(self, tokens: Ids, places: Ids) -> Rows:
-        """Return what every expert but the network says of the token after places of a text.
+    def features_after(self, tokens: Ids, places: Ids) -> NDArray[np.int64]:
+        """Return the features of the gate (n, k) for the token after places of a text, see `mixed_after`."""
+        from warmstart import _cache_kernels as kernels  # numba is loaded here, not on import
+
+        said = {}
+        if self.cache:
+            orders, sizes = np.array(list(CACHES.values())).T
+            found = np.empty((places.size, orders.size, int(orders.max()), 2), np.int32)
+            begins = self._begins(tokens, places)
+            kernels.contexts_after(tokens, begins, places, orders, sizes, len(self.prior), found)
+            counts = np.insert(found, 0, 0, axis=-1)
+            said = {
+                name: CacheCounts(counts[:, i, : orders[i]], places - begins, len(self.prior))
+                for i, name in enumerate(CACHES)
+            }
+        known = None if self.ngrams is None else self.ngrams.known(tokens, places)
+        return features(said, known, tokens[places])
+
+    def mixed_after(self, tokens: Ids, places: Ids, weights: Floats) -> Floats:
+        """Return the probability of every token to come after places of a text (n, V), weighed and summed.
 
         Nothing is kept between calls. The work for a place is that of V, and of the last tokens of its document that
         the caches hold.
@@ -170,38 +181,30 @@ class Experts:
             Documents, each after a separator. The text begins with one.
         places : (n,) int
             Positions of the newest tokens.
+        weights : (n, m)
+            Of every expert but the network.
         """
-        begins = np.maximum.accumulate(np.where(tokens == self.separator, np.arange(tokens.size), 0))[places]
-        size, said, rows = len(self.prior), {}, []
+        from warmstart import _mixture_kernels as kernels  # numba is loaded here, not on import
+
+        out = weights[:, -1:] * self.prior
+        begins, columns = self._begins(tokens, places), iter(np.ascontiguousarray(weights.T))
         if self.ngrams is not None:
-            rows.append(self.ngrams.rows(tokens, places))
-        of_caches = []
-        for name, shape in CACHES.items() if self.cache else ():
-            of_cache, said[name] = rows_after(tokens, begins, places, size, *shape, DISCOUNT)
-            of_caches.append(of_cache)
-        if self.classes:
-            seen = self._seen(tokens, begins, places)
-            rows += [_class_rows(model, tokens, places, seen if self.cache else None) for model in self.classes]
-        rows += [*of_caches, np.broadcast_to(self.prior.astype(np.float32), (places.size, size))]
-        known = None if self.ngrams is None else self.ngrams.known(tokens, places)
-        return Rows(np.stack(rows, axis=1), features(said, known, tokens[places]))
+            own = self.ngrams
+            tables = own.last, own.offsets, own.probs, own.gammas
+            kernels.add_ngrams(tokens, places, own.separator, own.order, *tables, next(columns), out)
+        for model, column in zip(self.classes, columns, strict=False):
+            rows, size = model.model.rows(model.labels[tokens], places), CACHES["cache"][1] if self.cache else 0
+            shares = model.labels, model.shares
+            kernels.add_classes(tokens, begins, places, size, ADDED, *shares, rows, column, out)
+        if self.cache:
+            orders, sizes = np.array(list(CACHES.values())).T
+            kernels.add_caches(tokens, begins, places, orders, sizes, DISCOUNT, weights[:, -1 - orders.size : -1], out)
+        return out
 
-    def _seen(self, tokens: Ids, begins: Ids, places: Ids) -> NDArray[np.int64]:
-        """Return how often the cache holds each token (n, V)."""
-        window = CACHES["cache"][1]
-        spans = zip(np.maximum(begins, places - window).tolist(), places.tolist(), strict=True)
-        return np.stack([np.bincount(tokens[a + 1 : b + 1], minlength=len(self.prior)) for a, b in spans])
-
-
-def _class_rows(model: ClassModel, tokens: Ids, places: Ids, seen: NDArray[np.int64] | None) -> NDArray[np.float32]:
-    """Return the probability of every token (n, V) by a class model; ``seen`` (n, V): times in the document."""
-    labels, share = model.labels, model.shares
-    if seen is not None:
-        of_classes = np.stack([np.bincount(labels, row, minlength=model.n_classes)[labels] for row in seen])
-        share = model.within(np.arange(labels.size), seen, of_classes)
-    rows = model.model.rows(labels[tokens], places)[:, labels]
-    rows *= share
-    return rows
+    def _begins(self, tokens: Ids, places: Ids) -> NDArray[np.int64]:
+        """Return the separators of the documents at places."""
+        found = np.where(tokens == self.separator, np.arange(tokens.size), 0)
+        return np.asarray(np.maximum.accumulate(found)[places])
 
 
 @dataclass(eq=False)

@@ -26,7 +26,7 @@ from warmstart._threads import blocks
 from warmstart.adapters.parts import still
 from warmstart.corpus import Corpus
 from warmstart.errors import InputError
-from warmstart.gate import FLOOR, Gate
+from warmstart.gate import FLOOR, Gate, buckets
 from warmstart.hub.configs import CountedConfig
 from warmstart.hub.losses import network_nats, plain_head
 from warmstart.hub.scoring import Scores, window_nats, window_size
@@ -73,6 +73,7 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         self.gate = MixtureGate(Gate(tuple(config.gate_sizes), _equal(buckets, m)))
         self.experts: Experts | None = None
         self._plain: bool | None = None  # whether the head of the decoder is plain, see `plain_head`
+        self._keeps: bool | None = None  # whether the decoder takes ``logits_to_keep``
         self._inherit()
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -212,7 +213,8 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         -------
         CausalLMOutputWithPast
             ``loss`` in nats: in training with the loss of the decoder alone. ``logits`` (batch, L, rows) float32:
-            log-probabilities of the mixture, of which ``exp`` sums to 1; minus infinity for padding.
+            log-probabilities of the mixture, of which ``exp`` sums to 1; minus infinity for padding. No gradient goes
+            through them to the weights of the counted experts.
 
         Raises
         ------
@@ -220,6 +222,11 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
             Labels are outside the vocabulary or differ from the input, the model has no tables, or in training nothing
             says what the counts say of the labels.
         """
+        if self.training and torch.is_grad_enabled() and (labels is None or return_logits):
+            raise InputError(
+                "expected labels and no logits in training, got others: what counts say of whole rows includes the "
+                "text itself; train with labels, or the decoder alone, which is `base`"
+            )
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
         loss = None
         if labels is not None:
@@ -231,7 +238,9 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
             raise InputError(f"logits_to_keep: expected a whole number, got a {type(logits_to_keep).__name__}")
         inputs |= {"past_key_values": past_key_values, "use_cache": use_cache, "return_dict": True}
         inputs = {name: value for name, value in inputs.items() if value is not None}
-        if self.base._supports_logits_to_keep():
+        if self._keeps is None:
+            self._keeps = self.base._supports_logits_to_keep()
+        if self._keeps:
             inputs["logits_to_keep"] = logits_to_keep
         out = self.base(**inputs)
         logits = out.logits if logits_to_keep == 0 else out.logits[:, -logits_to_keep:]
@@ -330,11 +339,11 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         q = logits[..., :size].float().softmax(dim=-1).flatten(0, 1)
         mixed = []
         for block in blocks(len(q), ROWS):
-            rows = experts.rows(tokens, places[block])
-            weights = self.gate(torch.from_numpy(rows.features).to(q.device))
-            others = torch.cat([weights[:, :-2], weights[:, -1:]], dim=1)[:, None]
-            P = (others @ torch.from_numpy(rows.probs).to(q))[:, 0]
-            mixed.append((P + weights[:, -2:-1] * q[block]).log())
+            index = buckets(experts.features_after(tokens, places[block]), self.gate.sizes)
+            weights = self.gate.weights(torch.from_numpy(index).to(q.device))
+            own = weights.detach().cpu().double().numpy()
+            others = experts.mixed_after(tokens, places[block], np.delete(own, -2, axis=1))
+            mixed.append((torch.from_numpy(others).to(q) + weights[:, -2:-1] * q[block]).log())
         out = (mixed[0] if len(mixed) == 1 else torch.cat(mixed)).view(*logits.shape[:2], size)
         return functional.pad(out, (0, logits.shape[2] - size), value=-torch.inf)
 
