@@ -211,24 +211,7 @@ def count(tokens: Ints, begin: int, end: int, size: int, contexts: Ints, counts:
 
 
 @nb.njit(cache=True, nogil=True)
-def contexts_after(
-    tokens: Ints, begins: Ints, places: Ints, orders: Ints, sizes: Ints, vocab_size: int, out: Ints
-) -> None:
-    """Write what caches know after places of a text.
-
-    begins, places (n,): see `count`; orders, sizes (caches,); out (n, caches, longest order, 2).
-    """
-    counts, seen = np.zeros((vocab_size, out.shape[2]), np.int32), np.empty(vocab_size, np.int64)
-    for i in range(places.size):
-        for c in range(orders.size):
-            out[i, c] = 0
-            n = count(tokens, begins[i], places[i], sizes[c], out[i, c, : orders[c]], counts, seen)
-            for y in seen[:n]:
-                counts[y] = 0
-
-
-@nb.njit(cache=True, nogil=True)
-def add_row(contexts: Ints, counts: Ints, seen: Ints, discount: float, weight: float, out: NDArray[np.float64]) -> Any:
+def add_row(contexts: Ints, counts: Ints, seen: Ints, discount: float, weight: float, out: NDArray[Any]) -> Any:
     """Add the distribution of a cache, times a weight, to that of its targets; return what every token gets besides.
 
     contexts (order, 2), counts (V, order), seen (n,): of `count`, whose counts are set back to 0; out (V,).

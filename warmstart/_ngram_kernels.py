@@ -294,19 +294,6 @@ def contexts_after(
 
 
 @nb.njit(cache=True, nogil=True)
-def known_after(
-    tokens: Ints, places: Ints, separator: int, order: int, last: Ints, offsets: Ints, sizes: Ints, out: Ints
-) -> None:
-    """Write the length of the longest context that was counted and ends at each place of a text (places,)."""
-    contexts = np.empty(order, np.int64)
-    for i in range(places.size):
-        n = contexts_after(tokens, places[i], separator, order, last, offsets, contexts)
-        while n > 0 and sizes[contexts[n - 1]] == 0:
-            n -= 1
-        out[i] = n
-
-
-@nb.njit(cache=True, nogil=True)
 def add_row(
     contexts: Ints, last: Ints, offsets: Ints, probs: Floats, gammas: Floats, weight: float, out: Floats, added: Floats
 ) -> None:

@@ -34,6 +34,7 @@ from warmstart.ngrams import check_text
 from warmstart.progress import Progress
 
 CACHES = {"cache": (4, 131_072), "cache 1024": (3, 1024), "cache 128": (3, 128)}  # order, size
+CACHE_SHAPES = tuple(np.array(list(CACHES.values())).T.copy())
 DISCOUNT = 0.5  # of the caches, chosen on validation text; a cache without other experts needs a larger one
 TARGETS_PER_CHUNK = 1 << 17
 NETWORK_TARGETS = 8192  # that the network scores at once
@@ -151,25 +152,22 @@ class Experts:
             classes = [model.score(text, first, workers) for model in self.classes]
             yield chunk, self.evidence(text, first, memory, ngrams, classes)
 
-    def features_after(self, tokens: Ids, places: Ids) -> NDArray[np.int64]:
-        """Return the features of the gate (n, k) for the token after places of a text, see `mixed_after`."""
-        from warmstart import _cache_kernels as kernels  # numba is loaded here, not on import
+    def buckets_after(self, tokens: Ids, places: Ids) -> NDArray[np.int64]:
+        """Return the buckets of the gate (n,) for the token after places of a text, see `mixed_after`."""
+        from warmstart import _mixture_kernels as kernels  # numba is loaded here, not on import
 
-        said = {}
+        sizes = np.array(self.feature_sizes)
+        found = np.empty((places.size, sizes.size), np.int64)
         if self.cache:
-            orders, sizes = np.array(list(CACHES.values())).T
-            found = np.empty((places.size, orders.size, int(orders.max()), 2), np.int32)
             begins = self._begins(tokens, places)
-            kernels.contexts_after(tokens, begins, places, orders, sizes, len(self.prior), found)
-            counts = np.insert(found, 0, 0, axis=-1)
-            said = {
-                name: CacheCounts(counts[:, i, : orders[i]], places - begins, len(self.prior))
-                for i, name in enumerate(CACHES)
-            }
-        known = None if self.ngrams is None else self.ngrams.known(tokens, places)
-        return features(said, known, tokens[places])
+            kernels.cache_features(tokens, begins, places, *CACHE_SHAPES, len(self.prior), found)
+        if self.ngrams is not None:
+            own = self.ngrams
+            tables = own.last, own.offsets, own.sizes
+            kernels.known_features(tokens, places, own.separator, own.order, *tables, found[:, -2])
+        return np.asarray(kernels.bucket_index(tokens, places, sizes, found))
 
-    def mixed_after(self, tokens: Ids, places: Ids, weights: Floats) -> Floats:
+    def mixed_after(self, tokens: Ids, places: Ids, weights: Floats) -> NDArray[np.float32]:
         """Return the probability of every token to come after places of a text (n, V), weighed and summed.
 
         Nothing is kept between calls. The work for a place is that of V, and of the last tokens of its document that
@@ -186,7 +184,7 @@ class Experts:
         """
         from warmstart import _mixture_kernels as kernels  # numba is loaded here, not on import
 
-        out = weights[:, -1:] * self.prior
+        out = weights[:, -1:].astype(np.float32) * self.prior.astype(np.float32)
         begins, columns = self._begins(tokens, places), iter(np.ascontiguousarray(weights.T))
         if self.ngrams is not None:
             own = self.ngrams
@@ -197,8 +195,8 @@ class Experts:
             shares = model.labels, model.shares
             kernels.add_classes(tokens, begins, places, size, ADDED, *shares, rows, column, out)
         if self.cache:
-            orders, sizes = np.array(list(CACHES.values())).T
-            kernels.add_caches(tokens, begins, places, orders, sizes, DISCOUNT, weights[:, -1 - orders.size : -1], out)
+            own_weights = weights[:, -1 - len(CACHES) : -1]
+            kernels.add_caches(tokens, begins, places, *CACHE_SHAPES, DISCOUNT, own_weights, out)
         return out
 
     def _begins(self, tokens: Ids, places: Ids) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ counts explain most targets, and what is explained gives no gradient.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -26,7 +27,7 @@ from warmstart._threads import blocks
 from warmstart.adapters.parts import still
 from warmstart.corpus import Corpus
 from warmstart.errors import InputError
-from warmstart.gate import FLOOR, Gate, buckets
+from warmstart.gate import FLOOR, Gate
 from warmstart.hub.configs import CountedConfig
 from warmstart.hub.losses import network_nats, plain_head
 from warmstart.hub.scoring import Scores, window_nats, window_size
@@ -245,7 +246,9 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         out = self.base(**inputs)
         logits = out.logits if logits_to_keep == 0 else out.logits[:, -logits_to_keep:]
         text = self._text(input_ids, attention_mask, history_ids) if text_ids is None else text_ids
-        out.loss, out.logits = loss, self._mixed(logits, text)
+        out.logits = _eagerly(self._mixed, logits, text)
+        if loss is not None:
+            out.loss = loss
         return cast("CausalLMOutputWithPast", out)
 
     def _loss(
@@ -261,7 +264,7 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
                     "expected expert_probs and expert_buckets in training, got none: counts that include the token are "
                     "worse than none; train on windows of warmstart.finetune.Windows with an expert_table"
                 )
-            probs, buckets = self._evidence(text, targets, counted)
+            probs, buckets = _eagerly(self._evidence, text, targets, counted)
         else:
             probs, buckets = probs[:, 1:], buckets[:, 1:].long()
         alone = self._network_nats(targets, slice(0, targets.shape[1]), **inputs)
@@ -315,7 +318,6 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         tokens[:, 1:] = text.cpu().numpy()
         return tokens.ravel(), np.arange(tokens.size).reshape(tokens.shape)[:, 1:]
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _evidence(self, text: Tensor, targets: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the experts say of the last tokens of texts: probabilities (batch, n, m) and buckets."""
         same = (text[:, -targets.shape[1] :] == targets) | ~counted
@@ -330,7 +332,6 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         found = self.gate.index(torch.from_numpy(features))
         return torch.from_numpy(probs).to(targets.device), found.to(targets.device)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _mixed(self, logits: Tensor, text: Tensor) -> Tensor:
         """Return log-probabilities of the mixture (batch, k, rows) from logits of the decoder after the last tokens."""
         experts, size = self._tables(), self.config.counted_size
@@ -339,13 +340,14 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         q = logits[..., :size].float().softmax(dim=-1).flatten(0, 1)
         mixed = []
         for block in blocks(len(q), ROWS):
-            index = buckets(experts.features_after(tokens, places[block]), self.gate.sizes)
+            index = experts.buckets_after(tokens, places[block])
             weights = self.gate.weights(torch.from_numpy(index).to(q.device))
             own = weights.detach().cpu().double().numpy()
             others = experts.mixed_after(tokens, places[block], np.delete(own, -2, axis=1))
-            mixed.append((torch.from_numpy(others).to(q) + weights[:, -2:-1] * q[block]).log())
+            mixed.append(torch.from_numpy(others).to(q).addcmul_(weights[:, -2:-1], q[block]).log_())
         out = (mixed[0] if len(mixed) == 1 else torch.cat(mixed)).view(*logits.shape[:2], size)
-        return functional.pad(out, (0, logits.shape[2] - size), value=-torch.inf)
+        rest = logits.shape[2] - size
+        return functional.pad(out, (0, rest), value=-torch.inf) if rest else out
 
     def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
@@ -470,6 +472,16 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
         """Do nothing: a folder that is saved carries `modeling_warmstart.py`, not a copy of this file."""
+
+
+def _eagerly(method: Callable[..., Any], *args: Any) -> Any:
+    """Call a method; a compiled graph stops before it and goes on after it."""
+    return _outside(method, *args) if torch.compiler.is_compiling() else method(*args)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _outside(method: Callable[..., Any], *args: Any) -> Any:
+    return method(*args)
 
 
 def _equal(buckets: int, m: int) -> Any:
