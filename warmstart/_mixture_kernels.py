@@ -82,15 +82,23 @@ def bucket_index(tokens: NDArray[Any], places: NDArray[Any], sizes: NDArray[Any]
 
 
 @nb.njit(cache=True, nogil=True)
+def add_prior(prior: NDArray[Any], weights: NDArray[Any], out: NDArray[Any]) -> None:
+    """Add probabilities (V,), times weights (n,), to ``out`` (n, V) float32."""
+    for i in range(len(out)):
+        out[i] += weights[i] * prior
+
+
+@nb.njit(cache=True, nogil=True)
 def add_ngrams(
     tokens: NDArray[Any], places: NDArray[Any], separator: int, order: int, last: NDArray[Any], offsets: NDArray[Any],
     probs: NDArray[Any], gammas: NDArray[Any], weights: NDArray[Any], out: NDArray[Any],
 ) -> None:  # fmt: skip
     """Add the rows after places of a text by n-gram tables, times weights (n,), to ``out`` (n, V) float32."""
     contexts, added = np.empty(order, np.int64), np.empty(out.shape[1])
+    stamps = np.full(out.shape[1], -1)
     for i in range(places.size):
         n = ngrams.contexts_after(tokens, places[i], separator, order, last, offsets, contexts)
-        ngrams.add_row(contexts[:n], last, offsets, probs, gammas, weights[i], out[i], added)
+        ngrams.add_row(contexts[:n], last, offsets, probs, gammas, weights[i], out[i], added, stamps, i)
 
 
 @nb.njit(cache=True, nogil=True)

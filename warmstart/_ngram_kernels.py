@@ -295,24 +295,25 @@ def contexts_after(
 
 @nb.njit(cache=True, nogil=True)
 def add_row(
-    contexts: Ints, last: Ints, offsets: Ints, probs: Floats, gammas: Floats, weight: float, out: Floats, added: Floats
-) -> None:
+    contexts: Ints, last: Ints, offsets: Ints, probs: Floats, gammas: Floats, weight: float, out: Floats,
+    added: Floats, stamps: Ints, stamp: int,
+) -> None:  # fmt: skip
     """Add the distribution after contexts (n,), times a weight, to ``out`` (V,).
 
-    added (V,): what the tables have added for each token.
+    added (V,): what is added for the tokens whose ``stamps`` (V,) are ``stamp``, a new one for every call.
     """
     n = contexts.size
     weights = np.full(n + 1, weight)  # of what the extensions of shorter contexts say
     for k in range(n - 1, -1, -1):
         weights[k] = weights[k + 1] * gammas[contexts[k]]
+    lowest = weights[0]
     for y in range(out.size):
-        added[y] = weights[0] * probs[y]
-        out[y] += added[y]
+        out[y] += lowest * probs[y]
     for k in range(n):
         for j in range(offsets[contexts[k]], offsets[contexts[k] + 1]):
             y, p = last[j], weights[k + 1] * probs[j]
-            out[y] += p - added[y]
-            added[y] = p
+            out[y] += p - (added[y] if stamps[y] == stamp else lowest * probs[y])
+            added[y], stamps[y] = p, stamp
 
 
 @nb.njit(cache=True, nogil=True)

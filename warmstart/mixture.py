@@ -153,22 +153,23 @@ class Experts:
             yield chunk, self.evidence(text, first, memory, ngrams, classes)
 
     def buckets_after(self, tokens: Ids, places: Ids) -> NDArray[np.int64]:
-        """Return the buckets of the gate (n,) for the token after places of a text, see `mixed_after`."""
+        """Return the buckets of the gate (n,) for the token after places of a text, see `add_rows`."""
         from warmstart import _mixture_kernels as kernels  # numba is loaded here, not on import
 
         sizes = np.array(self.feature_sizes)
         found = np.empty((places.size, sizes.size), np.int64)
         if self.cache:
             begins = self._begins(tokens, places)
-            kernels.cache_features(tokens, begins, places, *CACHE_SHAPES, len(self.prior), found)
+            orders, of_caches = CACHE_SHAPES
+            kernels.cache_features(tokens, begins, places, orders, of_caches, len(self.prior), found)
         if self.ngrams is not None:
             own = self.ngrams
             tables = own.last, own.offsets, own.sizes
             kernels.known_features(tokens, places, own.separator, own.order, *tables, found[:, -2])
         return np.asarray(kernels.bucket_index(tokens, places, sizes, found))
 
-    def mixed_after(self, tokens: Ids, places: Ids, weights: Floats) -> NDArray[np.float32]:
-        """Return the probability of every token to come after places of a text (n, V), weighed and summed.
+    def add_rows(self, tokens: Ids, places: Ids, weights: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        """Add the probability of every token to come after places of a text, weighed and summed over the experts.
 
         Nothing is kept between calls. The work for a place is that of V, and of the last tokens of its document that
         the caches hold.
@@ -179,13 +180,13 @@ class Experts:
             Documents, each after a separator. The text begins with one.
         places : (n,) int
             Positions of the newest tokens.
-        weights : (n, m)
+        weights : (n, m) float32
             Of every expert but the network.
+        out : (n, V) float32
         """
         from warmstart import _mixture_kernels as kernels  # numba is loaded here, not on import
 
-        out = weights[:, -1:].astype(np.float32) * self.prior.astype(np.float32)
-        begins, columns = self._begins(tokens, places), iter(np.ascontiguousarray(weights.T))
+        begins, columns = self._begins(tokens, places), iter(weights.T)
         if self.ngrams is not None:
             own = self.ngrams
             tables = own.last, own.offsets, own.probs, own.gammas
@@ -195,9 +196,10 @@ class Experts:
             shares = model.labels, model.shares
             kernels.add_classes(tokens, begins, places, size, ADDED, *shares, rows, column, out)
         if self.cache:
-            own_weights = weights[:, -1 - len(CACHES) : -1]
-            kernels.add_caches(tokens, begins, places, *CACHE_SHAPES, DISCOUNT, own_weights, out)
-        return out
+            orders, sizes = CACHE_SHAPES
+            of_caches = weights[:, -1 - orders.size : -1]
+            kernels.add_caches(tokens, begins, places, orders, sizes, DISCOUNT, of_caches, out)
+        kernels.add_prior(self.prior.astype(np.float32), weights[:, -1], out)
 
     def _begins(self, tokens: Ids, places: Ids) -> NDArray[np.int64]:
         """Return the separators of the documents at places."""

@@ -334,20 +334,25 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
 
     def _mixed(self, logits: Tensor, text: Tensor) -> Tensor:
         """Return log-probabilities of the mixture (batch, k, rows) from logits of the decoder after the last tokens."""
-        experts, size = self._tables(), self.config.counted_size
+        size, rest = self.config.counted_size, logits.shape[2] - self.config.counted_size
         tokens, places = self._read(text)
         places = places[:, places.shape[1] - logits.shape[1] :].ravel()
-        q = logits[..., :size].float().softmax(dim=-1).flatten(0, 1)
-        mixed = []
-        for block in blocks(len(q), ROWS):
-            index = experts.buckets_after(tokens, places[block])
-            weights = self.gate.weights(torch.from_numpy(index).to(q.device))
-            own = weights.detach().cpu().double().numpy()
-            others = experts.mixed_after(tokens, places[block], np.delete(own, -2, axis=1))
-            mixed.append(torch.from_numpy(others).to(q).addcmul_(weights[:, -2:-1], q[block]).log_())
+        q = (logits[..., :size] if rest else logits).float().softmax(dim=-1).flatten(0, 1)
+        mixed = [self._rows(tokens, places[block], q[block]) for block in blocks(len(q), ROWS)]
         out = (mixed[0] if len(mixed) == 1 else torch.cat(mixed)).view(*logits.shape[:2], size)
-        rest = logits.shape[2] - size
         return functional.pad(out, (0, rest), value=-torch.inf) if rest else out
+
+    def _rows(self, tokens: NDArray[np.int64], places: NDArray[np.int64], q: Tensor) -> Tensor:
+        """Return log-probabilities of the mixture (n, V) after places of a text, given the decoder's (n, V)."""
+        experts = self._tables()
+        weights = self.gate.weights(torch.from_numpy(experts.buckets_after(tokens, places)).to(q.device))
+        network, others = weights[:, -2:-1], np.delete(weights.detach().cpu().numpy(), -2, axis=1)
+        if q.device.type == "cpu" and not (q.requires_grad or weights.requires_grad):
+            experts.add_rows(tokens, places, others, q.mul_(network).numpy())  # in place: one array of this size
+            return q.log_()
+        rows = torch.zeros(q.shape)
+        experts.add_rows(tokens, places, others, rows.numpy())
+        return (network * q + rows.to(q)).log()
 
     def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
