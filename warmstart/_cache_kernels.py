@@ -187,13 +187,16 @@ def row(nodes: Ints, contexts: Ints, discount: float, out: NDArray[np.float64]) 
 
 
 @nb.njit(cache=True, nogil=True)
-def count(tokens: Ints, begin: int, end: int, size: int, contexts: Ints, counts: Ints, seen: Ints) -> Any:
+def count(tokens: Ints, separator: int, end: int, size: int, contexts: Ints, counts: Ints, seen: Ints) -> Any:
     """Count the targets in a cache that followed the last tokens up to ``end``, without a tree.
 
-    tokens (m,): a document begins at its separator ``begin``; contexts (order, 2): targets that followed each context,
-    and different ones among them; counts (V, at least order), zeros before: by target; seen (V,): the different
-    targets, whose number is returned.
+    tokens (m,): a document begins at the last separator; contexts (order, 2): targets that followed each context, and
+    different ones among them; counts (V, at least order), zeros before: by target; seen (V,): the different targets,
+    whose number is returned.
     """
+    begin = end
+    while begin > max(0, end - size - len(contexts)) and tokens[begin] != separator:
+        begin -= 1
     contexts[:] = 0
     n = 0
     for j in range(max(begin, end - size) + 1, end + 1):

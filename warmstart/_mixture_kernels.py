@@ -31,19 +31,19 @@ def responsibilities(probs: NDArray[Any], index: NDArray[Any], weights: NDArray[
 
 @nb.njit(cache=True, nogil=True)
 def cache_features(
-    tokens: NDArray[Any], begins: NDArray[Any], places: NDArray[Any], orders: NDArray[Any], sizes: NDArray[Any],
+    tokens: NDArray[Any], places: NDArray[Any], separator: int, orders: NDArray[Any], sizes: NDArray[Any],
     vocab_size: int, out: NDArray[Any],
 ) -> None:  # fmt: skip
     """Write the features of the caches after places of a text (n, 4), see `warmstart.mixture.features`.
 
-    begins, places (n,); orders, sizes (caches,): the first two speak; see `warmstart._cache_kernels.count`.
+    places (n,); orders, sizes (caches,): the first two speak; see `warmstart._cache_kernels.count`.
     """
     counts, seen = np.zeros((vocab_size, orders.max()), np.int32), np.empty(vocab_size, np.int64)
     contexts = np.empty((orders.max(), 2), np.int32)
     for i in range(places.size):
         for c in range(2):
             own = contexts[: orders[c]]
-            n = caches.count(tokens, begins[i], places[i], sizes[c], own, counts, seen)
+            n = caches.count(tokens, separator, places[i], sizes[c], own, counts, seen)
             for y in seen[:n]:
                 counts[y] = 0
             longest = 0
@@ -103,12 +103,12 @@ def add_ngrams(
 
 @nb.njit(cache=True, nogil=True)
 def add_caches(
-    tokens: NDArray[Any], begins: NDArray[Any], places: NDArray[Any], orders: NDArray[Any], sizes: NDArray[Any],
+    tokens: NDArray[Any], places: NDArray[Any], separator: int, orders: NDArray[Any], sizes: NDArray[Any],
     discount: float, weights: NDArray[Any], out: NDArray[Any],
 ) -> None:  # fmt: skip
     """Add the rows of caches after places of a text, times weights (n, caches), to ``out`` (n, V) float32.
 
-    begins, places (n,); orders, sizes (caches,); see `warmstart._cache_kernels.count`.
+    places (n,); orders, sizes (caches,); see `warmstart._cache_kernels.count`.
     """
     vocab_size, longest = out.shape[1], orders.max()
     counts, seen = np.zeros((vocab_size, longest), np.int32), np.empty(vocab_size, np.int64)
@@ -117,14 +117,14 @@ def add_caches(
         rest = 0.0
         for c in range(orders.size):
             own = contexts[: orders[c]]
-            n = caches.count(tokens, begins[i], places[i], sizes[c], own, counts, seen)
+            n = caches.count(tokens, separator, places[i], sizes[c], own, counts, seen)
             rest += caches.add_row(own, counts, seen[:n], discount, weights[i, c], out[i])
         out[i] += rest
 
 
 @nb.njit(cache=True, nogil=True)
 def add_classes(
-    tokens: NDArray[Any], begins: NDArray[Any], places: NDArray[Any], size: int, added: float, labels: NDArray[Any],
+    tokens: NDArray[Any], places: NDArray[Any], separator: int, size: int, added: float, labels: NDArray[Any],
     shares: NDArray[Any], rows: NDArray[Any], weights: NDArray[Any], out: NDArray[Any],
 ) -> None:  # fmt: skip
     """Add the rows of a class model after places of a text, times weights (n,), to ``out`` (n, V) float32.
@@ -134,7 +134,9 @@ def add_classes(
     """
     seen, of_class = np.zeros(labels.size), np.zeros(rows.shape[1])
     for i in range(places.size):
-        first = max(begins[i], places[i] - size) + 1
+        first = places[i] + 1
+        while first > 0 and first > places[i] + 1 - size and tokens[first - 1] != separator:
+            first -= 1
         for y in tokens[first : places[i] + 1]:
             seen[y] += 1
             of_class[labels[y]] += 1

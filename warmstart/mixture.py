@@ -96,7 +96,7 @@ class Experts:
     def feature_sizes(self) -> tuple[int, ...]:
         """Number of values of each feature of the gate."""
         known = (self.ngrams.order,) if self.ngrams is not None else ()
-        return (*(CACHE_FEATURES if self.cache else ()), *known, int(rank_bits(len(self.prior) - 1)) + 1)
+        return (*(CACHE_FEATURES if self.cache else ()), *known, (len(self.prior) - 1).bit_length() // 2 + 1)
 
     def start(self) -> "Memory":
         """Return what is remembered of a document at its separator: nothing."""
@@ -159,9 +159,8 @@ class Experts:
         sizes = np.array(self.feature_sizes)
         found = np.empty((places.size, sizes.size), np.int64)
         if self.cache:
-            begins = self._begins(tokens, places)
             orders, of_caches = CACHE_SHAPES
-            kernels.cache_features(tokens, begins, places, orders, of_caches, len(self.prior), found)
+            kernels.cache_features(tokens, places, self.separator, orders, of_caches, len(self.prior), found)
         if self.ngrams is not None:
             own = self.ngrams
             tables = own.last, own.offsets, own.sizes
@@ -186,7 +185,7 @@ class Experts:
         """
         from warmstart import _mixture_kernels as kernels  # numba is loaded here, not on import
 
-        begins, columns = self._begins(tokens, places), iter(weights.T)
+        columns = iter(weights.T)
         if self.ngrams is not None:
             own = self.ngrams
             tables = own.last, own.offsets, own.probs, own.gammas
@@ -194,17 +193,12 @@ class Experts:
         for model, column in zip(self.classes, columns, strict=False):
             rows, size = model.model.rows(model.labels[tokens], places), CACHES["cache"][1] if self.cache else 0
             shares = model.labels, model.shares
-            kernels.add_classes(tokens, begins, places, size, ADDED, *shares, rows, column, out)
+            kernels.add_classes(tokens, places, self.separator, size, ADDED, *shares, rows, column, out)
         if self.cache:
             orders, sizes = CACHE_SHAPES
             of_caches = weights[:, -1 - orders.size : -1]
-            kernels.add_caches(tokens, begins, places, orders, sizes, DISCOUNT, of_caches, out)
+            kernels.add_caches(tokens, places, self.separator, orders, sizes, DISCOUNT, of_caches, out)
         kernels.add_prior(self.prior.astype(np.float32), weights[:, -1], out)
-
-    def _begins(self, tokens: Ids, places: Ids) -> NDArray[np.int64]:
-        """Return the separators of the documents at places."""
-        found = np.where(tokens == self.separator, np.arange(tokens.size), 0)
-        return np.asarray(np.maximum.accumulate(found)[places])
 
 
 @dataclass(eq=False)
