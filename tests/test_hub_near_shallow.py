@@ -37,7 +37,7 @@ def text(*lengths, seed=0):
 def language_model():
     texts = ["the cat sat on the mat and the dog sat on the rug. " * n for n in (1, 3, 2)]
     texts += ["a rug is not a mat, said the cat. " * n for n in (2, 5)]
-    sizes = {"bits": 32, "hidden_bits": 8, "radius": 2, "block_size": 4, "vocab_size": 280}
+    sizes = {"bits": 32, "hidden_bits": 16, "radius": 2, "block_size": 4, "vocab_size": 280}
     return WarmStartLM(contexts=("ngrams", "classes", "cache", "radial", "document"), order=3, **sizes).fit(texts)
 
 
