@@ -184,3 +184,50 @@ def row(nodes: Ints, contexts: Ints, discount: float, out: NDArray[np.float64]) 
             if nodes[child, COUNT]:
                 out[nodes[child, TOKEN]] += (nodes[child, COUNT] - discount) / total
             child = nodes[child, NEXT]
+
+
+@nb.njit(cache=True, nogil=True)
+def count(tokens: Ints, separator: int, end: int, size: int, contexts: Ints, counts: Ints, seen: Ints) -> Any:
+    """Count the targets in a cache that followed the last tokens up to ``end``, without a tree.
+
+    tokens (m,): a document begins at the last separator; contexts (order, 2): targets that followed each context, and
+    different ones among them; counts (V, at least order), zeros before: by target; seen (V,): the different targets,
+    whose number is returned.
+    """
+    begin = end
+    while begin > max(0, end - size - len(contexts)) and tokens[begin] != separator:
+        begin -= 1
+    contexts[:] = 0
+    n = 0
+    for j in range(max(begin, end - size) + 1, end + 1):
+        y = tokens[j]
+        if counts[y, 0] == 0:
+            seen[n] = y
+            n += 1
+        for k in range(len(contexts)):
+            if k > 0 and (j - k <= begin or tokens[j - k] != tokens[end + 1 - k]):
+                break
+            contexts[k, 0] += 1
+            contexts[k, 1] += counts[y, k] == 0
+            counts[y, k] += 1
+    return n
+
+
+@nb.njit(cache=True, nogil=True)
+def add_row(contexts: Ints, counts: Ints, seen: Ints, discount: float, weight: float, out: NDArray[Any]) -> Any:
+    """Add the distribution of a cache, times a weight, to that of its targets; return what every token gets besides.
+
+    contexts (order, 2), counts (V, order), seen (n,): of `count`, whose counts are set back to 0; out (V,).
+    """
+    unseen = 1.0 / out.size
+    for k in range(len(contexts)):
+        if contexts[k, 0]:
+            unseen *= discount * contexts[k, 1] / contexts[k, 0]
+    for y in seen:
+        p = 1.0 / out.size
+        for k in range(len(contexts)):
+            if contexts[k, 0]:
+                p = (max(counts[y, k] - discount, 0.0) + discount * contexts[k, 1] * p) / contexts[k, 0]
+        out[y] += weight * (p - unseen)
+        counts[y] = 0
+    return weight * unseen

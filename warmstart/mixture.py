@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from warmstart._threads import blocks
 from warmstart.backoff import BackoffModel, Scores
 from warmstart.cache import CacheCounts, DocumentCache
-from warmstart.classes import ClassModel
+from warmstart.classes import ADDED, ClassModel
 from warmstart.contexts import read
 from warmstart.errors import InputError
 from warmstart.gate import FLOOR, Gate
@@ -34,6 +34,7 @@ from warmstart.ngrams import check_text
 from warmstart.progress import Progress
 
 CACHES = {"cache": (4, 131_072), "cache 1024": (3, 1024), "cache 128": (3, 128)}  # order, size
+CACHE_SHAPES = tuple(np.array(list(CACHES.values())).T.copy())
 DISCOUNT = 0.5  # of the caches, chosen on validation text; a cache without other experts needs a larger one
 TARGETS_PER_CHUNK = 1 << 17
 NETWORK_TARGETS = 8192  # that the network scores at once
@@ -95,7 +96,7 @@ class Experts:
     def feature_sizes(self) -> tuple[int, ...]:
         """Number of values of each feature of the gate."""
         known = (self.ngrams.order,) if self.ngrams is not None else ()
-        return (*(CACHE_FEATURES if self.cache else ()), *known, int(rank_bits(len(self.prior) - 1)) + 1)
+        return (*(CACHE_FEATURES if self.cache else ()), *known, (len(self.prior) - 1).bit_length() // 2 + 1)
 
     def start(self) -> "Memory":
         """Return what is remembered of a document at its separator: nothing."""
@@ -150,6 +151,55 @@ class Experts:
             ngrams = None if self.ngrams is None else self.ngrams.score_stream(text, first, workers)
             classes = [model.score(text, first, workers) for model in self.classes]
             yield chunk, self.evidence(text, first, memory, ngrams, classes)
+
+    def buckets_after(self, tokens: Ids, places: Ids) -> NDArray[np.int64]:
+        """Return the buckets of the gate (n,) for the token after places of a text, see `mix_rows`."""
+        from warmstart import _mixture_kernels as kernels  # numba is loaded here, not on import
+
+        sizes = np.array(self.feature_sizes)
+        found = np.empty((places.size, sizes.size), np.int64)
+        if self.cache:
+            orders, of_caches = CACHE_SHAPES
+            kernels.cache_features(tokens, places, self.separator, orders, of_caches, len(self.prior), found)
+        if self.ngrams is not None:
+            own = self.ngrams
+            tables = own.last, own.offsets, own.sizes
+            kernels.known_features(tokens, places, own.separator, own.order, *tables, found[:, -2])
+        return np.asarray(kernels.bucket_index(tokens, places, sizes, found))
+
+    def mix_rows(self, tokens: Ids, places: Ids, weights: NDArray[np.float32], rows: NDArray[np.float32]) -> None:
+        """Turn rows of the network into rows of the mixture: probabilities of every token after places of a text.
+
+        Nothing is kept between calls. The work for a place is that of V, and of the last tokens of its document that
+        the caches hold.
+
+        Parameters
+        ----------
+        tokens : (m,) int
+            Documents, each after a separator. The text begins with one.
+        places : (n,) int
+            Positions of the newest tokens.
+        weights : (n, m) float32
+            Of the experts, the network last but one, whether there is one or not.
+        rows : (n, V) float32
+            Changed in place.
+        """
+        from warmstart import _mixture_kernels as kernels  # numba is loaded here, not on import
+
+        kernels.blend(self.prior.astype(np.float32), weights[:, -1], weights[:, -2], rows)
+        columns = iter(weights.T)
+        if self.ngrams is not None:
+            own = self.ngrams
+            tables = own.last, own.offsets, own.probs, own.gammas
+            kernels.add_ngrams(tokens, places, own.separator, own.order, *tables, next(columns), rows)
+        for model, column in zip(self.classes, columns, strict=False):
+            of_classes, size = model.model.rows(model.labels[tokens], places), CACHES["cache"][1] if self.cache else 0
+            shares = model.labels, model.shares
+            kernels.add_classes(tokens, places, self.separator, size, ADDED, *shares, of_classes, column, rows)
+        if self.cache:
+            orders, sizes = CACHE_SHAPES
+            of_caches = weights[:, -2 - orders.size : -2]
+            kernels.add_caches(tokens, places, self.separator, orders, sizes, DISCOUNT, of_caches, rows)
 
 
 @dataclass(eq=False)
