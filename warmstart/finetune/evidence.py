@@ -46,6 +46,8 @@ class ExpertTable:
     ----------
     key : str
         Digest of the corpus, the statistic and the experts.
+    corpus : str
+        Digest of the corpus.
     left_out : int
         Number of documents that were counted, and are scored as if they had not been.
     new : int
@@ -55,6 +57,7 @@ class ExpertTable:
     """
 
     key: str
+    corpus: str
     left_out: int
     new: int
     probs: NDArray[np.float32]
@@ -111,7 +114,7 @@ def expert_table(
     found = facts.get("experts", {})
     if (found.get("format"), found.get("key")) != (FORMAT, key):
         raise InputError(f"{path}: expected what the experts say of this corpus, got another file; delete it")
-    return ExpertTable(key, found["left_out"], found["new"], arrays["probs"], arrays["buckets"])
+    return ExpertTable(key, corpus.digest, found["left_out"], found["new"], arrays["probs"], arrays["buckets"])
 
 
 def _counted(corpus: Corpus, counts: NGramCounts | None) -> NDArray[np.bool_]:
