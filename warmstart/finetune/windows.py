@@ -8,6 +8,8 @@ What counts say of a target (see `warmstart.finetune.evidence`) was computed ove
 probabilities, history across the borders of a window, and the cache of the document are right in every window.
 """
 
+import hashlib
+import json
 import operator
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +127,7 @@ class Windows(Dataset[dict[str, Any]]):
         return window
 
     def to_datasets(self) -> "datasets.Dataset":
-        """Return the windows as a data set of ``datasets``, which keeps them on disk and returns tensors.
+        """Return the windows as a data set of ``datasets``, which writes them to its cache once and returns tensors.
 
         Raises
         ------
@@ -136,7 +138,7 @@ class Windows(Dataset[dict[str, Any]]):
             from datasets import Dataset as Table
         except ImportError as error:
             raise InputError("expected the package datasets, found none; pip install datasets") from error
-        columns = Table.from_generator(
-            lambda: ({name: np.asarray(x) for name, x in self[i].items()} for i in range(len(self)))
-        )
-        return columns.with_format("torch")
+        facts = [self.corpus.digest, self.table and self.table.key, self.length, self.stride, self.labels]
+        name = hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
+        rows = ({key: np.asarray(value) for key, value in self[i].items()} for i in range(len(self)))
+        return Table.from_generator(lambda: rows, fingerprint=name).with_format("torch")
