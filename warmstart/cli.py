@@ -376,7 +376,9 @@ def compare(
 def init(
     output: NewModel,
     corpus: Text = None,
-    arch: Annotated[str, typer.Option(help="Architecture: gpt2 or llama.")] = "gpt2",
+    arch: Annotated[
+        str, typer.Option(help="Architecture, by its model_type in transformers: gpt2, llama, qwen3 and most others.")
+    ] = "gpt2",
     config: Annotated[
         str | None,
         typer.Option(metavar="JSON", help="Fields of the Hugging Face configuration: a JSON object or a file of one."),
