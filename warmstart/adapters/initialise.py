@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from warmstart.adapters.families import SMALL, configuration, small_fields
 from warmstart.adapters.report import LoadReport
 from warmstart.corpus import Corpus
 from warmstart.errors import InputError
-from warmstart.ngrams import count_ngrams
+from warmstart.ngrams import NGramCounts, count_ngrams
 from warmstart.progress import Progress
 from warmstart.tokenizer import SEPARATOR
 
@@ -34,6 +34,7 @@ def initialise(
     seed: int = 0,
     scale: float = SCALE,
     heads: int | None = None,
+    statistics: NGramCounts | None = None,
     progress: Progress | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, LoadReport]:
     """Make a model of ``transformers`` that starts as a bigram model of a corpus.
@@ -50,6 +51,8 @@ def initialise(
         Seed of the weights that stay random.
     scale, heads, progress
         See `warmstart.adapters.load_into`.
+    statistics : NGramCounts, optional
+        Of the corpus, if it was counted before.
 
     Returns
     -------
@@ -75,8 +78,9 @@ def initialise(
     tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=corpus.tokenizer, **special
     )
-    vocabulary = corpus.tokenizer.get_vocab()
-    statistics = count_ngrams(corpus.tokens, corpus.documents, corpus.vocab_size, order=2, vocabulary=vocabulary)
+    if statistics is None:
+        vocabulary = corpus.tokenizer.get_vocab()
+        statistics = count_ngrams(corpus.tokens, corpus.documents, corpus.vocab_size, order=2, vocabulary=vocabulary)
     report = load_into(model, statistics, tokenizer=tokenizer, scale=scale, heads=heads, progress=progress)
     tokenizer.add_special_tokens({"pad_token": PADDING})
     return model, tokenizer, report
@@ -126,8 +130,21 @@ def _settings(corpus: Corpus, arch: str, config: Mapping[str, Any] | None) -> An
     return configuration(arch, **fields)
 
 
-def save_folder(folder: str | os.PathLike[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def save_folder(
+    folder: str | os.PathLike[str],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    extra: Mapping[str, Callable[[Path], object]] | None = None,
+) -> None:
     """Write a folder for ``AutoModelForCausalLM.from_pretrained``, whole or not at all.
+
+    Parameters
+    ----------
+    folder : path
+    model : PreTrainedModel
+    tokenizer : PreTrainedTokenizerBase
+    extra : mapping of file name to callable, optional
+        More files. The callable gets a path and writes the file to it.
 
     Raises
     ------
@@ -140,6 +157,8 @@ def save_folder(folder: str | os.PathLike[str], model: PreTrainedModel, tokenize
         new = Path(work, "new")
         model.save_pretrained(new)
         tokenizer.save_pretrained(str(new))
+        for name, write in (extra or {}).items():
+            write(new / name)
         if path.exists():
             path.rmdir()
         new.rename(path)
