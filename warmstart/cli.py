@@ -314,6 +314,10 @@ def finetune(
     tensorboard: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Also write curves for TensorBoard (extra `tensorboard`).")
     ] = None,
+    checkpoints_by_words: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also write the model as DIR/chck_1M, chck_2M, ... after so many words."),
+    ] = None,
     split_documents: Split = None,
     text_format: TextFormat = None,
     text_field: TextField = "text",
@@ -334,7 +338,9 @@ def finetune(
     if corpus and not valid:
         raise InputError("expected --valid FILE with a corpus of your own, got none; hold out some of the text")
     reading = asdict(Reading(split_documents, text_format, text_field, skip_bad_records))
-    plan = Plan(phases, rate, max_tokens, validate_every, valid_tokens, batch_tokens, seed, bf16, device)
+    plan = Plan(
+        phases, rate, max_tokens, validate_every, valid_tokens, batch_tokens, seed, bf16, device, checkpoints_by_words
+    )
     job = Job(WarmStartLM.from_pretrained(model), output or model.with_name(f"{model.name}-finetuned"), plan)
     try:
         with Reporter(quiet) as progress:

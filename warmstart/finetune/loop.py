@@ -11,7 +11,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -96,6 +96,11 @@ class Run:
         Of a network alone: probabilities of the unigram model. Validation then scores the model that is saved, where it
         has `warmstart.gate.FLOOR` of the weight, and the network by itself beside it.
 
+    Attributes
+    ----------
+    on_step : callable or None
+        Called without arguments after every step.
+
     Raises
     ------
     InputError
@@ -124,6 +129,7 @@ class Run:
         except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without the device
             raise InputError(f"device: expected one that torch has here, got {settings.device!r}: {error}") from error
         self.batches, self.settings = batches, settings
+        self.on_step: Callable[[], object] | None = None
         self.network = module.network if isinstance(module, Beside) else module
         self.prior = None if prior is None else torch.tensor(prior, dtype=torch.float32, device=settings.device)
         self.valid = Batches(valid, module.config, batches.batch_tokens, experts=valid_experts)
@@ -180,6 +186,8 @@ class Run:
                 start = time.perf_counter()
                 self._train(phase)
                 self.seconds += time.perf_counter() - start
+                if self.on_step is not None:
+                    self.on_step()
                 if progress:
                     progress(phase.name, self.tokens, self.settings.max_tokens)
                 due = self.tokens % self.settings.validate_every == 0 or self.tokens == self.settings.max_tokens
