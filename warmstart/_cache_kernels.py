@@ -184,3 +184,54 @@ def row(nodes: Ints, contexts: Ints, discount: float, out: NDArray[np.float64]) 
             if nodes[child, COUNT]:
                 out[nodes[child, TOKEN]] += (nodes[child, COUNT] - discount) / total
             child = nodes[child, NEXT]
+
+
+@nb.njit(cache=True, nogil=True)
+def _count(
+    tokens: Ints, begin: int, end: int, size: int, contexts: Ints, counts: Ints, seen: Ints
+) -> Any:  # fmt: skip
+    """Count the targets in the cache that followed the last tokens up to ``end``; return how many are different.
+
+    contexts (order, 2): see `rows_after`; counts (V, order): by target; seen (V,): the different targets.
+    """
+    n = 0
+    for j in range(max(begin, end - size) + 1, end + 1):
+        y = tokens[j]
+        if counts[y, 0] == 0:
+            seen[n] = y
+            n += 1
+        for k in range(len(contexts)):
+            if k > 0 and (j - k <= begin or tokens[j - k] != tokens[end + 1 - k]):
+                break
+            contexts[k, 0] += 1
+            contexts[k, 1] += counts[y, k] == 0
+            counts[y, k] += 1
+    return n
+
+
+@nb.njit(cache=True, nogil=True)
+def rows_after(
+    tokens: Ints, begins: Ints, places: Ints, size: int, discount: float, contexts: Ints, out: NDArray[np.floating]
+) -> None:
+    """Write the distribution of the next token after places of a text, from the tokens before and without a tree.
+
+    tokens (m,); places (n,): the newest tokens; begins (n,): the separators of their documents; contexts (n, order, 2),
+    zeros: targets that followed each context in the cache, and different ones among them; out (n, V).
+    """
+    order, vocab_size = contexts.shape[1], out.shape[1]
+    counts, seen = np.zeros((vocab_size, order), np.int32), np.empty(vocab_size, np.int64)
+    for i in range(places.size):
+        totals = contexts[i]
+        n_seen = _count(tokens, begins[i], places[i], size, totals, counts, seen)
+        unseen = 1.0 / vocab_size
+        for k in range(order):
+            if totals[k, 0]:
+                unseen *= discount * totals[k, 1] / totals[k, 0]
+        out[i] = unseen
+        for y in seen[:n_seen]:
+            p = 1.0 / vocab_size
+            for k in range(order):
+                if totals[k, 0]:
+                    p = (max(counts[y, k] - discount, 0.0) + discount * totals[k, 1] * p) / totals[k, 0]
+            out[i, y] = p
+            counts[y] = 0

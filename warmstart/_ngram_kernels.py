@@ -273,6 +273,27 @@ def next_rows(
 
 
 @nb.njit(cache=True, nogil=True)
+def known_after(
+    tokens: Ints, places: Ints, separator: int, order: int, last: Ints, offsets: Ints, sizes: Ints, out: Ints
+) -> None:  # fmt: skip
+    """Write the length of the longest context that was counted and ends at each place of a text (places,)."""
+    for i in range(places.size):
+        out[i] = 0
+        end = places[i]
+        for length in range(1, order):
+            start = end - length + 1
+            if start < 0 or (length > 1 and tokens[start + 1] == separator):
+                break
+            h = np.int64(tokens[start])
+            for token in tokens[start + 1 : end + 1]:
+                h = find(last, offsets[h], offsets[h + 1], token) if h >= 0 else h
+            if h < 0:
+                break
+            if sizes[h]:
+                out[i] = length
+
+
+@nb.njit(cache=True, nogil=True)
 def locate(local_offsets: Ints, local_last: Ints, parents: Ints, offsets: Ints, last: Ints) -> Ints:
     """Return the numbers of the n-grams of a part of the text in the tables of the whole (m,) int64, -1 if missing.
 

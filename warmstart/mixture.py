@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from warmstart._threads import blocks
 from warmstart.backoff import BackoffModel, Scores
-from warmstart.cache import CacheCounts, DocumentCache
+from warmstart.cache import CacheCounts, DocumentCache, rows_after
 from warmstart.classes import ClassModel
 from warmstart.contexts import read
 from warmstart.errors import InputError
@@ -47,6 +47,13 @@ class Evidence(NamedTuple):
     """Probabilities of targets by each expert but the network (n, m), and the features of the gate (n, k)."""
 
     probs: Floats
+    features: NDArray[np.int64]
+
+
+class Rows(NamedTuple):
+    """Probabilities of every next token by each expert but the network (n, m, V), and the features of the gate."""
+
+    probs: NDArray[np.float32]
     features: NDArray[np.int64]
 
 
@@ -150,6 +157,51 @@ class Experts:
             ngrams = None if self.ngrams is None else self.ngrams.score_stream(text, first, workers)
             classes = [model.score(text, first, workers) for model in self.classes]
             yield chunk, self.evidence(text, first, memory, ngrams, classes)
+
+    def rows(self, tokens: Ids, places: Ids) -> Rows:
+        """Return what every expert but the network says of the token after places of a text.
+
+        Nothing is kept between calls. The work for a place is that of V, and of the last tokens of its document that
+        the caches hold.
+
+        Parameters
+        ----------
+        tokens : (m,) int
+            Documents, each after a separator. The text begins with one.
+        places : (n,) int
+            Positions of the newest tokens.
+        """
+        begins = np.maximum.accumulate(np.where(tokens == self.separator, np.arange(tokens.size), 0))[places]
+        size, said, rows = len(self.prior), {}, []
+        if self.ngrams is not None:
+            rows.append(self.ngrams.rows(tokens, places))
+        of_caches = []
+        for name, shape in CACHES.items() if self.cache else ():
+            of_cache, said[name] = rows_after(tokens, begins, places, size, *shape, DISCOUNT)
+            of_caches.append(of_cache)
+        if self.classes:
+            seen = self._seen(tokens, begins, places)
+            rows += [_class_rows(model, tokens, places, seen if self.cache else None) for model in self.classes]
+        rows += [*of_caches, np.broadcast_to(self.prior.astype(np.float32), (places.size, size))]
+        known = None if self.ngrams is None else self.ngrams.known(tokens, places)
+        return Rows(np.stack(rows, axis=1), features(said, known, tokens[places]))
+
+    def _seen(self, tokens: Ids, begins: Ids, places: Ids) -> NDArray[np.int64]:
+        """Return how often the cache holds each token (n, V)."""
+        window = CACHES["cache"][1]
+        spans = zip(np.maximum(begins, places - window).tolist(), places.tolist(), strict=True)
+        return np.stack([np.bincount(tokens[a + 1 : b + 1], minlength=len(self.prior)) for a, b in spans])
+
+
+def _class_rows(model: ClassModel, tokens: Ids, places: Ids, seen: NDArray[np.int64] | None) -> NDArray[np.float32]:
+    """Return the probability of every token (n, V) by a class model; ``seen`` (n, V): times in the document."""
+    labels, share = model.labels, model.shares
+    if seen is not None:
+        of_classes = np.stack([np.bincount(labels, row, minlength=model.n_classes)[labels] for row in seen])
+        share = model.within(np.arange(labels.size), seen, of_classes)
+    rows = model.model.rows(labels[tokens], places)[:, labels]
+    rows *= share
+    return rows
 
 
 @dataclass(eq=False)
