@@ -187,13 +187,17 @@ def row(nodes: Ints, contexts: Ints, discount: float, out: NDArray[np.float64]) 
 
 
 @nb.njit(cache=True, nogil=True)
-def _count(
-    tokens: Ints, begin: int, end: int, size: int, contexts: Ints, counts: Ints, seen: Ints
-) -> Any:  # fmt: skip
-    """Count the targets in the cache that followed the last tokens up to ``end``; return how many are different.
+def count(tokens: Ints, separator: int, end: int, size: int, contexts: Ints, counts: Ints, seen: Ints) -> Any:
+    """Count the targets in a cache that followed the last tokens up to ``end``, without a tree.
 
-    contexts (order, 2): see `rows_after`; counts (V, order): by target; seen (V,): the different targets.
+    tokens (m,): a document begins at the last separator; contexts (order, 2): targets that followed each context, and
+    different ones among them; counts (V, at least order), zeros before: by target; seen (V,): the different targets,
+    whose number is returned.
     """
+    begin = end
+    while begin > max(0, end - size - len(contexts)) and tokens[begin] != separator:
+        begin -= 1
+    contexts[:] = 0
     n = 0
     for j in range(max(begin, end - size) + 1, end + 1):
         y = tokens[j]
@@ -210,28 +214,20 @@ def _count(
 
 
 @nb.njit(cache=True, nogil=True)
-def rows_after(
-    tokens: Ints, begins: Ints, places: Ints, size: int, discount: float, contexts: Ints, out: NDArray[np.floating]
-) -> None:
-    """Write the distribution of the next token after places of a text, from the tokens before and without a tree.
+def add_row(contexts: Ints, counts: Ints, seen: Ints, discount: float, weight: float, out: NDArray[Any]) -> Any:
+    """Add the distribution of a cache, times a weight, to that of its targets; return what every token gets besides.
 
-    tokens (m,); places (n,): the newest tokens; begins (n,): the separators of their documents; contexts (n, order, 2),
-    zeros: targets that followed each context in the cache, and different ones among them; out (n, V).
+    contexts (order, 2), counts (V, order), seen (n,): of `count`, whose counts are set back to 0; out (V,).
     """
-    order, vocab_size = contexts.shape[1], out.shape[1]
-    counts, seen = np.zeros((vocab_size, order), np.int32), np.empty(vocab_size, np.int64)
-    for i in range(places.size):
-        totals = contexts[i]
-        n_seen = _count(tokens, begins[i], places[i], size, totals, counts, seen)
-        unseen = 1.0 / vocab_size
-        for k in range(order):
-            if totals[k, 0]:
-                unseen *= discount * totals[k, 1] / totals[k, 0]
-        out[i] = unseen
-        for y in seen[:n_seen]:
-            p = 1.0 / vocab_size
-            for k in range(order):
-                if totals[k, 0]:
-                    p = (max(counts[y, k] - discount, 0.0) + discount * totals[k, 1] * p) / totals[k, 0]
-            out[i, y] = p
-            counts[y] = 0
+    unseen = 1.0 / out.size
+    for k in range(len(contexts)):
+        if contexts[k, 0]:
+            unseen *= discount * contexts[k, 1] / contexts[k, 0]
+    for y in seen:
+        p = 1.0 / out.size
+        for k in range(len(contexts)):
+            if contexts[k, 0]:
+                p = (max(counts[y, k] - discount, 0.0) + discount * contexts[k, 1] * p) / contexts[k, 0]
+        out[y] += weight * (p - unseen)
+        counts[y] = 0
+    return weight * unseen

@@ -75,30 +75,6 @@ class CacheCounts:
         return P
 
 
-def rows_after(
-    tokens: Ints, begins: Ints, places: Ints, vocab_size: int, order: int, size: int, discount: float
-) -> tuple[NDArray[np.float32], CacheCounts]:
-    """Return the distribution of the next token after places of a text (n, V), and what the cache knows of it.
-
-    A `DocumentCache` gives the same when it has read the document up to there. The work is that of reading the last
-    ``size`` tokens of the document, for each place.
-
-    Parameters
-    ----------
-    tokens : (m,) int
-    begins, places : (n,) int
-        Positions of the separator of the document, and of the newest token.
-    vocab_size, order, size, discount
-        See `DocumentCache`.
-    """
-    from warmstart import _cache_kernels  # numba is loaded here, not on import
-
-    _check_discount(discount)
-    rows, counts = np.empty((places.size, vocab_size), np.float32), np.zeros((places.size, order, 3), np.int32)
-    _cache_kernels.rows_after(tokens, begins, places, size, discount, counts[..., 1:], rows)
-    return rows, CacheCounts(counts, places - begins, vocab_size)
-
-
 class DocumentCache:
     """N-gram counts of the document so far, read and written token by token; a fresh one stands after a separator.
 

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from warmstart._threads import blocks
 from warmstart.backoff import BackoffModel, Scores
-from warmstart.cache import CacheCounts, DocumentCache, rows_after
-from warmstart.classes import ClassModel
+from warmstart.cache import CacheCounts, DocumentCache
+from warmstart.classes import ADDED, ClassModel
 from warmstart.contexts import read
 from warmstart.errors import InputError
 from warmstart.gate import FLOOR, Gate
@@ -34,6 +34,7 @@ from warmstart.ngrams import check_text
 from warmstart.progress import Progress
 
 CACHES = {"cache": (4, 131_072), "cache 1024": (3, 1024), "cache 128": (3, 128)}  # order, size
+CACHE_SHAPES = tuple(np.array(list(CACHES.values())).T.copy())
 DISCOUNT = 0.5  # of the caches, chosen on validation text; a cache without other experts needs a larger one
 TARGETS_PER_CHUNK = 1 << 17
 NETWORK_TARGETS = 8192  # that the network scores at once
@@ -47,13 +48,6 @@ class Evidence(NamedTuple):
     """Probabilities of targets by each expert but the network (n, m), and the features of the gate (n, k)."""
 
     probs: Floats
-    features: NDArray[np.int64]
-
-
-class Rows(NamedTuple):
-    """Probabilities of every next token by each expert but the network (n, m, V), and the features of the gate."""
-
-    probs: NDArray[np.float32]
     features: NDArray[np.int64]
 
 
@@ -102,7 +96,7 @@ class Experts:
     def feature_sizes(self) -> tuple[int, ...]:
         """Number of values of each feature of the gate."""
         known = (self.ngrams.order,) if self.ngrams is not None else ()
-        return (*(CACHE_FEATURES if self.cache else ()), *known, int(rank_bits(len(self.prior) - 1)) + 1)
+        return (*(CACHE_FEATURES if self.cache else ()), *known, (len(self.prior) - 1).bit_length() // 2 + 1)
 
     def start(self) -> "Memory":
         """Return what is remembered of a document at its separator: nothing."""
@@ -158,8 +152,23 @@ class Experts:
             classes = [model.score(text, first, workers) for model in self.classes]
             yield chunk, self.evidence(text, first, memory, ngrams, classes)
 
-    def rows(self, tokens: Ids, places: Ids) -> Rows:
-        """Return what every expert but the network says of the token after places of a text.
+    def buckets_after(self, tokens: Ids, places: Ids) -> NDArray[np.int64]:
+        """Return the buckets of the gate (n,) for the token after places of a text, see `add_rows`."""
+        from warmstart import _mixture_kernels as kernels  # numba is loaded here, not on import
+
+        sizes = np.array(self.feature_sizes)
+        found = np.empty((places.size, sizes.size), np.int64)
+        if self.cache:
+            orders, of_caches = CACHE_SHAPES
+            kernels.cache_features(tokens, places, self.separator, orders, of_caches, len(self.prior), found)
+        if self.ngrams is not None:
+            own = self.ngrams
+            tables = own.last, own.offsets, own.sizes
+            kernels.known_features(tokens, places, own.separator, own.order, *tables, found[:, -2])
+        return np.asarray(kernels.bucket_index(tokens, places, sizes, found))
+
+    def add_rows(self, tokens: Ids, places: Ids, weights: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        """Add the probability of every token to come after places of a text, weighed and summed over the experts.
 
         Nothing is kept between calls. The work for a place is that of V, and of the last tokens of its document that
         the caches hold.
@@ -170,38 +179,26 @@ class Experts:
             Documents, each after a separator. The text begins with one.
         places : (n,) int
             Positions of the newest tokens.
+        weights : (n, m) float32
+            Of every expert but the network.
+        out : (n, V) float32
         """
-        begins = np.maximum.accumulate(np.where(tokens == self.separator, np.arange(tokens.size), 0))[places]
-        size, said, rows = len(self.prior), {}, []
+        from warmstart import _mixture_kernels as kernels  # numba is loaded here, not on import
+
+        columns = iter(weights.T)
         if self.ngrams is not None:
-            rows.append(self.ngrams.rows(tokens, places))
-        of_caches = []
-        for name, shape in CACHES.items() if self.cache else ():
-            of_cache, said[name] = rows_after(tokens, begins, places, size, *shape, DISCOUNT)
-            of_caches.append(of_cache)
-        if self.classes:
-            seen = self._seen(tokens, begins, places)
-            rows += [_class_rows(model, tokens, places, seen if self.cache else None) for model in self.classes]
-        rows += [*of_caches, np.broadcast_to(self.prior.astype(np.float32), (places.size, size))]
-        known = None if self.ngrams is None else self.ngrams.known(tokens, places)
-        return Rows(np.stack(rows, axis=1), features(said, known, tokens[places]))
-
-    def _seen(self, tokens: Ids, begins: Ids, places: Ids) -> NDArray[np.int64]:
-        """Return how often the cache holds each token (n, V)."""
-        window = CACHES["cache"][1]
-        spans = zip(np.maximum(begins, places - window).tolist(), places.tolist(), strict=True)
-        return np.stack([np.bincount(tokens[a + 1 : b + 1], minlength=len(self.prior)) for a, b in spans])
-
-
-def _class_rows(model: ClassModel, tokens: Ids, places: Ids, seen: NDArray[np.int64] | None) -> NDArray[np.float32]:
-    """Return the probability of every token (n, V) by a class model; ``seen`` (n, V): times in the document."""
-    labels, share = model.labels, model.shares
-    if seen is not None:
-        of_classes = np.stack([np.bincount(labels, row, minlength=model.n_classes)[labels] for row in seen])
-        share = model.within(np.arange(labels.size), seen, of_classes)
-    rows = model.model.rows(labels[tokens], places)[:, labels]
-    rows *= share
-    return rows
+            own = self.ngrams
+            tables = own.last, own.offsets, own.probs, own.gammas
+            kernels.add_ngrams(tokens, places, own.separator, own.order, *tables, next(columns), out)
+        for model, column in zip(self.classes, columns, strict=False):
+            rows, size = model.model.rows(model.labels[tokens], places), CACHES["cache"][1] if self.cache else 0
+            shares = model.labels, model.shares
+            kernels.add_classes(tokens, places, self.separator, size, ADDED, *shares, rows, column, out)
+        if self.cache:
+            orders, sizes = CACHE_SHAPES
+            of_caches = weights[:, -1 - orders.size : -1]
+            kernels.add_caches(tokens, places, self.separator, orders, sizes, DISCOUNT, of_caches, out)
+        kernels.add_prior(self.prior.astype(np.float32), weights[:, -1], out)
 
 
 @dataclass(eq=False)

@@ -49,6 +49,7 @@ class CountedConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         if isinstance(base_config, dict):
             base_config = AutoConfig.for_model(**base_config)
         self.base_config = base_config
+        kwargs.setdefault("attn_implementation", base_config._attn_implementation)  # None would change the decoder's
         self.counted_size, self.separator = counted_size, separator
         self.experts, self.gate_sizes = list(experts or ["network", "unigram"]), list(gate_sizes or [1])
         self.network_loss, self.vocabulary, self.tables = network_loss, vocabulary, tables

@@ -11,6 +11,7 @@ counts explain most targets, and what is explained gives no gradient.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -73,6 +74,7 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         self.gate = MixtureGate(Gate(tuple(config.gate_sizes), _equal(buckets, m)))
         self.experts: Experts | None = None
         self._plain: bool | None = None  # whether the head of the decoder is plain, see `plain_head`
+        self._keeps: bool | None = None  # whether the decoder takes ``logits_to_keep``
         self._inherit()
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -212,7 +214,8 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         -------
         CausalLMOutputWithPast
             ``loss`` in nats: in training with the loss of the decoder alone. ``logits`` (batch, L, rows) float32:
-            log-probabilities of the mixture, of which ``exp`` sums to 1; minus infinity for padding.
+            log-probabilities of the mixture, of which ``exp`` sums to 1; minus infinity for padding. No gradient goes
+            through them to the weights of the counted experts.
 
         Raises
         ------
@@ -220,6 +223,11 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
             Labels are outside the vocabulary or differ from the input, the model has no tables, or in training nothing
             says what the counts say of the labels.
         """
+        if self.training and torch.is_grad_enabled() and (labels is None or return_logits):
+            raise InputError(
+                "expected labels and no logits in training, got others: what counts say of whole rows includes the "
+                "text itself; train with labels, or the decoder alone, which is `base`"
+            )
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
         loss = None
         if labels is not None:
@@ -231,12 +239,16 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
             raise InputError(f"logits_to_keep: expected a whole number, got a {type(logits_to_keep).__name__}")
         inputs |= {"past_key_values": past_key_values, "use_cache": use_cache, "return_dict": True}
         inputs = {name: value for name, value in inputs.items() if value is not None}
-        if self.base._supports_logits_to_keep():
+        if self._keeps is None:
+            self._keeps = self.base._supports_logits_to_keep()
+        if self._keeps:
             inputs["logits_to_keep"] = logits_to_keep
         out = self.base(**inputs)
         logits = out.logits if logits_to_keep == 0 else out.logits[:, -logits_to_keep:]
         text = self._text(input_ids, attention_mask, history_ids) if text_ids is None else text_ids
-        out.loss, out.logits = loss, self._mixed(logits, text)
+        out.logits = _eagerly(self._mixed, logits, text)
+        if loss is not None:
+            out.loss = loss
         return cast("CausalLMOutputWithPast", out)
 
     def _loss(
@@ -252,7 +264,7 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
                     "expected expert_probs and expert_buckets in training, got none: counts that include the token are "
                     "worse than none; train on windows of warmstart.finetune.Windows with an expert_table"
                 )
-            probs, buckets = self._evidence(text, targets, counted)
+            probs, buckets = _eagerly(self._evidence, text, targets, counted)
         else:
             probs, buckets = probs[:, 1:], buckets[:, 1:].long()
         alone = self._network_nats(targets, slice(0, targets.shape[1]), **inputs)
@@ -306,7 +318,6 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         tokens[:, 1:] = text.cpu().numpy()
         return tokens.ravel(), np.arange(tokens.size).reshape(tokens.shape)[:, 1:]
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _evidence(self, text: Tensor, targets: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the experts say of the last tokens of texts: probabilities (batch, n, m) and buckets."""
         same = (text[:, -targets.shape[1] :] == targets) | ~counted
@@ -321,22 +332,27 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         found = self.gate.index(torch.from_numpy(features))
         return torch.from_numpy(probs).to(targets.device), found.to(targets.device)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _mixed(self, logits: Tensor, text: Tensor) -> Tensor:
         """Return log-probabilities of the mixture (batch, k, rows) from logits of the decoder after the last tokens."""
-        experts, size = self._tables(), self.config.counted_size
+        size, rest = self.config.counted_size, logits.shape[2] - self.config.counted_size
         tokens, places = self._read(text)
         places = places[:, places.shape[1] - logits.shape[1] :].ravel()
-        q = logits[..., :size].float().softmax(dim=-1).flatten(0, 1)
-        mixed = []
-        for block in blocks(len(q), ROWS):
-            rows = experts.rows(tokens, places[block])
-            weights = self.gate(torch.from_numpy(rows.features).to(q.device))
-            others = torch.cat([weights[:, :-2], weights[:, -1:]], dim=1)[:, None]
-            P = (others @ torch.from_numpy(rows.probs).to(q))[:, 0]
-            mixed.append((P + weights[:, -2:-1] * q[block]).log())
+        q = (logits[..., :size] if rest else logits).float().softmax(dim=-1).flatten(0, 1)
+        mixed = [self._rows(tokens, places[block], q[block]) for block in blocks(len(q), ROWS)]
         out = (mixed[0] if len(mixed) == 1 else torch.cat(mixed)).view(*logits.shape[:2], size)
-        return functional.pad(out, (0, logits.shape[2] - size), value=-torch.inf)
+        return functional.pad(out, (0, rest), value=-torch.inf) if rest else out
+
+    def _rows(self, tokens: NDArray[np.int64], places: NDArray[np.int64], q: Tensor) -> Tensor:
+        """Return log-probabilities of the mixture (n, V) after places of a text, given the decoder's (n, V)."""
+        experts = self._tables()
+        weights = self.gate.weights(torch.from_numpy(experts.buckets_after(tokens, places)).to(q.device))
+        network, others = weights[:, -2:-1], np.delete(weights.detach().cpu().numpy(), -2, axis=1)
+        if q.device.type == "cpu" and not (q.requires_grad or weights.requires_grad):
+            experts.add_rows(tokens, places, others, q.mul_(network).numpy())  # in place: one array of this size
+            return q.log_()
+        rows = torch.zeros(q.shape)
+        experts.add_rows(tokens, places, others, rows.numpy())
+        return (network * q + rows.to(q)).log()
 
     def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
@@ -461,6 +477,16 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
         """Do nothing: a folder that is saved carries `modeling_warmstart.py`, not a copy of this file."""
+
+
+def _eagerly(method: Callable[..., Any], *args: Any) -> Any:
+    """Call a method; a compiled graph stops before it and goes on after it."""
+    return _outside(method, *args) if torch.compiler.is_compiling() else method(*args)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _outside(method: Callable[..., Any], *args: Any) -> Any:
+    return method(*args)
 
 
 def _equal(buckets: int, m: int) -> Any:
