@@ -82,10 +82,12 @@ def bucket_index(tokens: NDArray[Any], places: NDArray[Any], sizes: NDArray[Any]
 
 
 @nb.njit(cache=True, nogil=True)
-def add_prior(prior: NDArray[Any], weights: NDArray[Any], out: NDArray[Any]) -> None:
-    """Add probabilities (V,), times weights (n,), to ``out`` (n, V) float32."""
+def blend(prior: NDArray[Any], weights: NDArray[Any], shares: NDArray[Any], out: NDArray[Any]) -> None:
+    """Weigh ``out`` (n, V) by shares (n,), and add probabilities (V,), times weights (n,); all are float32."""
     for i in range(len(out)):
-        out[i] += weights[i] * prior
+        row, weight, share = out[i], weights[i], shares[i]
+        for y in range(prior.size):
+            row[y] = share * row[y] + weight * prior[y]
 
 
 @nb.njit(cache=True, nogil=True)

@@ -153,7 +153,7 @@ class Experts:
             yield chunk, self.evidence(text, first, memory, ngrams, classes)
 
     def buckets_after(self, tokens: Ids, places: Ids) -> NDArray[np.int64]:
-        """Return the buckets of the gate (n,) for the token after places of a text, see `add_rows`."""
+        """Return the buckets of the gate (n,) for the token after places of a text, see `mix_rows`."""
         from warmstart import _mixture_kernels as kernels  # numba is loaded here, not on import
 
         sizes = np.array(self.feature_sizes)
@@ -167,8 +167,8 @@ class Experts:
             kernels.known_features(tokens, places, own.separator, own.order, *tables, found[:, -2])
         return np.asarray(kernels.bucket_index(tokens, places, sizes, found))
 
-    def add_rows(self, tokens: Ids, places: Ids, weights: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-        """Add the probability of every token to come after places of a text, weighed and summed over the experts.
+    def mix_rows(self, tokens: Ids, places: Ids, weights: NDArray[np.float32], rows: NDArray[np.float32]) -> None:
+        """Turn rows of the network into rows of the mixture: probabilities of every token after places of a text.
 
         Nothing is kept between calls. The work for a place is that of V, and of the last tokens of its document that
         the caches hold.
@@ -180,25 +180,26 @@ class Experts:
         places : (n,) int
             Positions of the newest tokens.
         weights : (n, m) float32
-            Of every expert but the network.
-        out : (n, V) float32
+            Of the experts, the network last but one, whether there is one or not.
+        rows : (n, V) float32
+            Changed in place.
         """
         from warmstart import _mixture_kernels as kernels  # numba is loaded here, not on import
 
+        kernels.blend(self.prior.astype(np.float32), weights[:, -1], weights[:, -2], rows)
         columns = iter(weights.T)
         if self.ngrams is not None:
             own = self.ngrams
             tables = own.last, own.offsets, own.probs, own.gammas
-            kernels.add_ngrams(tokens, places, own.separator, own.order, *tables, next(columns), out)
+            kernels.add_ngrams(tokens, places, own.separator, own.order, *tables, next(columns), rows)
         for model, column in zip(self.classes, columns, strict=False):
-            rows, size = model.model.rows(model.labels[tokens], places), CACHES["cache"][1] if self.cache else 0
+            of_classes, size = model.model.rows(model.labels[tokens], places), CACHES["cache"][1] if self.cache else 0
             shares = model.labels, model.shares
-            kernels.add_classes(tokens, places, self.separator, size, ADDED, *shares, rows, column, out)
+            kernels.add_classes(tokens, places, self.separator, size, ADDED, *shares, of_classes, column, rows)
         if self.cache:
             orders, sizes = CACHE_SHAPES
-            of_caches = weights[:, -1 - orders.size : -1]
-            kernels.add_caches(tokens, places, self.separator, orders, sizes, DISCOUNT, of_caches, out)
-        kernels.add_prior(self.prior.astype(np.float32), weights[:, -1], out)
+            of_caches = weights[:, -2 - orders.size : -2]
+            kernels.add_caches(tokens, places, self.separator, orders, sizes, DISCOUNT, of_caches, rows)
 
 
 @dataclass(eq=False)

@@ -12,8 +12,9 @@ counts explain most targets, and what is explained gives no gradient.
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import torch
@@ -30,12 +31,17 @@ from warmstart.errors import InputError
 from warmstart.gate import FLOOR, Gate
 from warmstart.hub.configs import CountedConfig
 from warmstart.hub.losses import network_nats, plain_head
-from warmstart.hub.scoring import Scores, window_nats, window_size
+from warmstart.hub.near_shallow import NearShallowForCausalLM
+from warmstart.hub.scoring import Scores, documents, window_nats, window_size, windows
 from warmstart.hub.tables import check_tokenizer, find_folder, load_experts, save_code, save_experts
 from warmstart.kneser_ney import KneserNey
 from warmstart.layers.gate import MixtureGate
 from warmstart.mixture import Experts, Mixture
+from warmstart.ngrams import vocabulary_digest
 from warmstart.progress import Progress
+
+if TYPE_CHECKING:
+    from warmstart.estimators import WarmStartLM
 
 IGNORED = -100  # a label that does not count
 ROWS = 64  # places whose rows of all experts are in memory at once
@@ -125,6 +131,20 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
             vocabulary = experts.ngrams.counts.vocabulary
         gate = MixtureGate.ready(_floored(Gate, mixture.gate.sizes, weights))
         return cls._of(base, experts, names, gate, network_loss, vocabulary)
+
+    @classmethod
+    def of(cls, model: "WarmStartLM") -> Self:
+        """Return the mixture of a language model, whose network is the decoder; weights are copied, tables are not.
+
+        Raises
+        ------
+        InputError
+            The language model has no network.
+        """
+        base, mixture = NearShallowForCausalLM.of(model), model.mixture_
+        experts = replace(mixture.experts, network=None)
+        vocabulary = vocabulary_digest(model.tokenizer_.get_vocab())
+        return cls._of(base, experts, mixture.experts.names, MixtureGate(mixture.gate), 1.0, vocabulary)
 
     @classmethod
     def _of(
@@ -345,14 +365,15 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
     def _rows(self, tokens: NDArray[np.int64], places: NDArray[np.int64], q: Tensor) -> Tensor:
         """Return log-probabilities of the mixture (n, V) after places of a text, given the decoder's (n, V)."""
         experts = self._tables()
-        weights = self.gate.weights(torch.from_numpy(experts.buckets_after(tokens, places)).to(q.device))
-        network, others = weights[:, -2:-1], np.delete(weights.detach().cpu().numpy(), -2, axis=1)
-        if q.device.type == "cpu" and not (q.requires_grad or weights.requires_grad):
-            experts.add_rows(tokens, places, others, q.mul_(network).numpy())  # in place: one array of this size
+        index = experts.buckets_after(tokens, places)
+        constants = self.gate.constants(index)
+        if q.device.type == "cpu" and not torch.is_grad_enabled():
+            experts.mix_rows(tokens, places, constants, q.numpy())  # in place: one array of this size
             return q.log_()
-        rows = torch.zeros(q.shape)
-        experts.add_rows(tokens, places, others, rows.numpy())
-        return (network * q + rows.to(q)).log()
+        others = torch.zeros(q.shape)
+        experts.mix_rows(tokens, places, constants, others.numpy())
+        network = self.gate.weights(torch.from_numpy(index).to(q.device))[:, -2:-1]
+        return (network * q + others.to(q)).log()
 
     def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
@@ -387,7 +408,8 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         tokens : (n + 1,) int
             ``SEP d1 SEP d2 SEP ... dn SEP``, as those of a `Corpus`. A separator in front is added if it is missing.
         length : int, optional
-            Tokens of a window. Default: what the decoder can read, at most `warmstart.hub.scoring.LONGEST`.
+            Tokens of a window. Default: what the decoder can read, at most `warmstart.hub.scoring.LONGEST`; whole
+            documents for the near-shallow network.
         stride : int, optional
             Targets from one window to the next; the tokens before them are history. Default: half of the length.
         batch : int
@@ -408,7 +430,8 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
                 f"expected token ids from 0 to {self.config.counted_size - 1}, got {tokens.min()} to {tokens.max()}; "
                 "use the tokenizer of this model"
             )
-        size = window_size(self.config.base_config, length, stride)
+        whole = isinstance(self.base, NearShallowForCausalLM) and length is None
+        size = None if whole else window_size(self.config.base_config, length, stride)
         experts, n, device = self._tables(), tokens.size - 1, self.gate.logits.device
 
         def nats(inputs: Tensor, targets: Tensor, spot: slice) -> Tensor:
@@ -417,7 +440,8 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         log_probs, network = np.empty(n), np.empty(n)
         with still(self):
             for part, (probs, features) in experts.scan(tokens, torch.get_num_threads()):
-                alone = window_nats(nats, tokens, part, size, batch)
+                found = windows(part, *size) if size else documents(tokens, part, self.config.separator)
+                alone = window_nats(nats, tokens, part, found, batch)
                 index = self.gate.index(torch.from_numpy(features)).to(device)
                 mixed = self.gate.nats(alone.to(device), torch.from_numpy(probs).to(device), index)
                 log_probs[part], network[part] = -mixed.cpu().numpy(), -alone.numpy()
