@@ -17,9 +17,10 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks import blimp
 from benchmarks.needs import data_folder
-from warmstart.adapters.initialise import initialise, save_folder
+from warmstart import WarmStartLM
+from warmstart.adapters.initialise import initialise, save_folder, wrapped_tokenizer
 from warmstart.corpus import Corpus
-from warmstart.hub import CountedForCausalLM
+from warmstart.hub import CountedForCausalLM, NearShallowForCausalLM
 from warmstart.hub.initialise import counted_recipe, initialise_counted
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.slow]  # others warn; imports take long
@@ -67,7 +68,20 @@ def _log_probs(model, tokens):
     return rows.gather(1, ids[1:, None])[:, 0].numpy()
 
 
-@pytest.mark.parametrize("start", [start_counted, start_plain])
+def start_near_shallow(corpus, folder):
+    model = WarmStartLM("potato", contexts=("radial",), bits=8).fit(corpus)
+    save_folder(folder, NearShallowForCausalLM.of(model), wrapped_tokenizer(corpus.tokenizer))
+    return blimp.fitted(model)
+
+
+def start_mixture(corpus, folder):
+    """All contexts of a language model, its network as the decoder."""
+    model = WarmStartLM("potato", contexts=("ngrams", "classes", "cache", "radial"), bits=8, order=3).fit(corpus)
+    save_folder(folder, CountedForCausalLM.of(model), wrapped_tokenizer(corpus.tokenizer))
+    return blimp.fitted(model)
+
+
+@pytest.mark.parametrize("start", [start_counted, start_plain, start_near_shallow, start_mixture])
 def test_its_scores_are_our_own(corpus, tmp_path, monkeypatch, start):
     names = ("sentence_good", "sentence_bad", "UID")
     (tmp_path / "blimp").mkdir()

@@ -316,7 +316,7 @@ def finetune(
     ] = None,
     checkpoints_by_words: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Also write the model as DIR/chck_1M, chck_2M, ... after so many words."),
+        typer.Option(metavar="DIR", help="Also write DIR/chck_1M, chck_2M, ... for transformers after so many words."),
     ] = None,
     split_documents: Split = None,
     text_format: TextFormat = None,

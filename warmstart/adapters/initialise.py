@@ -20,6 +20,7 @@ from warmstart.progress import Progress
 from warmstart.tokenizer import SEPARATOR
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PADDING = "<|padding|>"  # not the end of a document: the collators of transformers train no padding
@@ -67,17 +68,8 @@ def initialise(
         The extra `hf` is not installed, the architecture or a field is unknown, or the architecture refuses a value.
         See also `load_into`.
     """
-    try:
-        from transformers import PreTrainedTokenizerFast
-    except ImportError as error:
-        raise InputError("expected transformers, found none; pip install 'warmstart[hf]'") from error
     model = _model(corpus, arch, config, seed)
-    positions = getattr(model.config, "max_position_embeddings", None)  # some families have no limit
-    special: dict[str, Any] = {} if positions is None else {"model_max_length": positions}
-    special |= dict.fromkeys(("bos_token", "eos_token"), SEPARATOR)
-    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=corpus.tokenizer, **special
-    )
+    tokenizer = wrapped_tokenizer(corpus.tokenizer, getattr(model.config, "max_position_embeddings", None))
     if statistics is None:
         vocabulary = corpus.tokenizer.get_vocab()
         statistics = count_ngrams(corpus.tokens, corpus.documents, corpus.vocab_size, order=2, vocabulary=vocabulary)
@@ -86,10 +78,35 @@ def initialise(
     return model, tokenizer, report
 
 
+def wrapped_tokenizer(tokenizer: Tokenizer, length: int | None = None) -> PreTrainedTokenizerBase:
+    """Return a tokenizer of ``transformers`` with the separator as first and last token of a document.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+    length : int, optional
+        Number of tokens that the model sees, if there is a limit.
+
+    Raises
+    ------
+    InputError
+        The extra `hf` is not installed.
+    """
+    try:
+        from transformers import PreTrainedTokenizerFast
+    except ImportError as error:
+        raise InputError("expected transformers, found none; pip install 'warmstart[hf]'") from error
+    special: dict[str, Any] = {} if length is None else {"model_max_length": length}
+    special |= dict.fromkeys(("bos_token", "eos_token"), SEPARATOR)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)  # type: ignore[no-untyped-call]
+
+
 def _model(corpus: Corpus, arch: str, config: Mapping[str, Any] | None, seed: int) -> Any:
     """Return a model with random weights, or say what is wrong with its configuration."""
-    from transformers import AutoModelForCausalLM
-
+    try:
+        from transformers import AutoModelForCausalLM
+    except ImportError as error:
+        raise InputError("expected transformers, found none; pip install 'warmstart[hf]'") from error
     settings = _settings(corpus, arch, config)
     try:
         if config is None:  # parts for pictures or sound keep their own sizes

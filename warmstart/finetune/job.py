@@ -193,14 +193,22 @@ class Job:
     def _checkpoints(
         self, run: Run, train: Corpus, mixture: Mixture | None, folder: Path
     ) -> Callable[[], Sequence[Path]]:
-        """Return what writes the model of a run when a number of words is passed, see `warmstart.finetune.words`."""
+        """Return what writes the model of a run for Hugging Face when a number of words is passed."""
+        from warmstart.adapters.initialise import save_folder, wrapped_tokenizer
+
+        tokenizer = wrapped_tokenizer(self.model.tokenizer_)  # refused here without the extra `hf`
+        from warmstart.hub import CountedForCausalLM, NearShallowForCausalLM
+
         marks = Marks(folder, words_per_token(train), run.tokens)
 
         def save(path: Path) -> None:
+            model: CountedForCausalLM | NearShallowForCausalLM
             if mixture is None or not isinstance(run.module, Beside):
-                run.network.save_pretrained(path)
+                model = NearShallowForCausalLM.of(run.network)
             else:
-                self._trained(mixture, run.network.to_model(), run.module.gate.to_model()).save_pretrained(path)
+                trained = self._trained(mixture, run.network.to_model(), run.module.gate.to_model())
+                model = CountedForCausalLM.of(trained)
+            save_folder(path, model, tokenizer)
 
         return lambda: marks.passed(run.tokens, save)
 
