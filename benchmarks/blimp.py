@@ -173,6 +173,16 @@ def fitted(model: WarmStartLM) -> Score:
     return score
 
 
+def beside(model: Any) -> Score:
+    """Return the function of a `warmstart.hub.CountedForCausalLM` that gives ``log P`` of every target."""
+
+    def score(tokens: Ids, documents: Ids) -> NDArray[np.float64]:
+        borders = zip(documents[:-1].tolist(), documents[1:].tolist(), strict=True)
+        return np.concatenate([model.score(tokens[first : end + 1]).log_probs for first, end in borders])
+
+    return score
+
+
 def trained(name: str, books: Books, quick: bool, shares: Callable[[Score], dict[str, float]]) -> dict[str, float]:
     """Train a decoder as in `benchmarks.transformers` and return its shares of pairs."""
     arm, recipe, rate = TRAINED[name]

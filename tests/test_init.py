@@ -103,10 +103,30 @@ def test_an_existing_tokenizer_keeps_its_ids(init, models, tmp_path):
     assert one.get_vocab() == two.get_vocab()
 
 
+@pytest.mark.parametrize("arch", ["qwen3", "mamba", "mixtral", "granitemoehybrid"])
+def test_other_families_start_as_a_bigram_model_too(init, arch, text, tmp_path):
+    """Of Llama's kind, a state space without positions, experts, and layers of two kinds; at the default size."""
+    result = init(tmp_path / arch, "--arch", arch)
+    assert result.exit_code == 0, result.output
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(tmp_path / arch),
+        AutoModelForCausalLM.from_pretrained(tmp_path / arch),
+    )
+    ids = torch.tensor(tokenizer(text.read_text()[:8_000])["input_ids"])[: 32 * 20].view(-1, 32)
+    with torch.no_grad():
+        loss = float(model(ids, labels=ids).loss)
+    counts = np.bincount(ids.flatten().numpy(), minlength=tokenizer.vocab_size)
+    p = counts[counts > 0] / counts.sum()
+    assert loss < -(p * np.log(p)).sum() - 0.2
+    assert (tokenizer.model_max_length == 256) == (arch != "mamba")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--arch", "bert"], "arch: expected one of gpt2, llama"),
+        (["--arch", "gpt2000"], "arch: expected a decoder of transformers, such as gpt2, llama, qwen3"),
+        (["--arch", "bert"], "expected a BertLMHeadModel in which cls.predictions.transform.LayerNorm gets"),
+        (["--arch", "llama4"], "llama4 cannot be built from it: a small one has"),
         (["--config", '{"n_embed": 64}'], "expected fields of GPT2Config, got n_embed"),
         (["--config", '{"n_embd": 64, "n_head": 3}'], "gpt2 cannot be built"),
         (["--config", '{"vocab_size": 10}'], "a vocab_size of at least"),

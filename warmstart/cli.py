@@ -314,6 +314,10 @@ def finetune(
     tensorboard: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Also write curves for TensorBoard (extra `tensorboard`).")
     ] = None,
+    checkpoints_by_words: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also write DIR/chck_1M, chck_2M, ... for transformers after so many words."),
+    ] = None,
     split_documents: Split = None,
     text_format: TextFormat = None,
     text_field: TextField = "text",
@@ -334,7 +338,9 @@ def finetune(
     if corpus and not valid:
         raise InputError("expected --valid FILE with a corpus of your own, got none; hold out some of the text")
     reading = asdict(Reading(split_documents, text_format, text_field, skip_bad_records))
-    plan = Plan(phases, rate, max_tokens, validate_every, valid_tokens, batch_tokens, seed, bf16, device)
+    plan = Plan(
+        phases, rate, max_tokens, validate_every, valid_tokens, batch_tokens, seed, bf16, device, checkpoints_by_words
+    )
     job = Job(WarmStartLM.from_pretrained(model), output or model.with_name(f"{model.name}-finetuned"), plan)
     try:
         with Reporter(quiet) as progress:
@@ -376,7 +382,9 @@ def compare(
 def init(
     output: NewModel,
     corpus: Text = None,
-    arch: Annotated[str, typer.Option(help="Architecture: gpt2 or llama.")] = "gpt2",
+    arch: Annotated[
+        str, typer.Option(help="Architecture, by its model_type in transformers: gpt2, llama, qwen3 and most others.")
+    ] = "gpt2",
     config: Annotated[
         str | None,
         typer.Option(metavar="JSON", help="Fields of the Hugging Face configuration: a JSON object or a file of one."),
@@ -389,11 +397,33 @@ def init(
         int | None,
         typer.Option(min=0, help="Heads that start at the previous token.", show_default="half of them"),
     ] = None,
+    counted: Annotated[
+        bool,
+        typer.Option(
+            "--counted",
+            help="Put the counts of the corpus beside the model: n-grams, a cache of the document, and a gate. "
+            "warmstart.hub.CountedForCausalLM opens the folder.",
+        ),
+    ] = False,
+    contexts: Annotated[
+        str | None,
+        typer.Option(
+            help="With --counted: ngrams, classes (of tokens), cache (this document so far).",
+            show_default="ngrams,cache",
+        ),
+    ] = None,
+    order: Annotated[
+        int | None, typer.Option(help="With --counted: length of the longest n-grams.", show_default="5")
+    ] = None,
+    prune: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="With --counted: as for `fit`.", show_default="none")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST, help="Seed of the weights that stay random.")] = 0,
     split_documents: Split = None,
     text_format: TextFormat = None,
     text_field: TextField = "text",
     skip_bad_records: SkipBad = False,
+    workers: Workers = CORES,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -404,6 +434,7 @@ def init(
     from warmstart.tokenizer import KINDS
 
     check_new(output)
+    recipe = _counted_recipe(counted, contexts, order, prune)
     reading = asdict(Reading(split_documents, text_format, text_field, skip_bad_records))
     fields = None if config is None else _json_object(config)
     sources = _paths(corpus) or default_corpus("train")
@@ -414,14 +445,46 @@ def init(
             encoded = Corpus.build(sources, progress=progress, **options)
         else:
             encoded = Corpus.encode(sources, tokenizer, progress=progress, **reading)
-        corpus_seconds = time.perf_counter() - began
-        model, hf_tokenizer, report = initialise(encoded, arch, fields, seed=seed, heads=heads, progress=progress)
-        weight_seconds = time.perf_counter() - began - corpus_seconds
-        save_folder(output, model, hf_tokenizer)
-    sizes = {"parameters": model.num_parameters(), "vocab_size": model.config.vocab_size, "tokens": encoded.n_tokens}
-    seconds = {"corpus": round(corpus_seconds, 3), "weights": round(weight_seconds, 3)}
+        seconds = {"corpus": time.perf_counter() - began}
+        settings: dict[str, Any] = {"seed": seed, "heads": heads, "progress": progress}
+        solved: dict[str, Any] = {}
+        if recipe is None:
+            model, hf_tokenizer, report = initialise(encoded, arch, fields, **settings)
+            seconds["weights"] = time.perf_counter() - began - seconds["corpus"]
+            save_folder(output, model, hf_tokenizer)
+        else:
+            from warmstart.hub.initialise import initialise_counted
+
+            start = initialise_counted(encoded, arch, fields, recipe, workers=workers, **settings)
+            model, report, solved = start.model, start.report, dict(start.solved)
+            counting = solved.pop("seconds")
+            taken = sum(seconds.values()) + sum(counting.values())
+            seconds |= {"weights": time.perf_counter() - began - taken} | counting
+            start.save(output)
+    size = model.config.get_text_config().vocab_size
+    sizes = {"parameters": model.num_parameters(), "vocab_size": size, "tokens": encoded.n_tokens}
+    times = {stage: round(value, 3) for stage, value in seconds.items()}
     shown = asdict(report) if as_json else {"notes": list(report.notes)}
-    _print({"model": str(output), **sizes, "seconds": seconds, **shown}, as_json, quiet)
+    _print({"model": str(output), **sizes, "seconds": times, **solved, **shown}, as_json, quiet)
+
+
+def _counted_recipe(counted: bool, contexts: str | None, order: int | None, prune: str | None) -> Any:
+    """Return what ``init --counted`` solves; refuse its options without it."""
+    given: dict[str, Any] = {
+        "contexts": None if contexts is None else tuple(name.strip() for name in contexts.split(",")),
+        "order": order,
+        "prune": None if prune is None else _whole_numbers(prune),
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if not counted:
+        if given:
+            raise typer.BadParameter(f"expected --counted with --{', --'.join(given)}, got none")
+        return None
+    try:
+        from warmstart.hub.initialise import counted_recipe
+    except ImportError as error:
+        raise InputError("expected transformers, found none; pip install 'warmstart[hf]'") from error
+    return counted_recipe(**given)
 
 
 def _json_object(text: str) -> dict[str, Any]:

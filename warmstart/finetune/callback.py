@@ -1,6 +1,8 @@
-"""A callback that runs a `Schedule` in the Hugging Face Trainer (extra ``hf``)."""
+"""Callbacks for the Hugging Face Trainer (extra ``hf``): one runs a `Schedule`, one writes checkpoints by words."""
 
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerControl as Control
@@ -10,6 +12,7 @@ from transformers.trainer_callback import ExportableState, TrainerCallback
 from warmstart.errors import InputError
 from warmstart.finetune.phases import Clock, Schedule, apply
 from warmstart.finetune.targets import CountedLoss
+from warmstart.finetune.words import Marks
 
 
 class PhaseCallback(TrainerCallback, ExportableState):
@@ -154,3 +157,44 @@ class PhaseCallback(TrainerCallback, ExportableState):
             self.clock.scored(metrics["eval_loss"])
             if self.clock.impatient:
                 self.clock.move(self._position(state), stop=True)
+
+
+class WordCheckpoints(TrainerCallback):
+    """Write the model and its tokenizer as ``chck_1M``, ``chck_2M``, ... when so many words were read.
+
+    The folders are those that the evaluation of BabyLM expects, see `warmstart.finetune.words`;
+    ``AutoModelForCausalLM`` opens them.
+
+    Parameters
+    ----------
+    folder : path
+        Folder of the checkpoints.
+    words_per_token : float
+        See `warmstart.finetune.words.words_per_token`.
+
+    Raises
+    ------
+    InputError
+        When training begins: the trainer does not count tokens.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], words_per_token: float) -> None:
+        self.marks = Marks(Path(folder), words_per_token)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Control, **kwargs: Any) -> None:
+        """Check that tokens are counted; go on from those that a resumed run has read."""
+        if args.include_num_input_tokens_seen in (False, "no"):
+            raise InputError("expected include_num_input_tokens_seen=True for checkpoints by words, got False")
+        self.marks = Marks(self.marks.folder, self.marks.words_per_token, int(state.num_input_tokens_seen))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Control, **kwargs: Any) -> None:
+        """Write the checkpoints that are due."""
+        if not state.is_world_process_zero:
+            return
+
+        def save(path: Path) -> None:
+            kwargs["model"].save_pretrained(path)
+            if kwargs.get("processing_class") is not None:
+                kwargs["processing_class"].save_pretrained(str(path))
+
+        self.marks.passed(int(state.num_input_tokens_seen), save)

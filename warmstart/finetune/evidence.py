@@ -16,23 +16,27 @@ The name of the file is a digest of the corpus, the statistic and the experts, s
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from warmstart.backoff import BackoffModel
+from warmstart.classes import ClassModel
 from warmstart.corpus import Corpus
 from warmstart.errors import InputError
 from warmstart.files import map_arrays, writing_arrays
 from warmstart.gate import buckets
 from warmstart.kneser_ney import KneserNey
 from warmstart.mixture import CACHES, DISCOUNT, Evidence, Experts
-from warmstart.ngrams import NGramCounts
+from warmstart.ngrams import NGramCounts, vocabulary_digest
 from warmstart.progress import Progress
 from warmstart.sample import left_out_scan
+
+if TYPE_CHECKING:
+    from warmstart.hub import CountedForCausalLM
 
 FORMAT = 1
 TARGETS = 1 << 20  # of documents that are scored together
@@ -46,6 +50,8 @@ class ExpertTable:
     ----------
     key : str
         Digest of the corpus, the statistic and the experts.
+    corpus : str
+        Digest of the corpus.
     left_out : int
         Number of documents that were counted, and are scored as if they had not been.
     new : int
@@ -55,6 +61,7 @@ class ExpertTable:
     """
 
     key: str
+    corpus: str
     left_out: int
     new: int
     probs: NDArray[np.float32]
@@ -111,7 +118,66 @@ def expert_table(
     found = facts.get("experts", {})
     if (found.get("format"), found.get("key")) != (FORMAT, key):
         raise InputError(f"{path}: expected what the experts say of this corpus, got another file; delete it")
-    return ExpertTable(key, found["left_out"], found["new"], arrays["probs"], arrays["buckets"])
+    return ExpertTable(key, corpus.digest, found["left_out"], found["new"], arrays["probs"], arrays["buckets"])
+
+
+def counted_table(
+    model: "CountedForCausalLM",
+    corpus: Corpus,
+    counts: NGramCounts | None = None,
+    *,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> ExpertTable:
+    """Return the table of a corpus for a decoder that stands beside counts.
+
+    Parameters
+    ----------
+    model : CountedForCausalLM
+    corpus : Corpus
+        In the tokens of the model.
+    counts : NGramCounts, optional
+        To train on counted text: the statistic of the model, ``NGramCounts.load(folder / "counts.safetensors")`` of a
+        folder that ``warmstart init --counted`` wrote. The experts are solved from it again, so that text can be left
+        out. Without it all documents are new text.
+    workers, progress
+        See `expert_table`.
+
+    Raises
+    ------
+    InputError
+        The corpus has other tokens than the model, or the statistic is another one. See also `expert_table`.
+    """
+    experts, size = model.experts, model.config.counted_size
+    if experts is None:
+        raise InputError("expected a model with its counts, got one without; load it with from_pretrained")
+    own = vocabulary_digest({token: i for token, i in corpus.tokenizer.get_vocab().items() if i < size})
+    if corpus.counts[size:].any() or model.config.vocabulary not in ("", own):
+        raise InputError(
+            f"{corpus.folder}: expected text in the {size} tokens of the model, got other ones; encode it with the "
+            "tokenizer in the folder of the model"
+        )
+    if counts is not None:
+        experts = _solved_again(experts, counts, tuple(getattr(model.config, "prune", ())))
+    return expert_table(experts, corpus, counts, workers=workers, progress=progress)
+
+
+def _solved_again(experts: Experts, counts: NGramCounts, prune: tuple[int, ...]) -> Experts:
+    """Return experts with their counts. Refuse counts that do not give the same tables."""
+    unigrams = counts.levels[0].counts
+    ngrams = None if experts.ngrams is None else KneserNey(counts, prune)
+    classes = tuple(ClassModel.of(own.labels, unigrams, counts) for own in experts.classes)
+    before = [experts.ngrams, *(own.model for own in experts.classes)]
+    for old, new in zip(before, (ngrams, *(own.model for own in classes)), strict=True):
+        if old is not None and new is not None and not _same_tables(old, new):
+            raise InputError("expected the statistic of the model, got another one, which gives other tables")
+    return replace(experts, ngrams=ngrams, classes=classes)
+
+
+def _same_tables(one: BackoffModel, two: BackoffModel) -> bool:
+    """Whether two models have the same n-grams and, up to the rounding of a file, the same probabilities."""
+    same = all(np.array_equal(getattr(one, name), getattr(two, name)) for name in ("bases", "offsets", "last"))
+    return same and np.allclose(one.probs, two.probs, rtol=1e-5, atol=0.0)
 
 
 def _counted(corpus: Corpus, counts: NGramCounts | None) -> NDArray[np.bool_]:

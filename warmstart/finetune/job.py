@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from warmstart.finetune.evidence import ExpertTable, expert_table
 from warmstart.finetune.log import LOG, Log
 from warmstart.finetune.loop import Run, Settings
 from warmstart.finetune.phases import BESIDE_GROUPS, GROUPS, Schedule, named_schedule
+from warmstart.finetune.words import Marks, words_per_token
 from warmstart.folder import WEIGHTS, check_target
 from warmstart.formats import parse_json, read_settings
 from warmstart.gate import Gate
@@ -40,6 +41,7 @@ class Plan:
     seed: int = 0
     bf16: bool = False
     device: str = "cpu"
+    checkpoints_by_words: Path | None = None
 
     def settings(self, epoch: int) -> Settings:
         """Return the settings for a corpus of ``epoch`` tokens: by default one pass with twenty validations."""
@@ -136,6 +138,8 @@ class Job:
             batches = replace(batches, experts=said)
             module = Beside(network, mixture.gate)
             run = Run(module, batches, held, schedule, settings, self.folder, resume, of_held, counts=counts)
+        if self.plan.checkpoints_by_words is not None:
+            run.on_step = self._checkpoints(run, train, mixture, self.plan.checkpoints_by_words)
         if not run.resumed:
             self.model.save_pretrained(self.folder)
         record = run.run(Log(log or self.folder / LOG, run.step if run.resumed else -1, tensorboard), progress)
@@ -191,6 +195,28 @@ class Job:
         """Return what the counts say of the training text, without the part of each target, and of new text."""
         said = expert_table(experts, train, self.model.counts_, progress=progress)
         return said, expert_table(experts, held, progress=progress)
+
+    def _checkpoints(
+        self, run: Run, train: Corpus, mixture: Mixture | None, folder: Path
+    ) -> Callable[[], Sequence[Path]]:
+        """Return what writes the model of a run for Hugging Face when a number of words is passed."""
+        from warmstart.adapters.initialise import save_folder, wrapped_tokenizer
+
+        tokenizer = wrapped_tokenizer(self.model.tokenizer_)  # refused here without the extra `hf`
+        from warmstart.hub import CountedForCausalLM, NearShallowForCausalLM
+
+        marks = Marks(folder, words_per_token(train), run.tokens)
+
+        def save(path: Path) -> None:
+            model: CountedForCausalLM | NearShallowForCausalLM
+            if mixture is None or not isinstance(run.module, Beside):
+                model = NearShallowForCausalLM.of(run.network)
+            else:
+                trained = self._trained(mixture, run.network.to_model(), run.module.gate.to_model())
+                model = CountedForCausalLM.of(trained)
+            save_folder(path, model, tokenizer)
+
+        return lambda: marks.passed(run.tokens, save)
 
     def _trained(self, mixture: Mixture, network: NearShallowModel, gate: Gate) -> WarmStartLM:
         """Return the model with a trained network and a new gate."""

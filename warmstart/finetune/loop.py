@@ -11,7 +11,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -99,6 +99,11 @@ class Run:
     counts : NGramCounts, optional
         For phases with counted targets: the statistic of the model. Documents that it does not hold are counted.
 
+    Attributes
+    ----------
+    on_step : callable or None
+        Called without arguments after every step.
+
     Raises
     ------
     InputError
@@ -128,6 +133,7 @@ class Run:
         except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without the device
             raise InputError(f"device: expected one that torch has here, got {settings.device!r}: {error}") from error
         self.batches, self.settings, self.counts = batches, settings, counts
+        self.on_step: Callable[[], object] | None = None
         self.network = module.network if isinstance(module, Beside) else module
         self.prior = None if prior is None else torch.tensor(prior, dtype=torch.float32, device=settings.device)
         self.valid = Batches(valid, module.config, batches.batch_tokens, experts=valid_experts)
@@ -186,6 +192,8 @@ class Run:
                 start = time.perf_counter()
                 self._train(phase)
                 self.seconds += time.perf_counter() - start
+                if self.on_step is not None:
+                    self.on_step()
                 if progress:
                     progress(phase.name, self.tokens, self.settings.max_tokens)
                 due = self.tokens % self.settings.validate_every == 0 or self.tokens == self.settings.max_tokens

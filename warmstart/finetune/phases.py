@@ -254,7 +254,9 @@ def named_schedule(
     return Schedule((*phases[:-1], replace(phases[-1], tokens=None)) if phases else (), groups)
 
 
-def decoder_schedule(rate: float = DECODER_RATE, counted: float = 0.0) -> Schedule:
+def decoder_schedule(
+    rate: float = DECODER_RATE, model: nn.Module | None = None, counted: float = 0.0
+) -> Schedule:
     """Return the schedule that keeps what `warmstart.load_into` wrote into a decoder of Hugging Face.
 
     It has one phase to the end of the run. The rates rise during the first quarter, and the blocks train at half the
@@ -265,6 +267,9 @@ def decoder_schedule(rate: float = DECODER_RATE, counted: float = 0.0) -> Schedu
     ----------
     rate : float
         Peak learning rate of embedding and head. The default suits a width of 128; wider models need less.
+    model : nn.Module, optional
+        The model, which is asked for its embedding and head; the gate of one beside counts trains at `GATE_RATE`.
+        Without it the tables have the names of GPT-2, Llama, GPT-NeoX and their relatives.
     counted : float
         Weight of counted targets at the start, see `warmstart.finetune.targets`.
 
@@ -274,8 +279,19 @@ def decoder_schedule(rate: float = DECODER_RATE, counted: float = 0.0) -> Schedu
     >>> schedule.phases[0].rates, schedule.group("transformer.wte.weight"), schedule.group("transformer.h.0.ln_1.bias")
     ({'tables': 0.001, 'blocks': 0.0005}, 'tables', 'blocks')
     """
-    phase = Phase("all", {"tables": rate, "blocks": 0.5 * rate}, warmup=0.25, floor=0.0, counted=counted)
-    return Schedule((phase,), DECODER_GROUPS)
+    groups = DECODER_GROUPS if model is None else _decoder_groups(model)
+    rates = {"tables": rate, "blocks": 0.5 * rate} | ({"gate": GATE_RATE} if "gate" in groups else {})
+    return Schedule((Phase("all", rates, warmup=0.25, floor=0.0, counted=counted),), groups)
+
+
+def _decoder_groups(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Return the groups of a decoder of Hugging Face by the names of its own tables."""
+    given: Any = model
+    tables = [given.get_input_embeddings(), given.get_output_embeddings()]
+    own = {id(parameter) for table in tables if table is not None for parameter in table.parameters()}
+    names = [name for name, parameter in model.named_parameters() if id(parameter) in own]
+    gate = {"gate": ("gate.logits",)} if "gate.logits" in dict(model.named_parameters()) else {}
+    return {"tables": (*names, *DECODER_GROUPS["tables"]), **gate, "blocks": ("*",)}
 
 
 def apply(phase: Phase, optimizer: torch.optim.Optimizer, share: float) -> None:
