@@ -1,0 +1,220 @@
+"""Decoders that train beside counts, with counted targets, or with what others add for the same purpose.
+
+A folder holds the data of a bench, see `benchmarks.decoders`: the corpora, and for every set of experts the start of the
+gate and what the experts say of each token. In the training text every book is left out of the counts that score it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from benchmarks import texts
+from benchmarks.decoders import Batch, Recipe, Start, autocast
+from warmstart.corpus import Corpus
+from warmstart.files import map_arrays, save_arrays
+from warmstart.finetune.evidence import expert_table
+from warmstart.finetune.phases import GATE_RATE
+from warmstart.finetune.targets import CountedTargets
+from warmstart.gate import Gate
+from warmstart.layers.gate import MixtureGate
+from warmstart.layers.softmax import fused_cross_entropy
+from warmstart.ngrams import NGramCounts, count_ngrams
+from warmstart.solving import Recipe as Solution
+from warmstart.solving import solve
+
+ORDER = 5
+PARTS = ("train", "valid", "test")
+NETWORK_SHARE = 0.1  # of the decoder in the mixture at the start
+PAIRS = 64  # kinds of brackets
+
+
+@dataclass(frozen=True)
+class Extra:
+    """What an arm adds to a start.
+
+    Attributes
+    ----------
+    experts : str
+        Contexts of counts beside the decoder, with commas between them; none if empty.
+    targets : float
+        Weight of counted targets at the start; it falls to 0 over the run.
+    leave : bool
+        Whether the loss of the mixture falls to 0 over the second half of the run, so that the decoder stands alone.
+    late : float
+        Weight of counted targets in the last fifth of the run: what the counts know is distilled at the end.
+    hashed : int
+        Rows of a table that starts at zero: one is added to the embedding of a token, chosen by the token and the one
+        before it (a hash). Of none if 0.
+    brackets : float
+        Share of the steps, the first ones, on nested brackets in place of text (procedural pre-training).
+    """
+
+    experts: str = ""
+    targets: float = 0.0
+    leave: bool = False
+    late: float = 0.0
+    hashed: int = 0
+    brackets: float = 0.0
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What decides the result, for the key of a run: the fields that are set."""
+        key: dict[str, Any] = {name: value for name, value in asdict(self).items() if value}
+        return key | ({"gate": GATE_RATE, "network_share": NETWORK_SHARE} if self.experts else {})
+
+
+def prepare(folder: str, data: Path, name: str, vocab_size: int, experts: set[str], workers: int) -> dict[str, Any]:
+    """Write corpora, counts, gates and expert tables of a text to a folder.
+
+    Returns
+    -------
+    dict
+        For every set of experts: nats a token of the validation and the test text without a decoder, bytes on disk of
+        its tables, and seconds to solve and to score.
+    """
+    from warmstart.finetune.beside import nats
+
+    root, options = Path(folder), {"split_documents": texts.SPLITS[name], "cache_dir": folder}
+    corpora = {"train": Corpus.build(texts.source(data, name, "train"), vocab_size=vocab_size, **options)}
+    for part in PARTS[1:]:
+        corpora[part] = Corpus.encode(texts.source(data, name, part), corpora["train"].tokenizer, **options)
+    facts: dict[str, Any] = {}
+    train = corpora["train"]
+    vocabulary = train.tokenizer.get_vocab()
+    counts = count_ngrams(train.tokens, train.documents, train.vocab_size, ORDER, vocabulary=vocabulary, workers=workers)
+    counts.save(root / "counts.safetensors")
+    for part, corpus in corpora.items():
+        (root / f"{part}.folder").write_text(str(corpus.folder), encoding="utf-8")
+    for contexts in sorted(experts):
+        mixture = solve(counts, Solution(tuple(contexts.split(",")), ORDER), workers).mixture
+        assert mixture is not None  # noqa: S101 - it has an expert of counts
+        save_arrays(root / f"{contexts}.gate", {"weights": mixture.gate.weights}, {"sizes": list(mixture.gate.sizes)})
+        facts[contexts] = {"experts": mixture.experts.names}
+        for part, corpus in corpora.items():
+            left_out = counts if part == "train" else None
+            table = expert_table(mixture.experts, corpus, left_out, folder=root, workers=workers)
+            (root / f"experts-{table.key}.safetensors").rename(root / f"{contexts}.{part}")
+            if part != "train":
+                facts[contexts][part] = nats(mixture.gate, table.probs.astype(np.float64), table.buckets)
+    return facts
+
+
+class Beside(Start):
+    """A start with an `Extra`. Its ``nats`` are those of the mixture if experts are beside it.
+
+    Parameters
+    ----------
+    start : Start
+        It is not copied.
+    extra : Extra
+    folder : str
+        What `prepare` wrote.
+    """
+
+    def __init__(self, start: Start, extra: Extra, folder: str) -> None:
+        super().__init__(start.model)
+        self.bias, self.table, self.extra, root = start.bias, start.table, extra, Path(folder)
+        self.gate: MixtureGate | None = None
+        self.said: dict[str, Mapping[str, NDArray[Any]]] = {}
+        self.alone: list[Tensor] = []
+        if extra.experts:
+            arrays, facts = map_arrays(root / f"{extra.experts}.gate")
+            self.gate = MixtureGate.ready(with_network(Gate(tuple(facts["sizes"]), np.array(arrays["weights"]))))
+            self.said = {part: map_arrays(root / f"{extra.experts}.{part}")[0] for part in PARTS}
+        self.targets: CountedTargets | None = None
+        if extra.targets or extra.late:
+            corpus = Corpus.open(Path((root / "train.folder").read_text(encoding="utf-8")))
+            self.targets = CountedTargets(NGramCounts.load(root / "counts.safetensors"), corpus, folder=root)
+        self.hashed: nn.Embedding | None = None
+        if extra.hashed:
+            width = start.model.config.hidden_size
+            self.hashed = nn.Embedding(extra.hashed, width, sparse=True, _weight=torch.zeros(extra.hashed, width))
+
+    def stream(self, inputs: Tensor) -> Tensor:
+        """Return the last hidden states (rows, length, width)."""
+        if self.hashed is None:
+            return super().stream(inputs)
+        before = nn.functional.pad(inputs[:, :-1], (1, 0))
+        rows = (before * 36_313 ^ inputs * 27_191) % self.hashed.num_embeddings
+        embedded = self.model.get_input_embeddings()(inputs) + self.hashed(rows)
+        hidden: Tensor = self.model.base_model(inputs_embeds=embedded).last_hidden_state
+        return hidden
+
+    def optimizers(self, rate: float, recipe: Recipe) -> list[torch.optim.Optimizer]:
+        """Return those of the start, AdamW for the gate, and Adam on the rows that a step touches for the table."""
+        optimizers, betas = super().optimizers(rate, recipe), (0.9, recipe.beta2)
+        if self.gate is not None:
+            groups = [{"params": list(self.gate.parameters()), "rate": GATE_RATE}]
+            optimizers.append(torch.optim.AdamW(groups, GATE_RATE, betas, weight_decay=0.0, fused=True))
+        if self.hashed is not None:
+            rows = [{"params": list(self.hashed.parameters()), "rate": rate}]
+            optimizers.append(torch.optim.SparseAdam(rows, rate, betas))
+        return optimizers
+
+    def training_loss(self, batch: Batch, done: float) -> Tensor:
+        """Return the loss of a step: of the decoder, and of the mixture if there is one."""
+        if done < self.extra.brackets:
+            return self.losses(brackets(batch.ids, int(batch.firsts[0]))).mean()
+        weight = self.extra.late if done >= 0.8 else self.extra.targets * (1 - done)
+        with autocast(batch.ids.device):
+            x, head = self.head(batch.ids[:, :-1])
+            y = batch.ids[:, 1:].flatten()
+            if self.targets is not None and weight:
+                alone, loss = self.targets.head_losses(x, head, y, places(batch), weight)
+            else:
+                loss = alone = fused_cross_entropy(x, head, y)
+        if self.gate is None:
+            return loss.mean()
+        share = min(1.0, 2 * (1 - done)) if self.extra.leave else 1.0
+        return loss.mean() + share * self.mixed(batch, alone).mean()
+
+    def nats(self, batch: Batch) -> Tensor:
+        """Return ``-log P`` (n,) of the targets by the mixture, or by the decoder if no experts are beside it."""
+        alone = self.losses(batch.ids)
+        self.alone.append(alone.float().cpu())
+        return alone if self.gate is None else self.mixed(batch, alone)
+
+    def mixed(self, batch: Batch, alone: Tensor) -> Tensor:
+        """Return ``-log P`` (n,) by the mixture, given that of the decoder."""
+        assert self.gate is not None  # noqa: S101 - asked for with a gate only
+        said, at = self.said[batch.part], places(batch)
+        probs = torch.from_numpy(said["probs"][at]).to(alone.device)
+        buckets = torch.from_numpy(said["buckets"][at].astype(np.int64)).to(alone.device)
+        return self.gate.nats(alone.float(), probs, buckets)
+
+
+def places(batch: Batch) -> NDArray[np.int64]:
+    """Return the targets (n,) of a batch in its text, from 0."""
+    return (batch.firsts[:, None] + np.arange(batch.ids.shape[1] - 1)).ravel()
+
+
+def with_network(gate: Gate) -> Gate:
+    """Return a gate with the decoder as the last expert but one, `NETWORK_SHARE` of the weight in every bucket."""
+    weights = np.insert((1 - NETWORK_SHARE) * gate.weights, -1, NETWORK_SHARE, axis=1)
+    return Gate(gate.sizes, weights)
+
+
+def brackets(ids: Tensor, seed: int) -> Tensor:
+    """Return windows of nested brackets in the shape of ids: `PAIRS` kinds, opened and closed by chance.
+
+    Examples
+    --------
+    >>> brackets(torch.zeros(1, 8), seed=0).shape
+    torch.Size([1, 8])
+    """
+    rng, out = np.random.default_rng(seed), np.empty(ids.shape, np.int64)
+    for row in out:
+        stack: list[int] = []
+        for i in range(row.size):
+            if stack and rng.random() < 0.5:
+                row[i] = PAIRS + stack.pop()
+            else:
+                stack.append(int(rng.integers(PAIRS)))
+                row[i] = stack[-1]
+    return torch.from_numpy(out).to(ids.device)
