@@ -22,7 +22,7 @@ ORDER = [
     "ngrams", "backoff", "kneser_ney", "arpa", "cache", "gate",
     "accumulators", "solution", "counts", "spectral", "classes", "contexts", "attention", "near_shallow",
     "mixture", "sample", "solving", "stream", "explanation", "folder",
-    "memory", "layers", "adapters", "baselines", "figures", "estimators", "finetune", "cli",
+    "memory", "layers", "adapters", "baselines", "figures", "estimators", "hub", "finetune", "cli",
 ]  # fmt: skip
 
 

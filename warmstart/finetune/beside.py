@@ -16,12 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from warmstart.gate import FLOOR, Gate, with_expert
+from warmstart.gate import Gate, with_expert
 from warmstart.layers import NearShallowLM
 from warmstart.layers.gate import MixtureGate
-
-LEAST = 1e-8  # of a weight at the start: with 0, the gate would have no gradient that gives it more
-LEAST_NETWORK = 1e-3  # of the network's; costs 1e-3 nats
 
 Floats = NDArray[np.float64]
 
@@ -29,7 +26,7 @@ Floats = NDArray[np.float64]
 class Beside(nn.Module):
     """A network, and the gate of the mixture that it is part of.
 
-    The weights start at those of a gate, but at least `LEAST_NETWORK` for the network and `LEAST` for the others.
+    The weights start at those of a gate, see `MixtureGate.ready`.
 
     Parameters
     ----------
@@ -53,11 +50,7 @@ class Beside(nn.Module):
     def __init__(self, network: NearShallowLM, start: Gate) -> None:
         super().__init__()
         self.network, self.start, self.config = network, start, network.config
-        least = np.full(start.weights.shape[1], LEAST)
-        least[-2:] = LEAST_NETWORK, FLOOR + LEAST
-        weights = np.maximum(start.weights, least)
-        weights[:, :-1] *= (1.0 - weights[:, -1:]) / weights[:, :-1].sum(axis=1, keepdims=True)
-        self.gate = MixtureGate(Gate(start.sizes, weights))
+        self.gate = MixtureGate.ready(start)
 
     def mixed(self, network: Tensor, probs: Tensor, buckets: Tensor) -> Tensor:
         """Return ``-log P`` (n,) of targets by the mixture.
@@ -70,9 +63,7 @@ class Beside(nn.Module):
             ``P_m`` of the other experts.
         buckets : (n,) int64
         """
-        weights = self.gate.weights(buckets)
-        others = (weights[:, :-2] * probs[:, :-1]).sum(-1) + weights[:, -1] * probs[:, -1]
-        return -(others + weights[:, -2] * network.neg().exp()).log()
+        return self.gate.nats(network, probs, buckets)
 
 
 def without_network(gate: Gate) -> Gate:

@@ -1,5 +1,7 @@
 """The gate of a mixture in PyTorch: the weights of `warmstart.gate`, ready for training."""
 
+from typing import Self
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -8,6 +10,8 @@ from torch.nn import functional
 from warmstart.gate import FLOOR, Gate
 
 LEAST = 1e-30  # share of the softmax that stands for a weight of 0, so that logits are finite
+LEAST_TRAINED = 1e-8  # of a weight at the start of training: with 0, the gate would have no gradient that gives it more
+LEAST_NETWORK = 1e-3  # of the network's; costs 1e-3 nats
 
 
 class MixtureGate(nn.Module):
@@ -40,6 +44,18 @@ class MixtureGate(nn.Module):
         free[:, -1] -= FLOOR
         self.logits = nn.Parameter(torch.tensor(np.log(np.maximum(free / (1 - FLOOR), LEAST)), dtype=dtype))
 
+    @classmethod
+    def ready(cls, start: Gate) -> Self:
+        """Return a gate to train, whose network is the last expert but one.
+
+        The weights are those of ``start``, but at least `LEAST_NETWORK` for the network and `LEAST_TRAINED` for others.
+        """
+        least = np.full(start.weights.shape[1], LEAST_TRAINED)
+        least[-2:] = LEAST_NETWORK, FLOOR + LEAST_TRAINED
+        weights = np.maximum(start.weights, least)
+        weights[:, :-1] *= (1.0 - weights[:, -1:]) / weights[:, :-1].sum(axis=1, keepdims=True)
+        return cls(Gate(start.sizes, weights))
+
     def forward(self, features: Tensor) -> Tensor:
         """Return the weights of the experts (..., m) for features (..., k) int64; they sum to 1."""
         return self.weights(self.index(features))
@@ -48,6 +64,21 @@ class MixtureGate(nn.Module):
         """Return the weights of the experts (..., m) in buckets (...) int64; they sum to 1."""
         shares = (1 - FLOOR) * functional.embedding(buckets, self.logits).softmax(dim=-1)
         return torch.cat([shares[..., :-1], shares[..., -1:] + FLOOR], dim=-1)
+
+    def nats(self, network: Tensor, probs: Tensor, buckets: Tensor) -> Tensor:
+        """Return ``-log P`` (...) of targets by the mixture, whose network is the last expert but one.
+
+        Parameters
+        ----------
+        network : (...)
+            ``-log q`` of the network.
+        probs : (..., m - 1)
+            Probabilities by the other experts.
+        buckets : (...) int64
+        """
+        weights = self.weights(buckets)
+        others = (weights[..., :-2] * probs[..., :-1]).sum(-1) + weights[..., -1] * probs[..., -1]
+        return -(others + weights[..., -2] * network.neg().exp()).log()
 
     def index(self, features: Tensor) -> Tensor:
         """Return the bucket (...) of features (..., k), see `warmstart.gate.Gate.index`."""

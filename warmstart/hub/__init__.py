@@ -1,0 +1,14 @@
+"""Models for Hugging Face: a decoder beside counts, and the near-shallow network. Importing this needs the extra `hf`.
+
+``AutoConfig`` and ``AutoModelForCausalLM`` know the classes as soon as this package is imported.
+"""
+
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from warmstart.hub.configs import CountedConfig
+from warmstart.hub.counted import CountedForCausalLM
+
+__all__ = ["CountedConfig", "CountedForCausalLM"]
+
+AutoConfig.register(CountedConfig.model_type, CountedConfig, exist_ok=True)
+AutoModelForCausalLM.register(CountedConfig, CountedForCausalLM, exist_ok=True)

@@ -1,0 +1,57 @@
+"""Configurations of the models for Hugging Face: what `config.json` says."""
+
+from typing import Any, ClassVar
+
+from transformers import AutoConfig, PreTrainedConfig
+
+
+class CountedConfig(PreTrainedConfig):
+    """Configuration of a `warmstart.hub.CountedForCausalLM`.
+
+    Parameters
+    ----------
+    base_config : PreTrainedConfig or dict
+        That of the decoder.
+    counted_size : int
+        V, the number of tokens that were counted. The decoder may have more rows, which are padding.
+    separator : int
+        Id of the token between documents.
+    experts : list of str
+        Names of the experts in the order of the gate, "network" last but one and "unigram" last.
+    gate_sizes : list of int
+        Number of values of each feature of the gate.
+    network_loss : float
+        Weight of ``-log q``, the loss of the decoder alone, beside the loss of the mixture in training.
+    vocabulary : str
+        Digest of the vocabulary that was counted, see `warmstart.ngrams.vocabulary_digest`; empty if unknown.
+    """
+
+    model_type = "warmstart_counted"
+    sub_configs: ClassVar[dict[str, Any]] = {"base_config": AutoConfig}
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+
+    def __init__(
+        self,
+        base_config: PreTrainedConfig | dict[str, Any] | None = None,
+        counted_size: int = 0,
+        separator: int = 0,
+        experts: list[str] | None = None,
+        gate_sizes: list[int] | None = None,
+        network_loss: float = 1.0,
+        vocabulary: str = "",
+        **kwargs: Any,
+    ) -> None:
+        if base_config is None:
+            base_config = {"model_type": "gpt2"}  # `to_dict` compares with a default configuration
+        if isinstance(base_config, dict):
+            base_config = AutoConfig.for_model(**base_config)
+        self.base_config = base_config
+        self.counted_size, self.separator = counted_size, separator
+        self.experts, self.gate_sizes = list(experts or ["network", "unigram"]), list(gate_sizes or [1])
+        self.network_loss, self.vocabulary = network_loss, vocabulary
+        kwargs.setdefault("tie_word_embeddings", False)  # the decoder ties its own
+        super().__init__(**kwargs)
+
+    def get_text_config(self, decoder: Any = None, encoder: Any = None) -> PreTrainedConfig:
+        """Return the configuration of the decoder: that of the vocabulary, the layers and the cache of generation."""
+        return self.base_config.get_text_config(decoder=decoder, encoder=encoder)
