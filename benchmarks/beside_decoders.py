@@ -1,7 +1,7 @@
 """Decoders that train beside counts, with counted targets, or with what others add for the same purpose.
 
-A folder holds the data of a bench, see `benchmarks.decoders`: the corpora, and for every set of experts the start of the
-gate and what the experts say of each token. In the training text every book is left out of the counts that score it.
+A folder holds the data of a bench, see `benchmarks.decoders`: the corpora, and for every set of experts the start of
+the gate and what the experts say of each token. Every training book is left out of the counts that score it.
 """
 
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from benchmarks import texts
 from benchmarks.decoders import Batch, Recipe, Start, autocast
 from warmstart.corpus import Corpus
-from warmstart.files import map_arrays, save_arrays
+from warmstart.files import map_arrays
 from warmstart.finetune.evidence import expert_table
 from warmstart.finetune.phases import GATE_RATE
 from warmstart.finetune.targets import CountedTargets
-from warmstart.gate import Gate
+from warmstart.gate import FLOOR, Gate
 from warmstart.layers.gate import MixtureGate
 from warmstart.layers.softmax import fused_cross_entropy
 from warmstart.ngrams import NGramCounts, count_ngrams
@@ -86,15 +86,17 @@ def prepare(folder: str, data: Path, name: str, vocab_size: int, experts: set[st
         corpora[part] = Corpus.encode(texts.source(data, name, part), corpora["train"].tokenizer, **options)
     facts: dict[str, Any] = {}
     train = corpora["train"]
-    vocabulary = train.tokenizer.get_vocab()
-    counts = count_ngrams(train.tokens, train.documents, train.vocab_size, ORDER, vocabulary=vocabulary, workers=workers)
+    text = train.tokens, train.documents, train.vocab_size
+    counts = count_ngrams(*text, ORDER, vocabulary=train.tokenizer.get_vocab(), workers=workers)
     counts.save(root / "counts.safetensors")
+    count_ngrams(*text, order=2).save(root / "pairs.safetensors")
     for part, corpus in corpora.items():
+        np.save(root / f"{part}.npy", corpus.tokens)
         (root / f"{part}.folder").write_text(str(corpus.folder), encoding="utf-8")
     for contexts in sorted(experts):
         mixture = solve(counts, Solution(tuple(contexts.split(",")), ORDER), workers).mixture
         assert mixture is not None  # noqa: S101 - it has an expert of counts
-        save_arrays(root / f"{contexts}.gate", {"weights": mixture.gate.weights}, {"sizes": list(mixture.gate.sizes)})
+        np.savez(root / f"{contexts}.npz", weights=mixture.gate.weights, sizes=mixture.gate.sizes)
         facts[contexts] = {"experts": mixture.experts.names}
         for part, corpus in corpora.items():
             left_out = counts if part == "train" else None
@@ -122,10 +124,10 @@ class Beside(Start):
         self.bias, self.table, self.extra, root = start.bias, start.table, extra, Path(folder)
         self.gate: MixtureGate | None = None
         self.said: dict[str, Mapping[str, NDArray[Any]]] = {}
-        self.alone: list[Tensor] = []
         if extra.experts:
-            arrays, facts = map_arrays(root / f"{extra.experts}.gate")
-            self.gate = MixtureGate.ready(with_network(Gate(tuple(facts["sizes"]), np.array(arrays["weights"]))))
+            with np.load(root / f"{extra.experts}.npz") as gate:
+                start_of_gate = Gate(tuple(gate["sizes"].tolist()), gate["weights"])
+            self.gate = MixtureGate.ready(with_network(start_of_gate))
             self.said = {part: map_arrays(root / f"{extra.experts}.{part}")[0] for part in PARTS}
         self.targets: CountedTargets | None = None
         if extra.targets or extra.late:
@@ -175,10 +177,9 @@ class Beside(Start):
         return loss.mean() + share * self.mixed(batch, alone).mean()
 
     def nats(self, batch: Batch) -> Tensor:
-        """Return ``-log P`` (n,) of the targets by the mixture, or by the decoder if no experts are beside it."""
-        alone = self.losses(batch.ids)
-        self.alone.append(alone.float().cpu())
-        return alone if self.gate is None else self.mixed(batch, alone)
+        """Return ``-log P`` (k, n) of the targets: by the mixture if experts are beside the decoder, and by itself."""
+        alone = self.losses(batch.ids).float()
+        return torch.stack([alone] if self.gate is None else [self.mixed(batch, alone), alone])
 
     def mixed(self, batch: Batch, alone: Tensor) -> Tensor:
         """Return ``-log P`` (n,) by the mixture, given that of the decoder."""
@@ -197,6 +198,8 @@ def places(batch: Batch) -> NDArray[np.int64]:
 def with_network(gate: Gate) -> Gate:
     """Return a gate with the decoder as the last expert but one, `NETWORK_SHARE` of the weight in every bucket."""
     weights = np.insert((1 - NETWORK_SHARE) * gate.weights, -1, NETWORK_SHARE, axis=1)
+    weights[:, -1] = np.maximum(weights[:, -1], FLOOR)
+    weights[:, :-1] *= (1 - weights[:, -1:]) / weights[:, :-1].sum(axis=1, keepdims=True)
     return Gate(gate.sizes, weights)
 
 

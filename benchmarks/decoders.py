@@ -106,8 +106,8 @@ class Start(nn.Module):
         return self.losses(batch.ids).mean()
 
     def nats(self, batch: Batch) -> Tensor:
-        """Return ``-log P`` (n,) of the targets of a batch, as a validation counts them."""
-        return self.losses(batch.ids)
+        """Return ``-log P`` (k, n) of the n targets of a batch by k models, the first of which is the arm's."""
+        return self.losses(batch.ids)[None]
 
     def optimizers(self, rate: float, recipe: Recipe) -> list[torch.optim.Optimizer]:
         """Return AdamW for all dense parameters, and Adam on the rows that a step touches for a table."""
@@ -173,7 +173,8 @@ def train_start(
     Returns
     -------
     dict
-        The curve (see `benchmarks.training.train`), ``made``: CPU seconds to build the start, ``parameters``, ``test``.
+        The curve (see `benchmarks.training.train`), ``made``: CPU seconds to build the start, ``parameters``, ``test``;
+        ``alone`` and ``test_alone``: losses of the decoder by itself where the arm is a mixture.
     """
     began = time.process_time()
     start = build(PairStatistics.of(NGramCounts.load(Path(folder, "pairs.safetensors"))))
@@ -192,12 +193,20 @@ def train_start(
         return Batch(part, firsts, torch.from_numpy(rows.astype(np.int64)).to(harness.device()))
 
     @torch.no_grad()
-    def score(part: str, count: int) -> float:
-        """Return the mean loss on so many windows spread over a text, or on as many as it has."""
+    def score(part: str, count: int) -> list[float]:
+        """Return the mean losses on so many windows spread over a text, or on as many as it has."""
         size = texts[part].size
         firsts = np.linspace(0, size - length - 1, min(count, size // (length + 1))).astype(int)
         batches = (windows(part, firsts[i : i + n]) for i in range(0, firsts.size, n))
-        return float(torch.cat([start.nats(batch).float().cpu() for batch in batches]).mean())
+        means: list[float] = torch.cat([start.nats(batch).float().cpu() for batch in batches], dim=1).mean(1).tolist()
+        return means
+
+    others: list[list[float]] = []
+
+    def validate() -> float:
+        first, *rest = score("valid", shape["scored"])
+        others.append(rest)
+        return first
 
     last = texts["train"].size - length - 1
     curve = train(
@@ -205,11 +214,14 @@ def train_start(
         lambda step: start.training_loss(windows("train", random.integers(0, last, n)), step / steps),
         steps,
         Phase("all", {"all": rate}, warmup=recipe.warmup, floor=0.0),
-        lambda: score("valid", shape["scored"]),
+        validate,
         at,
     )
+    if any(others):
+        curve["alone"] = [rest[0] for rest in others]
     if test:
-        curve["test"] = score("test", texts["test"].size)
+        curve["test"], *rest = score("test", texts["test"].size)
+        curve |= {"test_alone": rest[0]} if rest else {}
     if finish is not None:
         curve["finish"] = finish(start)
     return {**curve, "made": made, "parameters": start.n_parameters}
