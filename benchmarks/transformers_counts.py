@@ -98,7 +98,7 @@ class Bench:
         at = sorted({0, steps} if self.quick else {*range(0, steps + 1, steps // 12)})
         start = partial(beside, arm.start, arm.extra, self.folder, seed)
         arguments = (self.folder, start, seed, rate * share, RECIPES[recipe], SHAPE, steps, at, True)
-        made: dict[str, Any] = self.workers.do(key, train_start, *arguments, partial(alone, len(at)))
+        made: dict[str, Any] = self.workers.do(key, train_start, *arguments)
         return made
 
     def arm(self, name: str) -> dict[str, Any]:
