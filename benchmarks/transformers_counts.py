@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import harness
 from benchmarks.beside_decoders import ORDER, Beside, Extra, prepare
-from benchmarks.decoders import Start, train_start
+from benchmarks.decoders import Start, mean_curve, train_start
 from benchmarks.harness import Results, Workers
 from benchmarks.starts import RECIPES, SHAPE, build
 from warmstart.counts import PairStatistics
@@ -36,7 +36,7 @@ class Arm(NamedTuple):
     extra: Extra = Extra()
 
 
-PLAIN = {"cold": Arm("cold"), "warm": Arm("warm")}
+PLAIN = {start: Arm(start) for start in STARTS}
 TARGETS = {f"counted targets, {start}": Arm(start, Extra(targets=0.9)) for start in STARTS}
 BESIDE = {
     f"{name}, {start}": Arm(start, Extra(experts))
@@ -126,3 +126,85 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
             long = workers.together([partial(bench.run, name, 0, LONG_STEPS) for name in LONG])
             write(arms, dict(zip(LONG, long, strict=True)), facts, docs, results)
     return {"arms": arms, "counts": facts}
+
+
+def ends(arm: dict[str, Any], name: str = "nats") -> list[float]:
+    """Return the last loss of every seed, or another number of a run."""
+    return [run[name][-1] if isinstance(run[name], list) else run[name] for run in arm["runs"]]
+
+
+def mean(arm: dict[str, Any], name: str = "nats") -> float:
+    """Return the mean of `ends`."""
+    return statistics.mean(ends(arm, name))
+
+
+def row(name: str, arm: dict[str, Any]) -> list[Any]:
+    """Return the row of an arm: its loss over the steps, at the end by the decoder by itself, and on the test text."""
+    run = arm["runs"][0]
+    shown = np.interp((0, 100, 200), *mean_curve(arm))
+    alone = mean(arm, "alone") if "alone" in run else None
+    label = f"{name}, {arm['share']:g} of the rate" if arm["share"] != 1.0 else name
+    return [label + arm["mark"], *map(render.nats, shown), render.spread(ends(arm)), render.nats(alone),
+            render.spread(ends(arm, "test"))]  # fmt: skip
+
+
+def marks(arms: dict[str, Any], long: dict[str, Any]) -> list[list[Any]]:
+    """Return what was to be shown: a sentence, the figure, and the mark."""
+    best = min(long[name]["nats"][-1] for name in PLAIN)
+    both = {start: long[f"n-grams and cache, {start}"]["nats"][-1] for start in STARTS}
+    gains = [
+        (f"{STEPS} steps, n-grams beside the spectral start", mean(arms["n-grams, warm"]), "at most 4.48"),
+        (f"{STEPS} steps, with the cache", mean(arms["n-grams and cache, warm"]), "at most 4.15"),
+        (f"{STEPS} steps, counted targets alone", mean(arms["counted targets, warm"]), "at most 4.80"),
+        (f"{LONG_STEPS:,} steps, lead over the best start alone", best - both["warm"], "at least 0.5"),
+        (f"{LONG_STEPS:,} steps, lead over a cold start with the cache alone",
+         long["cache alone, cold"]["nats"][-1] - both["warm"], "stated"),
+        (f"{LONG_STEPS:,} steps, what the start adds beside n-grams and cache", both["cold"] - both["warm"], "stated"),
+        (f"{STEPS} steps, the same", mean(arms["n-grams and cache, cold"]) - mean(arms["n-grams and cache, warm"]),
+         "stated"),
+    ]  # fmt: skip
+    return [[what, render.nats(value), mark] for what, value, mark in gains]
+
+
+def write(
+    arms: dict[str, Any], long: dict[str, Any], facts: dict[str, Any], docs: Path, results: Results
+) -> None:  # fmt: skip
+    """Write the section of docs/benchmarks.md and its picture."""
+    headers = ["arm", "step 0", "100", "200", f"{STEPS}", "decoder by itself", "test"]
+    table = render.table(headers, [row(name, arm) for name, arm in arms.items()])
+    counts = [[name, *map(render.nats, (each["valid"], each["test"]))] for name, each in facts.items()]
+    at = range(0, LONG_STEPS + 1, STEPS)
+    long_rows = [
+        [name, *map(render.nats, np.interp(at, run["steps"], run["nats"])), render.nats(run["test"])]
+        for name, run in long.items()
+    ]
+    panels = {
+        f"{STEPS} steps": {name: mean_curve(arms[name]) for name in arms if name in SEVERAL},
+        f"{LONG_STEPS:,} steps": {name: (np.array(run["steps"]), run["nats"]) for name, run in long.items()},
+    }
+    render.curves(docs / "images" / "transformers_counts.png", panels, "steps", "nats a token, validation", 5.6)
+    plain, both, targets = (mean(arms[f"{name}warm"]) for name in ("", "n-grams and cache, ", "counted targets, "))
+    added = mean(arms["n-grams and cache, cold"]) - both
+    conclusion = (
+        f"Counts and a cache beside a GPT-2 take {plain - both:.3f} nats off after {STEPS} steps; the spectral start "
+        f"adds {added:.3f} to that. Counted targets, which leave a plain checkpoint, take {plain - targets:.3f} off."
+    )
+    body = f"""GPT-2, text, steps and windows are those of "Transformers: spectral warm starts"; cold is its log-unigram
+bias, warm its spectral start with heads. Every arm has the recipe and the rate that were found there for its start
+without extras; the gate has a rate of its own, the same for all. Controls chose among three rates. Training books are
+left out of the counts, order {ORDER}, that score them. The decoder sees {SHAPE["context"]} tokens, n-grams see across
+the border of a window, the cache sees the book. {len(SEEDS)} seeds where a deviation is given, else one. The test text
+is read by every finished run.
+
+{table}
+Marks:
+
+{render.table(["what", "nats", "mark"], marks(arms, long))}
+Counts without a decoder, in nats a token of the whole texts:
+
+{render.table(["experts", "validation", "test"], counts)}
+{LONG_STEPS:,} steps, one seed:
+
+{render.table(["arm", *(f"step {n:,}" for n in at), "test"], long_rows)}
+![Validation loss over steps](images/transformers_counts.png)"""
+    render.write(docs, "transformers_counts", "Transformers beside counts", conclusion, body, results)
