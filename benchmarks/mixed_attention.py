@@ -7,8 +7,8 @@
 | ``W`` | (B, B) | what the score at one age adds at another; the identity gives the usual attention |
 
 Each row of s is read by age, multiplied by W, and read by position again. All heads of a layer share W, which trains
-like any weight. Source: Williams and Zhao 2023, arXiv 2311.07510; that both can be integrated is from the talk (CS25 V4,
-2024).
+like any weight. Source: Williams and Zhao 2023, arXiv 2311.07510; that both can be integrated is from the talk CS25 V4
+of 2024.
 """
 
 from typing import Any

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import harness, render
+from benchmarks import harness, render, transformers_counts
 from benchmarks.decoders import Recipe, mean_curve, prepare, train_start
 from benchmarks.harness import Results, Workers, search
 from benchmarks.starts import (

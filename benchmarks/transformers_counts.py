@@ -5,12 +5,15 @@ for this start alone, so nothing is tuned in favour of the extras. A control tha
 between three rates. The test text is read once, at the end of a run.
 """
 
+import statistics
 import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import harness
+import numpy as np
+
+from benchmarks import harness, render
 from benchmarks.beside_decoders import ORDER, Beside, Extra, prepare
 from benchmarks.decoders import Start, mean_curve, train_start
 from benchmarks.harness import Results, Workers
