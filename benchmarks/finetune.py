@@ -30,7 +30,7 @@ from warmstart.finetune.carried import score
 from warmstart.finetune.compare import Curve, crossing, reached
 from warmstart.finetune.log import LOG, Log, read
 from warmstart.finetune.phases import FROZEN, FROZEN_RATE
-from warmstart.finetune.targets import CountedTargets
+from warmstart.finetune.targets import CountedTargets, statistic_of
 from warmstart.folder import load_model
 from warmstart.layers import NearShallowLM
 from warmstart.layers.near_shallow import Segments
@@ -273,12 +273,12 @@ def speed_of_rows(books: Path) -> dict[str, float]:
     """Time a step of the thaw phase of preset micro on a CPU without and with counted targets, in turns."""
     corpus = Corpus.build(books / "train.txt.xz", split_documents=SPLITS["classics"][1])
     module = WarmStartLM(preset="micro", contexts=CONTEXTS).initialise(corpus, 0).to_torch()
-    batches, targets = Batches(corpus, module.config), CountedTargets(corpus)
+    batches, targets = Batches(corpus, module.config), CountedTargets(statistic_of(corpus, None), corpus)
     numbers = batches.order(0)[0]
     batch, places = batches.segments(numbers), batches.targets(numbers)
     arms = {
         "without": lambda: module.token_losses(batch),
-        "with": lambda: module.row_losses(batch, targets.rows(places))[1],
+        "with": lambda: module.row_losses(batch, torch.from_numpy(targets.rows(places).dense()))[1],
     }
     return _in_turns(arms)
 

@@ -126,7 +126,7 @@ def test_by_hand():
 
 def test_discounts_by_hand():
     # One level of counts: 4 ones, 2 twos, 2 threes, 1 four: Y = 4 / 8.
-    values, fallback = kneser_ney._discounts(np.array([1, 1, 1, 1, 2, 2, 3, 3, 4, 9, 0]))
+    values, fallback = kneser_ney.level_discounts(np.array([1, 1, 1, 1, 2, 2, 3, 3, 4, 9, 0]))
     np.testing.assert_allclose(values, [0, 1 - 2 * 0.5 * 2 / 4, 2 - 3 * 0.5 * 2 / 2, 3 - 4 * 0.5 * 1 / 2])
     assert not fallback
 
@@ -144,7 +144,7 @@ def test_discounts_by_hand():
     ],
 )
 def test_discounts_that_the_counts_do_not_allow(counts):
-    values, fallback = kneser_ney._discounts(np.array(counts, np.int32))
+    values, fallback = kneser_ney.level_discounts(np.array(counts, np.int32))
     assert fallback
     assert values.tolist() == [0, 0.5, 1, 1.5]
 
@@ -236,7 +236,7 @@ def test_a_document_of_a_third_is_left_out_piece_by_piece():
 def test_a_document_that_is_left_out_is_as_if_it_was_never_counted(monkeypatch):
     """The same with the package's own ``-``, with the same discounts on both sides."""
     text = (3, 0, [[1, 2, 1], [2], [1, 2], [2, 2], [1], [1, 2, 2], [2, 1], [1, 1, 2], [2], [1, 2, 1], [2, 1, 2]])
-    monkeypatch.setattr(kneser_ney, "_discounts", lambda counts: (np.array([0, 0.6, 1.2, 1.4]), False))
+    monkeypatch.setattr(kneser_ney, "level_discounts", lambda counts: (np.array([0, 0.6, 1.2, 1.4]), False))
     model, _, tokens, borders = solved(text, 3)
     assert len(parts(borders, tokens.size - 1)) == len(text[2])
     left = model.left_out(tokens, borders)

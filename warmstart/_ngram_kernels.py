@@ -358,3 +358,177 @@ def interpolate(
         out[i] = (seen + left[before[i]] * out[i]) / total
         if n > 1:
             known[i], size[i] = n - 1, bits(total)
+
+
+@nb.njit(cache=True, nogil=True)
+def base_rows(
+    parts: Ints, counts: Ints, roots: Ints, own_last: Ints, own_counts: Ints, discounts: Floats, out: Floats
+) -> None:
+    """Write level 1 without each of some parts (parts, V), see `left_out_rows`. counts (V,): those of the whole."""
+    size = out.shape[1]
+    reduced = np.empty(size, np.int64)
+    for row in range(parts.size):
+        reduced[:] = counts[:size]
+        for j in range(roots[parts[row]], roots[parts[row] + 1]):
+            reduced[own_last[j]] = own_counts[j]
+        total = reduced.sum()
+        left = 0.0
+        for token in range(size):
+            left += discounts[min(reduced[token], 3)]
+        for token in range(size):
+            seen = (reduced[token] - discounts[min(reduced[token], 3)]) / total if total else 0.0
+            out[row, token] = seen + (left / total if total else 1.0) / size
+
+
+@nb.njit(cache=True, nogil=True)
+def extensions_left(
+    start: Any, stop: Any, last: Ints, counts: Ints, own_start: Any, own_stop: Any, own_last: Ints, own_counts: Ints,
+    discounts: Floats, tokens: Ints, seen: Floats,
+) -> tuple[int, int, float]:  # fmt: skip
+    """Write the extensions of a context that are left without a part: their tokens, and their counts less discounts.
+
+    Those of the whole are ``start ... stop``; those in the part, with their counts without it, ``own_start ...``, at
+    least one. Returns their number, the sum of their counts and that of their discounts.
+    """
+    n: Any = 0
+    total: Any = np.int64(0)
+    discounted = 0.0
+    j: Any = np.int64(own_start)
+    end: Any = np.int64(own_stop) - 1
+    for i in range(start, stop):
+        same = own_last[j] == last[i]
+        count = np.int64(own_counts[j] if same else counts[i])
+        j = j + same if j < end else j
+        discount = discounts[min(count, 3)]
+        tokens[n], seen[n] = last[i], count - discount
+        total += count
+        discounted += discount
+        n += count > 0
+    return n, total, discounted
+
+
+@nb.njit(cache=True, nogil=True)
+def flatten(
+    n: int, tokens: Ints, probs: Floats, rest: float, base: Floats, tempered: Floats, mass: float, power: float
+) -> float:
+    """Raise a row to a power and normalise it, in place; return the new ``rest``.
+
+    The row is ``probs`` at ``tokens`` plus ``rest * base``; tempered: ``base ** power / mass``, which sums to 1.
+    """
+    rest = rest**power * mass
+    total = rest
+    for j in range(n):
+        own = probs[j]
+        if own > 0.0:
+            whole = (own + (rest / mass) ** (1.0 / power) * base[tokens[j]]) ** power
+            own = max(whole - rest * tempered[tokens[j]], 0.0)
+        probs[j] = own
+        total += own
+    probs[:n] /= total
+    return rest / total
+
+
+@nb.njit(cache=True, nogil=True)
+def heaviest(n: int, tokens: Ints, probs: Floats, most: int) -> tuple[int, float]:
+    """Keep at most so many of n entries, the heaviest and of equal ones the first; return their number and the rest."""
+    if n <= most:
+        return n, 0.0
+    if most == 0:
+        return 0, probs[:n].sum()
+    least = np.partition(probs[:n], n - most)[n - most]
+    ties = most - np.sum(probs[:n] > least)
+    kept, rest = 0, 0.0
+    for j in range(n):
+        if probs[j] > least or (probs[j] == least and ties > 0):
+            ties -= probs[j] == least
+            tokens[kept], probs[kept] = tokens[j], probs[j]
+            kept += 1
+        else:
+            rest += probs[j]
+    return kept, rest
+
+
+@nb.njit(cache=True, nogil=True)
+def left_out_row(
+    text: Ints, place: int, separator: int, last: Ints, counts: Ints, offsets: Ints,
+    root: Any, root_end: Any, own_last: Ints, own_counts: Ints, own_offsets: Ints, discounts: Floats,
+    tokens: Ints, probs: Floats, upper_tokens: Ints, upper: Floats, at: Ints,
+) -> tuple[int, float]:  # fmt: skip
+    """Write one row, see `left_out_rows`; return the number of its entries and what is left for level 1.
+
+    Level 2 has all entries that longer contexts have. at (V,): their places by token; upper_tokens, upper: scratch.
+    """
+    n = 0
+    left = 1.0
+    for length in range(1, discounts.shape[0]):
+        start = place - length + 1
+        if start < 0 or (length > 1 and text[start + 1] == separator):
+            break
+        h = np.int64(text[start])
+        own = find(own_last, root, root_end, text[start])
+        for token in text[start + 1 : place + 1]:
+            if own >= 0:
+                own = find(own_last, own_offsets[own], own_offsets[own + 1], token)
+                h = find(last, offsets[h], offsets[h + 1], token)
+        if own < 0 or own_offsets[own] == own_offsets[own + 1]:  # only its part knows the context
+            break
+        found, total, discounted = extensions_left(
+            offsets[h], offsets[h + 1], last, counts, own_offsets[own], own_offsets[own + 1], own_last, own_counts,
+            discounts[length], tokens if length == 1 else upper_tokens, probs if length == 1 else upper,
+        )  # fmt: skip
+        if total == 0:
+            break
+        left *= discounted / total
+        if length == 1:
+            n = found
+            probs[:n] /= total
+            for j in range(n):
+                at[tokens[j]] = j
+        else:
+            probs[:n] *= discounted / total
+            for j in range(found):
+                probs[at[upper_tokens[j]]] += upper[j] / total
+    return n, left
+
+
+@nb.njit(cache=True, nogil=True)
+def left_out_rows(
+    text: Ints, places: Ints, parts: Ints, separator: int, last: Ints, counts: Ints, offsets: Ints,
+    roots: Ints, own_last: Ints, own_counts: Ints, own_offsets: Ints, discounts: Floats,
+    part: Ints, base: Floats, tempered: Floats, masses: Floats, power: float, most: int,
+    tokens: Ints, probs: Floats, ends: Ints, rest: Floats,
+) -> int:  # fmt: skip
+    """Write the rows of what comes after ``text[place]`` without the part of each place, see `warmstart.left_out`.
+
+    last, counts, offsets: n-grams of the whole; roots: first token of each part in own_last, own_counts, own_offsets,
+    the n-grams of parts; discounts (order, 4); part (places,): rows of ``base`` and ``tempered`` (., V). Written are
+    the entries of row i up to ``ends[i]``, ascending by token, and ``rest[i]``. Returns the number of entries.
+    """
+    size = base.shape[1]
+    row_tokens, row, at = np.empty(size + 1, np.int32), np.empty(size + 1), np.empty(size, np.int32)
+    upper_tokens, upper = np.empty(size + 1, np.int32), np.empty(size + 1)
+    written = 0
+    for i in range(places.size):
+        n, left = left_out_row(
+            text, places[i], separator, last, counts, offsets, roots[parts[i]], roots[parts[i] + 1],
+            own_last, own_counts, own_offsets, discounts, row_tokens, row, upper_tokens, upper, at,
+        )  # fmt: skip
+        if power != 1.0:
+            left = flatten(n, row_tokens, row, left, base[part[i]], tempered[part[i]], masses[part[i]], power)
+        n, dropped = heaviest(n, row_tokens, row, most)
+        tokens[written : written + n], probs[written : written + n] = row_tokens[:n], row[:n]
+        written += n
+        ends[i], rest[i] = written, left + dropped
+    return written
+
+
+@nb.njit(cache=True, nogil=True)
+def dense_rows(
+    tokens: Ints, probs: Floats, offsets: Ints, rest: Floats, part: Ints, base: Floats, scale: float, out: Floats
+) -> None:
+    """Write sparse rows, times a number, as dense ones (n, V), see `warmstart.left_out.SparseRows`."""
+    factor = out.dtype.type(scale)
+    for i in range(out.shape[0]):
+        out[i] = base[part[i]] * (factor * out.dtype.type(rest[i]))
+        for j in range(offsets[i], offsets[i + 1]):
+            out[i, tokens[j]] += factor * out.dtype.type(probs[j])

@@ -16,7 +16,7 @@ that begins with the separator has nothing before it and keeps its raw count on 
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,8 +67,8 @@ class KneserNey(BackoffModel):
         self.counts = counts
         self.thresholds = thresholds_by_length(prune, counts.order)
         suffixes = suffix_numbers(counts.levels)
-        self.adjusted = _adjusted(counts, suffixes)
-        discounts = [_discounts(counts) for counts in self.adjusted]
+        self.adjusted = adjusted_counts(counts, suffixes)
+        discounts = [level_discounts(counts) for counts in self.adjusted]
         self.discounts = np.array([values for values, _ in discounts])
         self.fallbacks = [n for n, (_, fallback) in enumerate(discounts, start=1) if fallback]
         super().__init__(counts.vocab_size, counts.separator, counts.order, *self._solved(suffixes))
@@ -114,13 +114,10 @@ class KneserNey(BackoffModel):
             A document was never counted.
         """
         tokens, documents = self._checked(tokens, documents), as_array("documents", documents)
-        texts = Documents.of(tokens, documents, id_type(self.vocab_size))
-        if not self.counts.documents.includes(texts):
-            raise InputError("expected documents that were counted, got others; give documents of the counted text")
+        check_counted(self.counts, tokens, documents)
         spans = parts(documents, self.counts.n_tokens)
         ends = np.flatnonzero(tokens == self.separator)
-        batches = _batches(spans)
-        scores = run_parts(lambda batch: self._without(tokens, ends, batch), batches, workers)
+        scores = run_parts(lambda batch: self._without(tokens, ends, batch), batches(spans), workers)
         return Scores(*(np.concatenate(arrays) for arrays in zip(*scores, strict=True)))
 
     def _without(self, tokens: Ids, ends: Ids, spans: list[slice]) -> Scores:
@@ -128,10 +125,9 @@ class KneserNey(BackoffModel):
         from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
 
         levels, size = self.counts.levels, self.vocab_size
-        part, here, types, local, ids = _numbered(tokens, ends, spans, self.counts)
-        places = _places(types % size, local, levels)
-        raw = [level.counts[place] - own.counts for level, own, place in zip(levels, local, places, strict=True)]
-        reduced = self._reduced(local, places, raw)
+        part, here, types, local, ids, places, raw, reduced = own_ngrams(
+            tokens, ends, spans, self.counts, self.adjusted
+        )
         scores = Scores(np.full(here.size, 1.0 / size), np.zeros(here.size, np.int8), np.zeros(here.size, np.uint8))
         root = np.searchsorted(types, np.arange(len(spans) + 1) * size)
         before, whole, always = part[here], np.array([0, size]), np.ones(types.size, np.bool_)
@@ -148,17 +144,6 @@ class KneserNey(BackoffModel):
             before, whole = ids[k][here - 1], levels[k].offsets
             extensions, parents, kept = local[k].offsets, places[k], raw[k] > self.thresholds[k] if k else always
         return scores
-
-    def _reduced(self, local: Levels, places: list[Array], raw: list[Array]) -> list[Array]:
-        """Return the counts that the n-grams of a part have without it."""
-        out = [raw[-1]]
-        first = [places[0] == self.separator]  # whether an n-gram begins with the separator
-        for level in local[:-1]:
-            first.append(np.repeat(first[-1], np.diff(level.offsets)))
-        for k, suffix in reversed(list(enumerate(suffix_numbers(local)))):
-            fewer = self.adjusted[k][places[k]] - np.bincount(suffix[raw[k + 1] == 0], minlength=local[k].last.size)
-            out.insert(0, np.where(first[k], raw[k], fewer) if k else fewer)
-        return out
 
 
 def parts(documents: Ids, n_tokens: int) -> list[slice]:
@@ -180,7 +165,7 @@ def parts(documents: Ids, n_tokens: int) -> list[slice]:
     return out
 
 
-def _batches(spans: list[slice]) -> list[list[slice]]:
+def batches(spans: list[slice]) -> list[list[slice]]:
     """Group neighbouring parts."""
     out: list[list[slice]] = []
     size = TARGETS_PER_BATCH
@@ -191,6 +176,57 @@ def _batches(spans: list[slice]) -> list[list[slice]]:
             size = span.stop - span.start
         out[-1].append(span)
     return out
+
+
+class Own(NamedTuple):
+    """The n-grams of parts of a text, put together as one text in which no two parts share a token.
+
+    Attributes
+    ----------
+    part : (n,) int32
+        The part of every place of that text, which has the histories before the parts too.
+    here : (targets,) int
+        Places of the targets.
+    types : (m,) int64
+        The tokens of the parts, part * V + token in order. They are the tokens of that text.
+    levels : tuple of Level
+    ids : list of (n,) int32
+        For every length: the n-gram that ends at each place, -1 where the history is too short.
+    places : list of (m,) int64
+        For every length: the numbers of the n-grams in the levels of the whole.
+    raw, reduced : list of (m,) int
+        For every length: how often the n-grams occur without the part, and their counts of Kneser-Ney without it.
+    """
+
+    part: Array
+    here: Array
+    types: Array
+    levels: Levels
+    ids: list[Array]
+    places: list[Array]
+    raw: list[Array]
+    reduced: list[Array]
+
+
+def own_ngrams(tokens: Ids, ends: Ids, spans: list[slice], counts: NGramCounts, adjusted: list[Array]) -> Own:
+    """Return the n-grams of parts of a counted text; ends: positions of its separators; adjusted: `adjusted_counts`."""
+    part, here, types, levels, ids = _numbered(tokens, ends, spans, counts)
+    places = _places(types % counts.vocab_size, levels, counts.levels)
+    raw = [level.counts[place] - own.counts for level, own, place in zip(counts.levels, levels, places, strict=True)]
+    reduced = _reduced(counts.separator, adjusted, levels, places, raw)
+    return Own(part, here, types, levels, ids, places, raw, reduced)
+
+
+def check_counted(counts: NGramCounts, tokens: Ids, documents: Ids) -> None:
+    """Refuse documents that were not counted.
+
+    Raises
+    ------
+    InputError
+        See above.
+    """
+    if not counts.documents.includes(Documents.of(tokens, documents, id_type(counts.vocab_size))):
+        raise InputError("expected documents that were counted, got others; give documents of the counted text")
 
 
 def _numbered(
@@ -237,7 +273,7 @@ def thresholds_by_length(prune: Sequence[int], order: int) -> list[int]:
     return values
 
 
-def _adjusted(counts: NGramCounts, suffixes: list[Array]) -> list[Array]:
+def adjusted_counts(counts: NGramCounts, suffixes: list[Array]) -> list[Array]:
     """Return the counts of Kneser-Ney for every level."""
     levels = counts.levels
     out = [
@@ -251,7 +287,7 @@ def _adjusted(counts: NGramCounts, suffixes: list[Array]) -> list[Array]:
     return [*out, levels[-1].counts]
 
 
-def _discounts(counts: Array) -> tuple[NDArray[np.float64], bool]:
+def level_discounts(counts: Array) -> tuple[NDArray[np.float64], bool]:
     """Return the discounts of the counts 0, 1, 2, and 3 or more, and whether they are the fallback."""
     n1, n2, n3, n4 = (int(np.count_nonzero(counts == i)) for i in (1, 2, 3, 4))
     if min(n1, n2, n3) == 0:
@@ -270,6 +306,20 @@ def _places(first: Array, local: Levels, levels: Levels) -> list[Array]:
     for part, whole, extensions, level in zip(local, levels, local[1:], levels[1:], strict=False):
         last = first[extensions.last]
         out.append(kernels.locate(part.offsets, last, out[-1], whole.offsets, level.last))
+    return out
+
+
+def _reduced(
+    separator: int, adjusted: list[Array], local: Levels, places: list[Array], raw: list[Array]
+) -> list[Array]:
+    """Return the counts that the n-grams of a part have without it."""
+    out = [raw[-1]]
+    first = [places[0] == separator]  # whether an n-gram begins with the separator
+    for level in local[:-1]:
+        first.append(np.repeat(first[-1], np.diff(level.offsets)))
+    for k, suffix in reversed(list(enumerate(suffix_numbers(local)))):
+        fewer = adjusted[k][places[k]] - np.bincount(suffix[raw[k + 1] == 0], minlength=local[k].last.size)
+        out.insert(0, np.where(first[k], raw[k], fewer) if k else fewer)
     return out
 
 

@@ -196,6 +196,25 @@ class NGramCounts:
         """Number of counted targets."""
         return int(self.levels[0].counts.sum())
 
+    def shortened(self, order: int) -> "NGramCounts":
+        """Return the statistic of the n-grams up to an order.
+
+        Raises
+        ------
+        InputError
+            The order is not from 1 to that of the statistic.
+
+        Examples
+        --------
+        >>> text = np.array([0, 1, 2, 1, 2, 0]), np.array([0, 5]), 3
+        >>> count_ngrams(*text, order=3).shortened(2).digest == count_ngrams(*text, order=2).digest
+        True
+        """
+        if not isinstance(order, int | np.integer) or not 1 <= order <= self.order:
+            raise InputError(f"order: expected a number from 1 to {self.order}, that of the statistic, got {order!r}")
+        top = replace(self.levels[order - 1], offsets=self.levels[-1].offsets)
+        return replace(self, order=int(order), levels=(*self.levels[: order - 1], top))
+
     def __add__(self, other: "NGramCounts") -> "NGramCounts":
         """Return the statistic of both texts.
 

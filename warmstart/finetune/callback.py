@@ -9,6 +9,7 @@ from transformers.trainer_callback import ExportableState, TrainerCallback
 
 from warmstart.errors import InputError
 from warmstart.finetune.phases import Clock, Schedule, apply
+from warmstart.finetune.targets import CountedLoss
 
 
 class PhaseCallback(TrainerCallback, ExportableState):
@@ -28,6 +29,8 @@ class PhaseCallback(TrainerCallback, ExportableState):
         does not restore the best weights when it ends; use ``load_best_model_at_end`` for that.
     max_tokens : int, optional
         Length of the run, for lengths in tokens.
+    counted : CountedLoss, optional
+        The trainer's ``compute_loss_func``, whose weight is that of the phase. Phases with counted targets need it.
 
     Raises
     ------
@@ -45,7 +48,13 @@ class PhaseCallback(TrainerCallback, ExportableState):
     Use it as ``Trainer(model, ..., optimizers=(schedule.optimizer(model), None), callbacks=[callback])``.
     """
 
-    def __init__(self, schedule: Schedule | dict[str, Any], max_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        schedule: Schedule | dict[str, Any],
+        max_tokens: int | None = None,
+        counted: CountedLoss | None = None,
+    ) -> None:
+        self.counted = counted
         self.schedule = schedule if isinstance(schedule, Schedule) else Schedule.from_json(schedule)
         self.max_tokens = max_tokens
         self.clock = Clock(self.schedule, total=max_tokens or 0, epoch=1.0)
@@ -54,8 +63,12 @@ class PhaseCallback(TrainerCallback, ExportableState):
             raise InputError("expected max_tokens with lengths in tokens, and lengths in epochs without it")
         if max_tokens is not None and any(phase.epochs is not None for phase in self.schedule.phases):
             raise InputError("expected all lengths in tokens with max_tokens, got one in epochs")
-        if counted := [phase.name for phase in self.schedule.phases if phase.counted]:
-            raise InputError(f"expected phases without counted targets, which the Trainer has not, got {counted}")
+        names = [phase.name for phase in self.schedule.phases if phase.counted]
+        if names and counted is None:
+            raise InputError(
+                f"expected phases without counted targets, got {names}; give the trainer a CountedLoss as "
+                "compute_loss_func, and the same to this callback as counted"
+            )
 
     def state(self) -> dict[str, Any]:
         """Return the content for `trainer_state.json`."""
@@ -114,7 +127,10 @@ class PhaseCallback(TrainerCallback, ExportableState):
         if phase is None:
             control.should_training_stop = True
         elif (optimizer := kwargs.get("optimizer")) is not None:
-            apply(phase, optimizer, self.clock.share(position))
+            share = self.clock.share(position)
+            apply(phase, optimizer, share)
+            if self.counted is not None:
+                self.counted.weight = phase.counted_weight(share)
             self.rate = max(group["lr"] for group in optimizer.param_groups)
             self._report_rate(**kwargs)
 

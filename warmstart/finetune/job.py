@@ -121,7 +121,7 @@ class Job:
             raise InputError(
                 f"{self.folder}: expected a folder without a run, got a checkpoint; --resume it or choose another one"
             )
-        mixture, network = self._mixture(), self.model.to_torch()
+        mixture, network, counts = self._mixture(), self.model.to_torch(), self.model.counts_
         train, held = (self._encoded(source, reading, progress) for source in (text, valid))
         batches = Batches(train, network.config, self.plan.batch_tokens, self.plan.seed)
         settings = self.plan.settings(train.n_tokens)
@@ -129,12 +129,12 @@ class Job:
         check_target(self.folder)
         if mixture is None:
             prior = self.model.mixture_.experts.prior
-            run = Run(network, batches, held, schedule, settings, self.folder, resume, prior=prior)
+            run = Run(network, batches, held, schedule, settings, self.folder, resume, prior=prior, counts=counts)
         else:
             said, of_held = self._tables(mixture.experts, train, held, progress)
             batches = replace(batches, experts=said)
             module = Beside(network, mixture.gate)
-            run = Run(module, batches, held, schedule, settings, self.folder, resume, of_held)
+            run = Run(module, batches, held, schedule, settings, self.folder, resume, of_held, counts=counts)
         if not run.resumed:
             self.model.save_pretrained(self.folder)
         record = run.run(Log(log or self.folder / LOG, run.step if run.resumed else -1, tensorboard), progress)

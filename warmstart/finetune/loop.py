@@ -32,10 +32,11 @@ from warmstart.finetune.carried import Carried, score
 from warmstart.finetune.evidence import ExpertTable
 from warmstart.finetune.log import Log
 from warmstart.finetune.phases import Clock, Phase, Schedule, apply
-from warmstart.finetune.targets import CountedTargets
+from warmstart.finetune.targets import CountedTargets, statistic_of
 from warmstart.gate import FLOOR
 from warmstart.layers import NearShallowLM
 from warmstart.layers.near_shallow import IGNORED, Segments
+from warmstart.ngrams import NGramCounts
 from warmstart.progress import Progress
 
 CHECKPOINT_EVERY = 120.0  # seconds between checkpoints; there is one at every validation too
@@ -95,6 +96,8 @@ class Run:
     prior : (V,), optional
         Of a network alone: probabilities of the unigram model. Validation then scores the model that is saved, where it
         has `warmstart.gate.FLOOR` of the weight, and the network by itself beside it.
+    counts : NGramCounts, optional
+        For phases with counted targets: the statistic of the model. Documents that it does not hold are counted.
 
     Raises
     ------
@@ -113,6 +116,7 @@ class Run:
         resume: bool = False,
         valid_experts: ExpertTable | None = None,
         prior: NDArray[np.float64] | None = None,
+        counts: NGramCounts | None = None,
     ) -> None:
         if valid.n_tokens < module.config.block_size:
             raise InputError(
@@ -123,7 +127,7 @@ class Run:
             self.module = module.to(settings.device)
         except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without the device
             raise InputError(f"device: expected one that torch has here, got {settings.device!r}: {error}") from error
-        self.batches, self.settings = batches, settings
+        self.batches, self.settings, self.counts = batches, settings, counts
         self.network = module.network if isinstance(module, Beside) else module
         self.prior = None if prior is None else torch.tensor(prior, dtype=torch.float32, device=settings.device)
         self.valid = Batches(valid, module.config, batches.batch_tokens, experts=valid_experts)
@@ -174,7 +178,9 @@ class Run:
             self._validate(log)
         self.clock.move(self.tokens)
         if any(phase.counted for phase in self.clock.schedule.phases[self.clock.phase :]):
-            self.counted = CountedTargets(self.batches.corpus, progress=progress)
+            corpus = self.batches.corpus
+            statistic = statistic_of(corpus, self.counts, progress)
+            self.counted = CountedTargets(statistic, corpus, workers=torch.get_num_threads(), progress=progress)
         with self._finishing_steps():
             while (phase := self.clock.present) is not None:
                 start = time.perf_counter()
@@ -202,7 +208,7 @@ class Run:
         targets, n_targets = _cut(segments.targets, self.offset, border - self.tokens)
         share = clock.share(self.tokens)
         apply(phase, self.optimizer, share)
-        losses = self._losses(numbers, segments._replace(targets=targets), phase.counted * (1.0 - share))
+        losses = self._losses(numbers, segments._replace(targets=targets), phase.counted_weight(share))
         loss = losses.sum() / self.batches.batch_tokens  # not the mean: a batch that was cut weighs less
         if not math.isfinite(loss.item()):
             saved = f"step {self._saved_step()} is kept in {self.path}" if self.path.exists() else "nothing is saved"
@@ -226,7 +232,8 @@ class Run:
                 network = losses = self.network.token_losses(segments)
             else:
                 rows = self.counted.rows(self.batches.targets(numbers, (targets != IGNORED).cpu().numpy()))
-                network, of_rows = self.network.row_losses(segments, rows.to(targets.device))
+                dense = torch.from_numpy(rows.dense()).to(targets.device)
+                network, of_rows = self.network.row_losses(segments, dense)
                 losses = torch.lerp(network, of_rows, counted)
         if isinstance(self.module, Beside):
             losses = losses + self._mixed(self.module, network, self.batches, numbers, targets)

@@ -111,6 +111,10 @@ class Phase:
             left = 0.5 - 0.5 * math.cos(math.pi * left)
         return self.floor + (1.0 - self.floor) * left if self.decay != "constant" else 1.0
 
+    def counted_weight(self, share: float) -> float:
+        """Return the weight of counted targets after a fraction of the phase: it falls linearly to 0."""
+        return self.counted * (1.0 - share)
+
 
 def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

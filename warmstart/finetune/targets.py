@@ -7,79 +7,198 @@ The loss of a target y after the history h is
 with the network's probability q, the probability P of an n-gram model, and a weight a that falls to 0 over a phase. A
 row says more than one token, so the network needs less text to learn. The trained network needs no n-grams.
 
-An n-gram model that has counted the target is too sure of it. So the text is cut into two halves, each half is counted,
-and the rows of its targets come from the model of the other half. Parts (see `warmstart.kneser_ney.parts`) stay whole.
+An n-gram model that has counted the target is too sure of it. So every row is that of the text without the part of its
+target (see `warmstart.left_out`).
+
+`CountedTargets` gives rows and the loss in a loop of one's own. `CountedLoss` is the loss of a Hugging Face Trainer.
 """
 
-from dataclasses import fields
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
+from torch.nn import functional
 
-from warmstart.backoff import BackoffModel
 from warmstart.corpus import Corpus
-from warmstart.kneser_ney import KneserNey, parts
-from warmstart.ngrams import count_ngrams, joined
+from warmstart.errors import InputError
+from warmstart.ids import as_array, whole_numbers
+from warmstart.layers.counted import counted_cross_entropy
+from warmstart.layers.near_shallow import IGNORED
+from warmstart.left_out import SparseRows, left_out
+from warmstart.ngrams import NGramCounts, count_ngrams, joined, vocabulary_digest
 from warmstart.progress import Progress
-
-ORDER = 5
 
 
 class CountedTargets:
-    """Rows of probabilities for the targets of a training text, from n-gram models of its halves.
+    """Rows of probabilities for the targets of a counted text, each as if its part had not been counted.
+
+    Target i of a corpus, its *place*, is ``corpus.tokens[i + 1]``. The first call makes a file beside the corpus, see
+    `warmstart.left_out`; later ones map it.
 
     Parameters
     ----------
+    statistic : NGramCounts
+        It holds all documents of the corpus.
     corpus : Corpus
         The training text.
-    order : int
-        Length of the longest n-grams.
+    order : int, optional
+        Length of the longest n-grams; that of the statistic by default.
+    top : int, optional
+        Keep the so many entries of a row with the most mass; the mass of the others is spread as the unigram model
+        says. This is an approximation that takes less memory.
+    temperature : float
+        Rows are raised to the power of ``1 / temperature`` and normalised.
+    folder : Path, optional
+        Folder of the file; that of the corpus by default.
+    workers : int
+        Number of threads. The result does not depend on it.
     progress : callable, optional
-        Called as ``progress("count targets", tokens, total)``.
+        Called as ``progress("leave out", targets, total)``.
 
-    Attributes
-    ----------
-    half : (n_tokens,) int8
-        Half of every target, 0 or 1.
-    """
-
-    def __init__(self, corpus: Corpus, order: int = ORDER, progress: Progress | None = None) -> None:
-        self.corpus = corpus
-        spans = parts(corpus.documents, corpus.n_tokens)
-        sizes = [span.stop - span.start for span in spans]
-        own = halves(sizes)
-        self.half = np.repeat(own, sizes)
-        self.models = []
-        for half in (1, 0):  # rows of half 0 come from the counts of half 1
-            texts = [np.asarray(corpus.tokens[spans[i]]) for i in np.flatnonzero(own == half)]
-            texts = [text[: text.size - (text[-1] == corpus.separator)] for text in texts]
-            tokens, documents = joined(texts, corpus.separator, corpus.vocab_size)
-            model = KneserNey(count_ngrams(tokens, documents, corpus.vocab_size, order))
-            self.models.append(BackoffModel(**{each.name: getattr(model, each.name) for each in fields(BackoffModel)}))
-            if progress:
-                progress("count targets", tokens.size, corpus.n_tokens)
-
-    def rows(self, places: NDArray[np.int64]) -> Tensor:
-        """Return the probabilities of all tokens (n, V) float32 at targets, which are given by their places from 0."""
-        out = np.empty((places.size, self.corpus.vocab_size), np.float32)
-        for half, model in enumerate(self.models):
-            chosen = self.half[places] == half
-            out[chosen] = model.rows(self.corpus.tokens, places[chosen], torch.get_num_threads())
-        return torch.from_numpy(out)
-
-
-def halves(sizes: list[int]) -> NDArray[np.int8]:
-    """Return the half, 0 or 1, of parts (n,), given their sizes: each goes to the half that is smaller so far.
+    Raises
+    ------
+    InputError
+        A document was not counted, or the statistic has another vocabulary or no n-grams of that length.
 
     Examples
     --------
-    >>> halves([3, 1, 1, 2]).tolist()
-    [0, 1, 1, 1]
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     corpus = Corpus.build(["a b a b", "a b", "b a"], tokenizer="words", cache_dir=Path(folder))
+    ...     statistic = count_ngrams(corpus.tokens, corpus.documents, corpus.vocab_size, order=2)
+    ...     targets = CountedTargets(statistic, corpus)
+    ...     rows = targets.rows([1]).dense()
+    ...     places = torch.arange(3)[None]  # of a window of three tokens; the last two are targets
+    ...     loss = targets.loss(torch.zeros(1, 3, corpus.vocab_size), places, weight=0.5)
+    >>> rows.shape, round(float(rows.sum()), 6), round(loss.exp().item(), 6)
+    ((1, 4), 1.0, 4.0)
     """
-    out, totals = np.zeros(len(sizes), np.int8), [0, 0]
-    for i, size in enumerate(sizes):
-        out[i] = totals[1] < totals[0]
-        totals[out[i]] += size
-    return out
+
+    def __init__(
+        self,
+        statistic: NGramCounts,
+        corpus: Corpus,
+        *,
+        order: int | None = None,
+        top: int | None = None,
+        temperature: float = 1.0,
+        folder: Path | None = None,
+        workers: int = 1,
+        progress: Progress | None = None,
+    ) -> None:
+        self.corpus, self.top, self.temperature, self.workers = corpus, top, temperature, workers
+        self.table = left_out(statistic, corpus, order, folder=folder, workers=workers, progress=progress)
+        self.table.rows([], top, temperature)  # refuses settings now and not at the first step
+
+    def rows(self, places: ArrayLike) -> SparseRows:
+        """Return the rows of targets, given by their places (n,) from 0.
+
+        Raises
+        ------
+        InputError
+            A place is outside the corpus.
+        """
+        return self.table.rows(places, self.top, self.temperature, self.workers)
+
+    def tokens(self, places: Tensor) -> Tensor:
+        """Return the tokens at places, of any shape; -100 stays.
+
+        Raises
+        ------
+        InputError
+            A place is outside the corpus.
+        """
+        flat = as_array("places", places).reshape(-1)
+        here = flat != IGNORED
+        chosen = whole_numbers("places", flat[here], self.corpus.n_tokens)
+        out = np.full(flat.shape, IGNORED, np.int64)
+        out[here] = self.corpus.tokens[chosen.astype(np.int64) + 1]
+        return torch.from_numpy(out).view(places.shape).to(places.device)
+
+    def losses(self, logits: Tensor, places: Tensor, weight: float) -> Tensor:
+        """Return the loss (n,) of every target, 0 where ``places`` (n,) is -100; ``logits`` (n, V) predict them."""
+        targets = self.tokens(places)
+        return counted_cross_entropy(logits, targets, self.rows(places[places != IGNORED]), weight)
+
+    def loss(self, logits: Tensor, places: Tensor, weight: float) -> Tensor:
+        """Return the mean loss of the targets of windows, in nats.
+
+        Parameters
+        ----------
+        logits : (batch, length, V)
+            Those at t predict the target at t + 1, as in Hugging Face.
+        places : (batch, length) int64
+            Place of every token of the windows as a target of the corpus; -100 is ignored, and so is the first column.
+        weight : float
+            ``a``, from 0 to 1.
+        """
+        shifted = _shifted(logits, places)
+        return self.losses(logits.flatten(0, 1), shifted, weight).sum() / (shifted != IGNORED).sum()
+
+
+class CountedLoss:
+    """The loss of a Hugging Face Trainer: ``Trainer(..., compute_loss_func=CountedLoss(targets))``.
+
+    While it trains, the labels of the data set are places: at t the place of token t as a target of the corpus, -100
+    where there is none. In evaluation, where no gradient is made, the text is another one: labels are token ids, and
+    the loss is ``-log q(y)``.
+
+    Parameters
+    ----------
+    targets : CountedTargets
+    weight : float
+        Weight of the counted rows, ``a``. `warmstart.finetune.callback.PhaseCallback` sets it before every step, if it
+        gets this loss as ``counted``.
+    """
+
+    def __init__(self, targets: CountedTargets, weight: float = 0.0) -> None:
+        self.targets, self.weight = targets, weight
+
+    def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """Return the sum of the losses of a batch by the number of targets of the step, the mean without that number.
+
+        Raises
+        ------
+        InputError
+            A label is outside the corpus in training, or outside the vocabulary in evaluation.
+        """
+        logits = outputs["logits"]
+        shifted = _shifted(logits, labels)
+        here = shifted != IGNORED
+        if torch.is_grad_enabled():
+            losses = self.targets.losses(logits.flatten(0, 1), shifted, self.weight)
+        else:
+            whole_numbers("labels in evaluation, which are token ids,", shifted[here], logits.shape[-1])
+            losses = functional.cross_entropy(
+                logits.flatten(0, 1).float(), shifted, ignore_index=IGNORED, reduction="none"
+            )
+        return losses.sum() / (here.sum() if num_items_in_batch is None else num_items_in_batch)
+
+
+def statistic_of(corpus: Corpus, counts: NGramCounts | None, progress: Progress | None = None) -> NGramCounts:
+    """Return a statistic that holds all documents of a corpus: ``counts`` and what they do not hold."""
+    vocabulary = corpus.tokenizer.get_vocab()
+    if counts is None:
+        return count_ngrams(
+            corpus.tokens, corpus.documents, corpus.vocab_size, vocabulary=vocabulary, progress=progress
+        )
+    known = counts.documents.known(corpus.tokens, corpus.documents)
+    if known.all():
+        return counts
+    borders = zip(corpus.documents[:-1][~known] + 1, corpus.documents[1:][~known], strict=True)
+    text = joined((np.asarray(corpus.tokens[a:b]) for a, b in borders), corpus.separator, corpus.vocab_size)
+    same = vocabulary if counts.vocabulary == vocabulary_digest(vocabulary) else None
+    new = count_ngrams(*text, corpus.vocab_size, counts.order, vocabulary=same, progress=progress)
+    return counts + new
+
+
+def _shifted(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the labels (batch * length,) that logits (batch, length, V) predict: the next ones, -100 at the end."""
+    if labels.shape != logits.shape[:2]:
+        raise InputError(
+            f"expected labels of the shape of the windows {tuple(logits.shape[:2])}, got {tuple(labels.shape)}"
+        )
+    return functional.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten()
