@@ -1,10 +1,13 @@
-"""Compiled loop of the mixture: expectation-maximisation of its weights."""
+"""Compiled loops of the mixture: expectation-maximisation of its weights, and the mixture of whole rows."""
 
 from typing import Any
 
 import numba as nb
 import numpy as np
 from numpy.typing import NDArray
+
+from warmstart import _cache_kernels as caches
+from warmstart import _ngram_kernels as ngrams
 
 
 @nb.njit(cache=True, nogil=True)
@@ -24,3 +27,60 @@ def responsibilities(probs: NDArray[Any], index: NDArray[Any], weights: NDArray[
             sums[b, j] += weights[b, j] * probs[i, j] / p
         total += np.log(p)
     return total
+
+
+@nb.njit(cache=True, nogil=True)
+def add_ngrams(
+    tokens: NDArray[Any], places: NDArray[Any], separator: int, order: int, last: NDArray[Any], offsets: NDArray[Any],
+    probs: NDArray[Any], gammas: NDArray[Any], weights: NDArray[Any], out: NDArray[Any],
+) -> None:  # fmt: skip
+    """Add the rows after places of a text by n-gram tables, times weights (n,), to ``out`` (n, V) float64."""
+    contexts, added = np.empty(order, np.int64), np.empty(out.shape[1])
+    for i in range(places.size):
+        n = ngrams.contexts_after(tokens, places[i], separator, order, last, offsets, contexts)
+        ngrams.add_row(contexts[:n], last, offsets, probs, gammas, weights[i], out[i], added)
+
+
+@nb.njit(cache=True, nogil=True)
+def add_caches(
+    tokens: NDArray[Any], begins: NDArray[Any], places: NDArray[Any], orders: NDArray[Any], sizes: NDArray[Any],
+    discount: float, weights: NDArray[Any], out: NDArray[Any],
+) -> None:  # fmt: skip
+    """Add the rows of caches after places of a text, times weights (n, caches), to ``out`` (n, V) float64.
+
+    begins, places (n,); orders, sizes (caches,); see `warmstart._cache_kernels.count`.
+    """
+    vocab_size, longest = out.shape[1], orders.max()
+    counts, seen = np.zeros((vocab_size, longest), np.int32), np.empty(vocab_size, np.int64)
+    contexts = np.empty((longest, 2), np.int32)
+    for i in range(places.size):
+        rest = 0.0
+        for c in range(orders.size):
+            own = contexts[: orders[c]]
+            n = caches.count(tokens, begins[i], places[i], sizes[c], own, counts, seen)
+            rest += caches.add_row(own, counts, seen[:n], discount, weights[i, c], out[i])
+        out[i] += rest
+
+
+@nb.njit(cache=True, nogil=True)
+def add_classes(
+    tokens: NDArray[Any], begins: NDArray[Any], places: NDArray[Any], size: int, added: float, labels: NDArray[Any],
+    shares: NDArray[Any], rows: NDArray[Any], weights: NDArray[Any], out: NDArray[Any],
+) -> None:  # fmt: skip
+    """Add the rows of a class model after places of a text, times weights (n,), to ``out`` (n, V) float64.
+
+    size: targets of the document that count for ``P(y | class)``, 0 for none; added: see `warmstart.classes`; labels,
+    shares (V,); rows (n, classes): probabilities of the next class.
+    """
+    seen, of_class = np.zeros(labels.size), np.zeros(rows.shape[1])
+    for i in range(places.size):
+        first = max(begins[i], places[i] - size) + 1
+        for y in tokens[first : places[i] + 1]:
+            seen[y] += 1
+            of_class[labels[y]] += 1
+        for y in range(labels.size):
+            own = (seen[y] + added * shares[y]) / (of_class[labels[y]] + added)
+            out[i, y] += weights[i] * rows[i, labels[y]] * own
+        for y in tokens[first : places[i] + 1]:
+            seen[y] = 0
+            of_class[labels[y]] = 0

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from warmstart._threads import blocks
 from warmstart.backoff import BackoffModel, Scores
 from warmstart.cache import CacheCounts, DocumentCache
-from warmstart.classes import ClassModel
+from warmstart.classes import ADDED, ClassModel
 from warmstart.contexts import read
 from warmstart.errors import InputError
 from warmstart.gate import FLOOR, Gate
@@ -150,6 +150,61 @@ class Experts:
             ngrams = None if self.ngrams is None else self.ngrams.score_stream(text, first, workers)
             classes = [model.score(text, first, workers) for model in self.classes]
             yield chunk, self.evidence(text, first, memory, ngrams, classes)
+
+    def features_after(self, tokens: Ids, places: Ids) -> NDArray[np.int64]:
+        """Return the features of the gate (n, k) for the token after places of a text, see `mixed_after`."""
+        from warmstart import _cache_kernels as kernels  # numba is loaded here, not on import
+
+        said = {}
+        if self.cache:
+            orders, sizes = np.array(list(CACHES.values())).T
+            found = np.empty((places.size, orders.size, int(orders.max()), 2), np.int32)
+            begins = self._begins(tokens, places)
+            kernels.contexts_after(tokens, begins, places, orders, sizes, len(self.prior), found)
+            counts = np.insert(found, 0, 0, axis=-1)
+            said = {
+                name: CacheCounts(counts[:, i, : orders[i]], places - begins, len(self.prior))
+                for i, name in enumerate(CACHES)
+            }
+        known = None if self.ngrams is None else self.ngrams.known(tokens, places)
+        return features(said, known, tokens[places])
+
+    def mixed_after(self, tokens: Ids, places: Ids, weights: Floats) -> Floats:
+        """Return the probability of every token to come after places of a text (n, V), weighed and summed.
+
+        Nothing is kept between calls. The work for a place is that of V, and of the last tokens of its document that
+        the caches hold.
+
+        Parameters
+        ----------
+        tokens : (m,) int
+            Documents, each after a separator. The text begins with one.
+        places : (n,) int
+            Positions of the newest tokens.
+        weights : (n, m)
+            Of every expert but the network.
+        """
+        from warmstart import _mixture_kernels as kernels  # numba is loaded here, not on import
+
+        out = weights[:, -1:] * self.prior
+        begins, columns = self._begins(tokens, places), iter(np.ascontiguousarray(weights.T))
+        if self.ngrams is not None:
+            own = self.ngrams
+            tables = own.last, own.offsets, own.probs, own.gammas
+            kernels.add_ngrams(tokens, places, own.separator, own.order, *tables, next(columns), out)
+        for model, column in zip(self.classes, columns, strict=False):
+            rows, size = model.model.rows(model.labels[tokens], places), CACHES["cache"][1] if self.cache else 0
+            shares = model.labels, model.shares
+            kernels.add_classes(tokens, begins, places, size, ADDED, *shares, rows, column, out)
+        if self.cache:
+            orders, sizes = np.array(list(CACHES.values())).T
+            kernels.add_caches(tokens, begins, places, orders, sizes, DISCOUNT, weights[:, -1 - orders.size : -1], out)
+        return out
+
+    def _begins(self, tokens: Ids, places: Ids) -> NDArray[np.int64]:
+        """Return the separators of the documents at places."""
+        found = np.where(tokens == self.separator, np.arange(tokens.size), 0)
+        return np.asarray(np.maximum.accumulate(found)[places])
 
 
 @dataclass(eq=False)

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 
 
-class CountedConfig(PreTrainedConfig):
+class CountedConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     """Configuration of a `warmstart.hub.CountedForCausalLM`.
 
     Parameters
@@ -24,6 +24,8 @@ class CountedConfig(PreTrainedConfig):
         Weight of ``-log q``, the loss of the decoder alone, beside the loss of the mixture in training.
     vocabulary : str
         Digest of the vocabulary that was counted, see `warmstart.ngrams.vocabulary_digest`; empty if unknown.
+    tables : str
+        Digest of the counted experts in the folder of the model, see `warmstart.hub.tables`.
     """
 
     model_type = "warmstart_counted"
@@ -39,6 +41,7 @@ class CountedConfig(PreTrainedConfig):
         gate_sizes: list[int] | None = None,
         network_loss: float = 1.0,
         vocabulary: str = "",
+        tables: str = "",
         **kwargs: Any,
     ) -> None:
         if base_config is None:
@@ -48,10 +51,14 @@ class CountedConfig(PreTrainedConfig):
         self.base_config = base_config
         self.counted_size, self.separator = counted_size, separator
         self.experts, self.gate_sizes = list(experts or ["network", "unigram"]), list(gate_sizes or [1])
-        self.network_loss, self.vocabulary = network_loss, vocabulary
+        self.network_loss, self.vocabulary, self.tables = network_loss, vocabulary, tables
         kwargs.setdefault("tie_word_embeddings", False)  # the decoder ties its own
         super().__init__(**kwargs)
 
     def get_text_config(self, decoder: Any = None, encoder: Any = None) -> PreTrainedConfig:
         """Return the configuration of the decoder: that of the vocabulary, the layers and the cache of generation."""
         return self.base_config.get_text_config(decoder=decoder, encoder=encoder)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:
+        """Do nothing: a folder that is saved carries `modeling_warmstart.py`, not a copy of this file."""

@@ -10,26 +10,42 @@ In training the loss is ``-log(sum_m lambda_m(b) P_m) - network_loss log q``. Th
 counts explain most targets, and what is explained gives no gradient.
 """
 
+import os
+from pathlib import Path
 from typing import Any, Self, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from warmstart._threads import blocks
+from warmstart.adapters.parts import still
+from warmstart.corpus import Corpus
 from warmstart.errors import InputError
-from warmstart.gate import FLOOR, Gate
+from warmstart.gate import FLOOR, Gate, buckets
 from warmstart.hub.configs import CountedConfig
 from warmstart.hub.losses import network_nats, plain_head
+from warmstart.hub.scoring import Scores, window_nats, window_size
+from warmstart.hub.tables import check_tokenizer, find_folder, load_experts, save_code, save_experts
 from warmstart.kneser_ney import KneserNey
 from warmstart.layers.gate import MixtureGate
 from warmstart.mixture import Experts, Mixture
+from warmstart.progress import Progress
 
 IGNORED = -100  # a label that does not count
+ROWS = 64  # places whose rows of all experts are in memory at once
+AUTO_MAP = {
+    "AutoConfig": "modeling_warmstart.CountedConfig",
+    "AutoModelForCausalLM": "modeling_warmstart.CountedForCausalLM",
+}
+HUB = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
-class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
     """A decoder and counts in one mixture.
 
     Parameters
@@ -47,18 +63,19 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc
     """
 
     config_class = CountedConfig
-    _keep_in_fp32_modules_strict = ("gate.logits",)
+    _keep_in_fp32_modules_strict = frozenset({"gate.logits"})  # type: ignore[assignment]
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True  # as the decoder
 
     def __init__(self, config: CountedConfig) -> None:
         super().__init__(config)
-        self.base = AutoModelForCausalLM.from_config(config.base_config)
+        self.base = AutoModelForCausalLM.from_config(config.base_config)  # type: ignore[no-untyped-call]
         buckets, m = int(np.prod(config.gate_sizes)), len(config.experts)
         self.gate = MixtureGate(Gate(tuple(config.gate_sizes), _equal(buckets, m)))
         self.experts: Experts | None = None
         self._plain: bool | None = None  # whether the head of the decoder is plain, see `plain_head`
+        self._keeps: bool | None = None  # whether the decoder takes ``logits_to_keep``
         self._inherit()
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _inherit(self) -> None:
         """Take over what the decoder can do and cannot do."""
@@ -125,10 +142,10 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc
         config.base_config = base.config
         model.base, model.gate, model.experts = base, gate.to(base.device), experts
         model._inherit()
-        model.post_init()
+        model.post_init()  # type: ignore[no-untyped-call]
         model.generation_config = base.generation_config
         model.train(base.training)
-        return cast("Self", model)
+        return model
 
     def get_input_embeddings(self) -> Any:
         """Return the embedding of the decoder."""
@@ -151,58 +168,112 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
         expert_probs: Tensor | None = None,
         expert_buckets: Tensor | None = None,
+        history_ids: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        return_logits: bool = False,
+        text_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Score labels.
+        """Return the log-probabilities of the next tokens, or the loss of labels.
+
+        A text begins with a document: experts read it as if a separator were in front of it. Tokens under a mask of 0,
+        and those above the counted ones, are padding and stand for separators.
 
         Parameters
         ----------
         input_ids : (batch, L) int64
-        attention_mask : (batch, L), optional
+        attention_mask : (batch, L) or (batch, past + L), optional
         labels : (batch, L) int64, optional
             What comes after ``input_ids[:, t]`` is ``labels[:, t + 1]``, as everywhere in Hugging Face; -100 does not
-            count.
+            count. Without ``return_logits`` the mixture is computed for labels alone, and ``logits`` is None.
+        past_key_values, use_cache, kwargs
+            As the decoder takes them.
+        logits_to_keep : int
+            Number of last positions that get logits; 0 for all.
         expert_probs : (batch, L, m), optional
             Probabilities of ``labels`` by every expert but the network, the unigram model last, as in an
-            `warmstart.finetune.evidence.ExpertTable`. Needed in training.
+            `warmstart.finetune.evidence.ExpertTable`. They are needed in training; otherwise they are computed.
         expert_buckets : (batch, L) int64, optional
             Buckets of the gate.
+        history_ids : (batch, h) int64, optional
+            The tokens before ``input_ids``, which the experts read. The decoder reads what is in its cache.
         num_items_in_batch : int, optional
             Number of labels by which the sum of the losses is divided.
+        return_logits : bool
+            Return logits beside the loss of labels.
+        text_ids : (batch, n) int64, optional
+            Of `generate`: ``history_ids`` and ``input_ids`` in one, with separators for padding.
+
+        Returns
+        -------
+        CausalLMOutputWithPast
+            ``loss`` in nats: in training with the loss of the decoder alone. ``logits`` (batch, L, rows) float32:
+            log-probabilities of the mixture, of which ``exp`` sums to 1; minus infinity for padding. No gradient goes
+            through them to the weights of the counted experts.
 
         Raises
         ------
         InputError
-            Labels are outside the vocabulary, or there is nothing that the counts say of them in training.
+            Labels are outside the vocabulary or differ from the input, the model has no tables, or in training nothing
+            says what the counts say of the labels.
         """
-        if labels is None:
-            raise NotImplementedError
-        return self._scored(
-            labels, expert_probs, expert_buckets, num_items_in_batch, input_ids=input_ids,
-            attention_mask=attention_mask, **kwargs
-        )  # fmt: skip
-
-    def _scored(
-        self, labels: Tensor, probs: Tensor | None, buckets: Tensor | None, number: Tensor | int | None, **inputs: Any
-    ) -> CausalLMOutputWithPast:
-        """Return the loss of labels."""
-        if probs is None or buckets is None:
+        if self.training and torch.is_grad_enabled() and (labels is None or return_logits):
             raise InputError(
-                "expected expert_probs and expert_buckets in training, got none: counts that include the token are "
-                "worse than none; train on windows of warmstart.finetune.Windows with an expert_table"
+                "expected labels and no logits in training, got others: what counts say of whole rows includes the "
+                "text itself; train with labels, or the decoder alone, which is `base`"
             )
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
+        loss = None
+        if labels is not None:
+            text = self._text(input_ids, attention_mask, history_ids)
+            loss = self._loss(labels, expert_probs, expert_buckets, num_items_in_batch, text, inputs)
+            if not return_logits:
+                return CausalLMOutputWithPast(loss=loss)
+        if not isinstance(logits_to_keep, int):
+            raise InputError(f"logits_to_keep: expected a whole number, got a {type(logits_to_keep).__name__}")
+        inputs |= {"past_key_values": past_key_values, "use_cache": use_cache, "return_dict": True}
+        inputs = {name: value for name, value in inputs.items() if value is not None}
+        if self._keeps is None:
+            self._keeps = self.base._supports_logits_to_keep()
+        if self._keeps:
+            inputs["logits_to_keep"] = logits_to_keep
+        out = self.base(**inputs)
+        logits = out.logits if logits_to_keep == 0 else out.logits[:, -logits_to_keep:]
+        text = self._text(input_ids, attention_mask, history_ids) if text_ids is None else text_ids
+        out.loss, out.logits = loss, self._mixed(logits, text)
+        return cast("CausalLMOutputWithPast", out)
+
+    def _loss(
+        self, labels: Tensor, probs: Tensor | None, buckets: Tensor | None, number: Tensor | int | None, text: Tensor,
+        inputs: dict[str, Any],
+    ) -> Tensor:  # fmt: skip
+        """Return the loss of labels (batch, L), the last tokens of ``text`` (batch, n) or -100."""
         counted = labels[:, 1:] != IGNORED
         targets = self._checked(labels[:, 1:], counted)
-        if self._plain is None and not torch.compiler.is_compiling():
-            self._plain = plain_head(self.base)
-        alone = network_nats(self.base, bool(self._plain), targets, self.config.counted_size, **inputs)
-        mixed = self.gate.nats(alone, probs[:, 1:].to(alone.dtype), buckets[:, 1:].long())
+        if probs is None or buckets is None:
+            if self.training:
+                raise InputError(
+                    "expected expert_probs and expert_buckets in training, got none: counts that include the token are "
+                    "worse than none; train on windows of warmstart.finetune.Windows with an expert_table"
+                )
+            probs, buckets = self._evidence(text, targets, counted)
+        else:
+            probs, buckets = probs[:, 1:], buckets[:, 1:].long()
+        alone = self._network_nats(targets, slice(0, targets.shape[1]), **inputs)
+        mixed = self.gate.nats(alone, probs.to(alone.dtype), buckets)
         losses = mixed + self.config.network_loss * alone if self.training else mixed
         total = (losses * counted).sum()
-        return CausalLMOutputWithPast(loss=total / (counted.sum() if number is None else number))
+        return total / (counted.sum() if number is None else number)
+
+    def _network_nats(self, targets: Tensor, spot: slice, **inputs: Any) -> Tensor:
+        if self._plain is None and not torch.compiler.is_compiling():
+            self._plain = plain_head(self.base)
+        return network_nats(self.base, bool(self._plain), targets, spot, self.config.counted_size, **inputs)
 
     def _checked(self, targets: Tensor, counted: Tensor) -> Tensor:
         """Return targets with token 0 where they do not count. Refuse what is outside the vocabulary."""
@@ -215,6 +286,190 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc
                     f"{most}; use the tokenizer of this model"
                 )
         return targets
+
+    def _text(self, input_ids: Tensor, attention_mask: Tensor | None, history_ids: Tensor | None) -> Tensor:
+        """Return the tokens that the experts read (batch, n): the history and the input, separators for padding."""
+        padding = input_ids >= self.config.counted_size
+        if attention_mask is not None and attention_mask.dim() == 2:
+            padding = padding | (attention_mask[:, -input_ids.shape[1] :] == 0)
+        text = input_ids.masked_fill(padding, self.config.separator)
+        if history_ids is not None:
+            before = history_ids.masked_fill(history_ids >= self.config.counted_size, self.config.separator)
+            text = torch.cat([before, text], dim=1)
+        if not torch.compiler.is_compiling() and text.numel() and int(text.min()) < 0:
+            raise InputError(f"expected token ids from 0, got {int(text.min())}; mask padding by attention_mask")
+        return text
+
+    def _tables(self) -> Experts:
+        if self.experts is None:
+            raise InputError(
+                "expected a model with the tables of its counts, got weights alone; make it with "
+                "CountedForCausalLM.beside or from_pretrained"
+            )
+        return self.experts
+
+    def _read(self, text: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return texts (batch, n) in one, each after a separator, and the places of their tokens (batch, n)."""
+        n, length = text.shape
+        tokens = np.full((n, length + 1), self.config.separator)
+        tokens[:, 1:] = text.cpu().numpy()
+        return tokens.ravel(), np.arange(tokens.size).reshape(tokens.shape)[:, 1:]
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _evidence(self, text: Tensor, targets: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the experts say of the last tokens of texts: probabilities (batch, n, m) and buckets."""
+        same = (text[:, -targets.shape[1] :] == targets) | ~counted
+        if targets.shape[1] and not bool(same.all()):
+            raise InputError(f"labels: expected the tokens of input_ids or {IGNORED}, got others")
+        experts = self._tables()
+        tokens, places = self._read(text)
+        wanted = places[:, places.shape[1] - targets.shape[1] :] - 1  # targets are numbered from 0
+        scanned = [evidence for _, evidence in experts.scan(tokens, torch.get_num_threads())]
+        probs = np.concatenate([evidence.probs for evidence in scanned])[wanted]
+        features = np.concatenate([evidence.features for evidence in scanned])[wanted]
+        found = self.gate.index(torch.from_numpy(features))
+        return torch.from_numpy(probs).to(targets.device), found.to(targets.device)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _mixed(self, logits: Tensor, text: Tensor) -> Tensor:
+        """Return log-probabilities of the mixture (batch, k, rows) from logits of the decoder after the last tokens."""
+        experts, size = self._tables(), self.config.counted_size
+        tokens, places = self._read(text)
+        places = places[:, places.shape[1] - logits.shape[1] :].ravel()
+        q = logits[..., :size].float().softmax(dim=-1).flatten(0, 1)
+        mixed = []
+        for block in blocks(len(q), ROWS):
+            index = buckets(experts.features_after(tokens, places[block]), self.gate.sizes)
+            weights = self.gate.weights(torch.from_numpy(index).to(q.device))
+            own = weights.detach().cpu().double().numpy()
+            others = experts.mixed_after(tokens, places[block], np.delete(own, -2, axis=1))
+            mixed.append((torch.from_numpy(others).to(q) + weights[:, -2:-1] * q[block]).log())
+        out = (mixed[0] if len(mixed) == 1 else torch.cat(mixed)).view(*logits.shape[:2], size)
+        return functional.pad(out, (0, logits.shape[2] - size), value=-torch.inf)
+
+    def prepare_inputs_for_generation(  # type: ignore[override]
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Return what the decoder needs for the next token, and the whole text so far for the experts."""
+        inputs = self.base.prepare_inputs_for_generation(input_ids, attention_mask=attention_mask, **kwargs)
+        if inputs.get("input_ids") is None:
+            raise InputError("expected input_ids to generate from, got embeddings, which counts cannot read")
+        inputs["text_ids"] = self._text(input_ids, attention_mask, inputs.pop("history_ids", None))
+        return cast("dict[str, Any]", inputs)
+
+    def _prepare_cache_for_generation(self, *args: Any, **kwargs: Any) -> Any:
+        return self.base._prepare_cache_for_generation(*args, **kwargs)
+
+    def _reorder_cache(self, past_key_values: Any, beam_idx: Tensor) -> Any:
+        if hasattr(self.base, "_reorder_cache"):
+            return self.base._reorder_cache(past_key_values, beam_idx)
+        past_key_values.reorder_cache(beam_idx)
+        return past_key_values
+
+    @torch.no_grad()
+    def score(
+        self, tokens: Any, *, length: int | None = None, stride: int | None = None, batch: int = 16,
+        progress: Progress | None = None,
+    ) -> Scores:  # fmt: skip
+        """Score every token of a text but the first separator; nothing is needed but the text.
+
+        Experts read whole documents. The decoder reads windows of the text, which go on across documents.
+
+        Parameters
+        ----------
+        tokens : (n + 1,) int
+            ``SEP d1 SEP d2 SEP ... dn SEP``, as those of a `Corpus`. A separator in front is added if it is missing.
+        length : int, optional
+            Tokens of a window. Default: what the decoder can read, at most `warmstart.hub.scoring.LONGEST`.
+        stride : int, optional
+            Targets from one window to the next; the tokens before them are history. Default: half of the length.
+        batch : int
+            Number of windows that are read at once.
+        progress : callable, optional
+            Called as ``progress("scoring", targets, total)``.
+
+        Raises
+        ------
+        InputError
+            A number is out of range, a token is outside the vocabulary, or the model has no tables.
+        """
+        tokens = np.asarray(tokens.cpu() if isinstance(tokens, Tensor) else tokens).ravel()
+        if not tokens.size or tokens[0] != self.config.separator:
+            tokens = np.insert(tokens, 0, self.config.separator)
+        if tokens.min() < 0 or tokens.max() >= self.config.counted_size:
+            raise InputError(
+                f"expected token ids from 0 to {self.config.counted_size - 1}, got {tokens.min()} to {tokens.max()}; "
+                "use the tokenizer of this model"
+            )
+        size = window_size(self.config.base_config, length, stride)
+        experts, n, device = self._tables(), tokens.size - 1, self.gate.logits.device
+
+        def nats(inputs: Tensor, targets: Tensor, spot: slice) -> Tensor:
+            return self._network_nats(targets.to(self.device), spot, input_ids=inputs.to(self.device))
+
+        log_probs, network = np.empty(n), np.empty(n)
+        with still(self):
+            for part, (probs, features) in experts.scan(tokens, torch.get_num_threads()):
+                alone = window_nats(nats, tokens, part, size, batch)
+                index = self.gate.index(torch.from_numpy(features)).to(device)
+                mixed = self.gate.nats(alone.to(device), torch.from_numpy(probs).to(device), index)
+                log_probs[part], network[part] = -mixed.cpu().numpy(), -alone.numpy()
+                if progress:
+                    progress("scoring", part.stop, n)
+        return Scores(log_probs, network)
+
+    def evaluate(self, corpus: Corpus, **options: Any) -> dict[str, float]:
+        """Score a corpus; ``options`` are those of `score`.
+
+        Returns
+        -------
+        dict
+            ``nats`` a token of the model and ``network_nats`` of the decoder alone, ``perplexity`` and
+            ``bits_per_byte`` of the model, ``tokens``.
+        """
+        scores = self.score(corpus.tokens, **options)
+        nats = -float(scores.log_probs.mean())
+        return {
+            "nats": nats,
+            "network_nats": -float(scores.network.mean()),
+            "perplexity": float(np.exp(nats)),
+            "bits_per_byte": nats * corpus.n_tokens / float(np.log(2)) / corpus.n_bytes,
+            "tokens": corpus.n_tokens,
+        }
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Write a folder for `from_pretrained`: weights, tables, and code that asks for this package.
+
+        The tables are written first. If they are not those that `config.json` was written with, the folder is refused.
+        """
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config.tables = save_experts(folder, self._tables())
+        self.config.auto_map = dict(AUTO_MAP)
+        save_code(folder)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Read a folder that `save_pretrained` wrote, as all models of ``transformers``.
+
+        Raises
+        ------
+        InputError
+            Tables are missing, damaged or those of another model, or the tokenizer of the folder is not the one that
+            the text was counted with.
+        """
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        place = {name: kwargs[name] for name in HUB if name in kwargs}
+        folder = find_folder(pretrained_model_name_or_path, place)
+        check_tokenizer(folder, model.config.vocabulary, model.config.counted_size)
+        model.experts = load_experts(folder, model.config.tables)
+        return loaded
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
+        """Do nothing: a folder that is saved carries `modeling_warmstart.py`, not a copy of this file."""
 
 
 def _equal(buckets: int, m: int) -> Any:

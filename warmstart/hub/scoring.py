@@ -1,0 +1,92 @@
+"""A text scored in order: the experts read whole documents, the decoder reads windows that overlap."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from warmstart._threads import blocks
+from warmstart.errors import InputError
+
+LONGEST = 1024  # tokens of a window, if the decoder can read more
+
+Nats = Callable[[Tensor, Tensor, slice], Tensor]
+
+
+class Scores(NamedTuple):
+    """Natural logarithms of the probabilities of targets (n,), by the whole model and by the decoder alone."""
+
+    log_probs: NDArray[np.float64]
+    network: NDArray[np.float64]
+
+
+def window_size(config: Any, length: int | None, stride: int | None) -> tuple[int, int]:
+    """Return the tokens of a window, and the targets from one window to the next.
+
+    Parameters
+    ----------
+    config : PreTrainedConfig
+        That of the decoder.
+    length, stride : int, optional
+        What was asked for.
+
+    Raises
+    ------
+    InputError
+        The decoder cannot read so many tokens, or the stride is longer than a window.
+    """
+    most = getattr(config.get_text_config(), "max_position_embeddings", None)
+    found = min(most or LONGEST, LONGEST) if length is None else length
+    if found < 1 or found > (most or found):
+        raise InputError(f"length: expected from 1 to {most} tokens, which the decoder can read, got {found}")
+    step = max(1, found // 2) if stride is None else stride
+    if not 1 <= step <= found:
+        raise InputError(f"stride: expected from 1 to {found} targets, the length of a window, got {step}")
+    return found, step
+
+
+def windows(part: slice, length: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """Yield the windows for targets ``part`` (from 0) of a text: first token, first target, and end of both.
+
+    Examples
+    --------
+    >>> list(windows(slice(0, 7), 4, 3))
+    [(0, 0, 3), (2, 3, 6), (3, 6, 7)]
+    """
+    for first in range(part.start, part.stop, stride):
+        end = min(first + stride, part.stop)
+        yield max(0, end - length), first, end
+
+
+def window_nats(nats: Nats, tokens: NDArray[np.integer], part: slice, size: tuple[int, int], batch: int) -> Tensor:
+    """Return ``-log q`` (n,) of targets ``part`` (from 0) of a text by a decoder that reads windows.
+
+    Parameters
+    ----------
+    nats : callable
+        Called with inputs (rows, length), targets (rows, n), and the slice of the last tokens before these.
+    tokens : (m + 1,) int
+    part : slice
+    size : (int, int)
+        See `window_size`.
+    batch : int
+        Number of windows that are read at once.
+    """
+    groups: dict[tuple[int, int], list[int]] = {}  # by length and number of targets
+    for start, first, end in windows(part, *size):
+        groups.setdefault((end - start, end - first), []).append(end)
+    out = torch.empty(part.stop - part.start)
+    for (length, n), ends in groups.items():
+        for block in blocks(len(ends), batch):
+            at = np.array(ends[block])[:, None]
+            inputs, targets = tokens[at + np.arange(-length, 0)], tokens[at + np.arange(-n, 0) + 1]
+            own = nats(_tensor(inputs), _tensor(targets), slice(length - n, length))
+            out[torch.from_numpy(at + np.arange(-n, 0) - part.start)] = own.float().cpu()
+    return out
+
+
+def _tensor(ids: NDArray[np.integer]) -> Tensor:
+    return torch.from_numpy(ids.astype(np.int64))
