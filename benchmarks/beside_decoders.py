@@ -14,14 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks import texts
+from benchmarks import mixed_attention, texts
 from benchmarks.decoders import Batch, Recipe, Start, autocast
+from benchmarks.starts import SHAPE
 from warmstart.corpus import Corpus
 from warmstart.files import map_arrays
 from warmstart.finetune.evidence import expert_table
 from warmstart.finetune.phases import GATE_RATE
 from warmstart.finetune.targets import CountedTargets
 from warmstart.gate import FLOOR, Gate
+from warmstart.layers.counted import fused_counted_cross_entropy
 from warmstart.layers.gate import MixtureGate
 from warmstart.layers.softmax import fused_cross_entropy
 from warmstart.ngrams import NGramCounts, count_ngrams
@@ -31,6 +33,8 @@ from warmstart.solving import solve
 ORDER = 5
 PARTS = ("train", "valid", "test")
 NETWORK_SHARE = 0.1  # of the decoder in the mixture at the start
+SOLVED_TOKENS = 100_000  # at least so many, for the published attention
+STATE_RATE = 1e-3  # of what the gate reads of the state of the decoder
 PAIRS = 64  # kinds of brackets
 
 
@@ -53,6 +57,8 @@ class Extra:
         before it (a hash). Of none if 0.
     brackets : float
         Share of the steps, the first ones, on nested brackets in place of text (procedural pre-training).
+    attention : str
+        Start of the matrix of `benchmarks.mixed_attention`: "identity", or "solved", the identity plus solved weights.
     """
 
     experts: str = ""
@@ -61,12 +67,13 @@ class Extra:
     late: float = 0.0
     hashed: int = 0
     brackets: float = 0.0
+    attention: str = ""
 
     @property
     def key(self) -> dict[str, Any]:
         """What decides the result, for the key of a run: the fields that are set."""
         key: dict[str, Any] = {name: value for name, value in asdict(self).items() if value}
-        return key | ({"gate": GATE_RATE, "network_share": NETWORK_SHARE} if self.experts else {})
+        return key | ({"gate": GATE_RATE, "state": STATE_RATE, "network_share": NETWORK_SHARE} if self.experts else {})
 
 
 def prepare(folder: str, data: Path, name: str, vocab_size: int, experts: set[str], workers: int) -> dict[str, Any]:
@@ -127,12 +134,15 @@ class Beside(Start):
         if extra.experts:
             with np.load(root / f"{extra.experts}.npz") as gate:
                 start_of_gate = Gate(tuple(gate["sizes"].tolist()), gate["weights"])
-            self.gate = MixtureGate.ready(with_network(start_of_gate))
+            self.gate = MixtureGate.ready(with_network(start_of_gate), start.model.config.hidden_size)
             self.said = {part: map_arrays(root / f"{extra.experts}.{part}")[0] for part in PARTS}
         self.targets: CountedTargets | None = None
         if extra.targets or extra.late:
             corpus = Corpus.open(Path((root / "train.folder").read_text(encoding="utf-8")))
             self.targets = CountedTargets(NGramCounts.load(root / "counts.safetensors"), corpus, folder=root)
+        if extra.attention:
+            weights = torch.from_numpy(np.load(root / "attention.npy"))
+            mixed_attention.mix(start.model, weights if extra.attention == "solved" else torch.zeros_like(weights))
         self.hashed: nn.Embedding | None = None
         if extra.hashed:
             width = start.model.config.hidden_size
@@ -152,7 +162,10 @@ class Beside(Start):
         """Return those of the start, AdamW for the gate, and Adam on the rows that a step touches for the table."""
         optimizers, betas = super().optimizers(rate, recipe), (0.9, recipe.beta2)
         if self.gate is not None:
-            groups = [{"params": list(self.gate.parameters()), "rate": GATE_RATE}]
+            groups = [
+                {"params": [self.gate.logits], "rate": GATE_RATE},
+                {"params": list(self.gate.state.parameters()) if self.gate.state else [], "rate": STATE_RATE},
+            ]
             optimizers.append(torch.optim.AdamW(groups, GATE_RATE, betas, weight_decay=0.0, fused=True))
         if self.hashed is not None:
             rows = [{"params": list(self.hashed.parameters()), "rate": rate}]
@@ -164,35 +177,55 @@ class Beside(Start):
         if done < self.extra.brackets:
             return self.losses(brackets(batch.ids, int(batch.firsts[0]))).mean()
         weight = self.extra.late if done >= 0.8 else self.extra.targets * (1 - done)
+        y = batch.ids[:, 1:].flatten()
         with autocast(batch.ids.device):
             x, head = self.head(batch.ids[:, :-1])
-            y = batch.ids[:, 1:].flatten()
-            if self.targets is not None and weight:
-                alone, loss = self.targets.head_losses(x, head, y, places(batch), weight)
-            else:
-                loss = alone = fused_cross_entropy(x, head, y)
-        if self.gate is None:
-            return loss.mean()
+            counted = self.targets is not None and weight > 0
+            loss = self.counted(x, head, y, batch, weight) if counted else fused_cross_entropy(x, head, y)
+            if self.gate is None:
+                return loss.mean()
+            alone = fused_cross_entropy(x, head, y) if counted else loss
         share = min(1.0, 2 * (1 - done)) if self.extra.leave else 1.0
-        return loss.mean() + share * self.mixed(batch, alone).mean()
+        return loss.mean() + share * self.mixed(batch, alone, x).mean()
+
+    def counted(self, x: Tensor, head: Tensor, y: Tensor, batch: Batch, weight: float) -> Tensor:
+        """Return the losses (n,) with counted targets of that weight."""
+        assert self.targets is not None  # noqa: S101 - asked for with targets only
+        return fused_counted_cross_entropy(x, head.T, y, self.targets.rows(places(batch)), weight)
 
     def nats(self, batch: Batch) -> Tensor:
         """Return ``-log P`` (k, n) of the targets: by the mixture if experts are beside the decoder, and by itself."""
-        alone = self.losses(batch.ids).float()
-        return torch.stack([alone] if self.gate is None else [self.mixed(batch, alone), alone])
+        with autocast(batch.ids.device):
+            x, head = self.head(batch.ids[:, :-1])
+            alone = fused_cross_entropy(x, head, batch.ids[:, 1:].flatten())
+        return torch.stack([alone] if self.gate is None else [self.mixed(batch, alone, x), alone])
 
-    def mixed(self, batch: Batch, alone: Tensor) -> Tensor:
-        """Return ``-log P`` (n,) by the mixture, given that of the decoder."""
+    def mixed(self, batch: Batch, alone: Tensor, x: Tensor) -> Tensor:
+        """Return ``-log P`` (n,) by the mixture, given that of the decoder and its states (n, D)."""
         assert self.gate is not None  # noqa: S101 - asked for with a gate only
         said, at = self.said[batch.part], places(batch)
         probs = torch.from_numpy(said["probs"][at]).to(alone.device)
         buckets = torch.from_numpy(said["buckets"][at].astype(np.int64)).to(alone.device)
-        return self.gate.nats(alone.float(), probs, buckets)
+        return self.gate.nats(alone.float(), probs, buckets, x[:, : self.model.config.hidden_size].float())
 
 
 def places(batch: Batch) -> NDArray[np.int64]:
     """Return the targets (n,) of a batch in its text, from 0."""
     return (batch.firsts[:, None] + np.arange(batch.ids.shape[1] - 1)).ravel()
+
+
+def solve_attention(folder: str, context: int) -> None:
+    """Write the published attention over the last ``context`` tokens, solved from the first of the training text."""
+    root = Path(folder)
+    corpus = Corpus.open(Path((root / "train.folder").read_text(encoding="utf-8")))
+    last = min(int(np.searchsorted(corpus.documents, SOLVED_TOKENS)), len(corpus.documents) - 1)
+    borders = corpus.documents[: last + 1]
+    end = int(borders[-1])
+    counts = count_ngrams(corpus.tokens[: end + 1], borders, corpus.vocab_size, order=2)
+    network = {"bits": SHAPE["width"], "hidden_bits": 32, "radius": context, "block_size": 8}
+    solved = solve(counts, Solution(("attended",), 2, network=network)).network
+    assert solved is not None  # noqa: S101 - its context is one of the network
+    np.save(root / "attention.npy", solved.arrays["contexts.attended.attention.weight"])
 
 
 def with_network(gate: Gate) -> Gate:

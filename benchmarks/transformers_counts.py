@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import harness, render
-from benchmarks.beside_decoders import ORDER, Beside, Extra, prepare
+from benchmarks.beside_decoders import ORDER, Beside, Extra, prepare, solve_attention
 from benchmarks.decoders import Start, mean_curve, train_start
 from benchmarks.harness import Results, Workers
 from benchmarks.starts import RECIPES, SHAPE, build
@@ -54,12 +54,13 @@ CONTROLS = {
     "hashed bigrams, cold": Arm("cold", Extra(hashed=HASHED)),
     "brackets first, cold": Arm("cold", Extra(brackets=0.002)),
 }
+ATTENTION = {f"published attention, {how}, warm": Arm("warm", Extra(attention=how)) for how in ("identity", "solved")}
 LEFT_BEHIND = {
     "mixture's loss falls to 0, warm": Arm("warm", Extra(NGRAMS, leave=True)),
     "counted targets in the last fifth, warm": Arm("warm", Extra(NGRAMS, late=0.9)),
 }
-ARMS = {**PLAIN, **TARGETS, **BESIDE, **TOGETHER, **CONTROLS, **LEFT_BEHIND}
-SEVERAL = {*PLAIN, *TARGETS, *BESIDE, *TOGETHER, *CONTROLS}  # contenders: every seed
+ARMS = {**PLAIN, **TARGETS, **BESIDE, **TOGETHER, **CONTROLS, **ATTENTION, **LEFT_BEHIND}
+SEVERAL = {*PLAIN, *TARGETS, *BESIDE, *TOGETHER, *CONTROLS, *ATTENTION}  # contenders: every seed
 LONG = (*PLAIN, "counted targets, warm", "cache alone, cold", "n-grams, warm", "n-grams and cache, cold",
         "n-grams and cache, warm")  # fmt: skip
 QUICK = ("counted targets, warm", "n-grams and cache, cold")
@@ -123,6 +124,8 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     size = 1024 if quick else SHAPE["vocab_size"]
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder, Workers(results, progress) as workers:
         facts = prepare(folder, data, "classics", size, experts, workers.n)
+        if any(ARMS[name].extra.attention for name in names):
+            solve_attention(folder, SHAPE["context"])
         bench = Bench(folder, workers, quick)
         arms = dict(zip(names, workers.together([partial(bench.arm, name) for name in names]), strict=True))
         if not quick:
