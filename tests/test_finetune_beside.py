@@ -1,5 +1,6 @@
 """A network that trains beside counts: what the experts say, the loss, runs that resume, the refitted gate."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from warmstart import WarmStartLM
 from warmstart.backoff import BackoffModel
 from warmstart.corpus import Corpus
 from warmstart.errors import InputError
-from warmstart.finetune import Batches, Log, Phase, Run, Schedule, Settings, evidence, named_schedule
+from warmstart.finetune import Batches, Log, Phase, Run, Schedule, Settings, evidence, named_schedule, targets
 from warmstart.finetune import batches as batches_module
 from warmstart.finetune.beside import Beside, nats, refit, without_network
 from warmstart.finetune.compare import compare
@@ -322,6 +323,29 @@ def test_the_job_returns_the_trained_network_in_the_mixture(corpus, valid, tmp_p
     found = -trained.mixture_.score(valid.tokens, valid.documents).log_probs.mean()
     assert found <= result["gate"]["nats_before"] + 1e-5
     assert found == pytest.approx(result["gate"]["nats_before"], abs=0.05)
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize(
+    ("contexts", "order"), [(("ngrams", "radial"), 3), (("cache", "radial"), 5), (("radial", "document"), 5)], ids=str
+)
+def test_counted_targets_know_what_the_model_knows_and_new_text(corpus, tmp_path, contexts, order, monkeypatch):
+    model = fitted(corpus, contexts)
+    text = Corpus.encode([*texts(40), *texts(40, seed=2)], corpus.tokenizer, cache_dir=tmp_path)
+    seen, left_out = [], targets.left_out
+    monkeypatch.setattr(
+        targets, "left_out", lambda *given, **more: (seen.append(given[0]), left_out(*given, **more))[1]
+    )
+    phase = {"name": "soft", "rates": {"output": 0.02}, "counted": 0.7}
+    plan = Plan(json.dumps([phase]), max_tokens=400, batch_tokens=128)
+    Job(model, tmp_path / "run", plan).run(text, corpus)
+    (statistic,) = seen
+    assert statistic.order == order
+    if "ngrams" in contexts:
+        assert statistic.n_tokens > corpus.n_tokens
+        assert (statistic - model.counts_).n_tokens < text.n_tokens  # without the documents that were known
+    else:
+        assert statistic.n_tokens == text.n_tokens  # a network alone knows pairs
 
 
 def test_models_that_cannot_train_beside_counts_are_refused(corpus, valid, tmp_path):

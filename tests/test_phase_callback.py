@@ -13,12 +13,15 @@ import torch
 pytest.importorskip("transformers", reason="needs warmstart[hf]")
 pytest.importorskip("accelerate", reason="needs warmstart[hf]")
 
+from test_finetune import texts
 from torch.utils.data import IterableDataset
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
+from warmstart.corpus import Corpus
 from warmstart.errors import InputError
 from warmstart.finetune import Phase, Schedule, decoder_schedule
 from warmstart.finetune.callback import PhaseCallback
+from warmstart.finetune.targets import CountedLoss, CountedTargets, statistic_of
 
 pytestmark = pytest.mark.filterwarnings("default")  # transformers warns
 
@@ -30,9 +33,16 @@ EPOCHS = Schedule(
 TOKENS = Schedule([Phase("frozen", FROZEN, tokens=8 * 4 * 6), Phase("thaw", {**FROZEN, "embedding": 1e-4})], GROUPS)
 
 
-def gpt2():
+def gpt2(vocab_size=20):
     torch.manual_seed(0)
-    sizes = {"vocab_size": 20, "n_positions": 8, "n_embd": 8, "n_layer": 1, "n_head": 2, "tie_word_embeddings": False}
+    sizes = {
+        "vocab_size": vocab_size,
+        "n_positions": 8,
+        "n_embd": 8,
+        "n_layer": 1,
+        "n_head": 2,
+        "tie_word_embeddings": False,
+    }
     dropped = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     return GPT2LMHeadModel(GPT2Config(**sizes, **dropped, bos_token_id=0, eos_token_id=0))
 
@@ -196,7 +206,7 @@ def test_what_cannot_work_is_refused(tmp_path):
     with pytest.raises(InputError, match="lengths in epochs without it"):
         PhaseCallback(EPOCHS, max_tokens=5)
     counted = Schedule([Phase("soft", {"middle": 1e-3}, counted=0.5)], {"middle": ["*"]})
-    with pytest.raises(InputError, match=r"phases without counted targets.*soft"):
+    with pytest.raises(InputError, match=r"phases without counted targets.*soft.*give the trainer a CountedLoss"):
         PhaseCallback(counted)
     with pytest.raises(InputError, match="include_num_input_tokens_seen=True"):
         train(tmp_path, TOKENS, max_tokens=100)
@@ -204,3 +214,88 @@ def test_what_cannot_work_is_refused(tmp_path):
     arguments = TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True, disable_tqdm=True)
     with pytest.raises(InputError, match="expected an optimizer with the groups"):
         Trainer(model, arguments, train_dataset=data(), callbacks=[PhaseCallback(EPOCHS)]).train()
+
+
+# Counted targets
+
+
+@pytest.fixture(scope="module")
+def targets(tmp_path_factory):
+    corpus = Corpus.build(texts(300), tokenizer="words", cache_dir=tmp_path_factory.mktemp("corpus"))
+    return CountedTargets(statistic_of(corpus, None), corpus)
+
+
+def windows(corpus, n=24, places=True):
+    """Windows of 8 tokens; the label of a token is its place as a target, or the token; the first is no target."""
+    out = []
+    for start in range(1, 1 + 8 * n, 8):
+        ids = torch.from_numpy(corpus.tokens[start : start + 8].astype(np.int64))
+        labels = torch.arange(start - 1, start + 7) if places else ids.clone()
+        labels[0] = -100
+        out.append({"input_ids": ids, "labels": labels})
+    return out
+
+
+COUNTED = Schedule([Phase("soft", {"all": 1e-2}, epochs=1, counted=0.8), Phase("plain", {"all": 1e-2})], {"all": ["*"]})
+
+
+def train_counted(folder, targets, accumulate=1, weight=None, **options):
+    """Train on counted targets with a Trainer; return the model, the weights at every step and the log."""
+    model, weights = gpt2(targets.corpus.vocab_size), []
+    loss = CountedLoss(targets, weight or 0.0)
+
+    class Watched(TrainerCallback):
+        def on_optimizer_step(self, *_, **__):
+            weights.append(loss.weight)
+
+    arguments = TrainingArguments(
+        output_dir=str(folder), per_device_train_batch_size=4 // accumulate, gradient_accumulation_steps=accumulate,
+        num_train_epochs=2, logging_steps=1, save_strategy="no", report_to=[], use_cpu=True, disable_tqdm=True,
+        per_device_eval_batch_size=5, prediction_loss_only=True, **options,
+    )  # fmt: skip
+    callbacks = [PhaseCallback(COUNTED, counted=loss), Watched()] if weight is None else [Watched()]
+    trainer = Trainer(
+        model, arguments, train_dataset=windows(targets.corpus), eval_dataset=windows(targets.corpus, 12, places=False),
+        compute_loss_func=loss, callbacks=callbacks,
+        optimizers=(COUNTED.optimizer(model), None) if weight is None else (None, None),
+    )  # fmt: skip
+    trainer.train()
+    return model, weights, trainer
+
+
+def test_the_weight_of_counted_targets_falls_with_the_phase(tmp_path, targets):
+    _, weights, trainer = train_counted(tmp_path, targets)
+    np.testing.assert_allclose(weights, [0.8 * (1 - step / 6) for step in range(6)] + [0.0] * 6, atol=1e-12)
+    first = trainer.state.log_history[0]["loss"]
+    start, examples = gpt2(targets.corpus.vocab_size), [windows(targets.corpus)[i] for i in _first_batch(trainer)]
+    ids, places = (torch.stack([each[name] for each in examples]) for name in ("input_ids", "labels"))
+    assert first == pytest.approx(targets.loss(start(ids).logits, places, 0.8).item(), rel=1e-4)
+
+
+def _first_batch(trainer):
+    """Return the numbers of the examples of the first batch: the ones whose windows the loader gives."""
+    torch.manual_seed(trainer.args.seed)  # as when training began
+    found = next(iter(trainer.get_train_dataloader()))["labels"][:, 1].tolist()
+    return [place // 8 for place in found]
+
+
+def test_gradient_accumulation_changes_nothing(tmp_path, targets):
+    whole, *_ = train_counted(tmp_path / "whole", targets)
+    cut, *_ = train_counted(tmp_path / "cut", targets, accumulate=4)
+    for a, b in zip(whole.parameters(), cut.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_evaluation_has_the_plain_loss(tmp_path, targets):
+    model, _, trainer = train_counted(tmp_path, targets, weight=0.9)
+    examples = windows(targets.corpus, 12, places=False)
+    ids = torch.stack([each["input_ids"] for each in examples])
+    with torch.no_grad():
+        expected = model.eval()(ids, labels=ids).loss.item()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_model_of_another_vocabulary_is_refused(targets):
+    loss = CountedLoss(targets, 0.5)
+    with pytest.raises(InputError, match="in the vocabulary of the model"):
+        loss({"logits": torch.zeros(1, 8, 50, requires_grad=True)}, windows(targets.corpus)[0]["labels"][None])

@@ -453,7 +453,7 @@ def extensions_left(
     end: Any = np.int64(own_stop) - 1
     for i in range(start, stop):
         same = own_last[j] == last[i]
-        count = np.int64(own_counts[j] if same else counts[i])
+        count: Any = np.int64(own_counts[j] if same else counts[i])
         j = j + same if j < end else j
         discount = discounts[min(count, 3)]
         tokens[n], seen[n] = last[i], count - discount

@@ -27,7 +27,7 @@ import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,15 +148,16 @@ class LeftOut:
         Raises
         ------
         InputError
-            A place is outside the text, ``top`` is below 0, or the temperature is not positive.
+            A place is outside the text, ``top`` is no whole number of at least 0, or the temperature is not positive.
         """
         from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
 
         places = whole_numbers("places", places, int(self.starts[-1]))
         most = self.vocab_size if top is None else top
-        if most < 0 or not 0 < temperature < np.inf:
+        if not isinstance(most, int | np.integer) or most < 0 or not 0 < temperature < np.inf:
             raise InputError(
-                f"expected top of at least 0 and a positive temperature, got {top} and {temperature}; correct them"
+                f"top, temperature: expected a whole number of at least 0 and a positive number, got {top!r} and "
+                f"{temperature!r}; correct them"
             )
         tables, discounts = self.tables, self.discounts
         own = tables["roots"], tables["own_last"], tables["own_counts"]
@@ -290,7 +291,6 @@ def _write(
                 own.add(found, levels)
             if progress:
                 progress("leave out", some[-1][-1].stop - 1, corpus.n_tokens)
-        own.close()
         sizes = [level.last.size for level in levels]
         bases, own_bases = np.cumsum([0, *sizes]), np.cumsum([0, *own.sizes])
         ids = "U16" if counts.vocab_size <= 2**16 else "U32"
@@ -338,9 +338,6 @@ class _Levels:
         self.folder, self.sizes = folder, [0] * order
         self.roots: list[int] = []
         self.types = {"last": ids, "counts": np.dtype(np.int64), "extensions": np.dtype(np.int32)}
-        self.files: dict[tuple[int, str], IO[bytes]] = {
-            (k, name): (folder / f"{k}-{name}").open("wb") for k in range(order) for name in self.types
-        }
 
     def add(self, own: Own, whole: Levels) -> None:
         """Add the n-grams of a batch, without the extensions of contexts that only their part knows."""
@@ -352,14 +349,10 @@ class _Levels:
             extensions = np.diff(level.offsets) if level.offsets.size else np.zeros(kept.size, np.int32)
             arrays = own.types[level.last] % size, own.reduced[k], np.where(known[k], extensions, 0)
             for (name, dtype), array in zip(self.types.items(), arrays, strict=True):
-                self.files[k, name].write(array[kept].astype(dtype).tobytes())
+                with (self.folder / f"{k}-{name}").open("ab") as file:
+                    file.write(array[kept].astype(dtype).tobytes())
             self.sizes[k] += int(kept.sum())
             kept = np.repeat(known[k], extensions)
-
-    def close(self) -> None:
-        """Close the files, so that they can be read."""
-        for file in self.files.values():
-            file.close()
 
     def read(self, k: int, name: str) -> Array:
         """Return what was added of a level."""

@@ -45,7 +45,9 @@ class PhaseCallback(TrainerCallback, ExportableState):
     >>> schedule = Schedule(phases, groups={"head": ["lm_head.*"], "body": ["*"]})
     >>> callback = PhaseCallback(schedule)
 
-    Use it as ``Trainer(model, ..., optimizers=(schedule.optimizer(model), None), callbacks=[callback])``.
+    Use it as ``Trainer(model, ..., optimizers=(schedule.optimizer(model), None), callbacks=[callback])``. With counted
+    targets, ``loss = CountedLoss(targets)`` is the trainer's ``compute_loss_func=loss``, and the callback is
+    ``PhaseCallback(schedule, counted=loss)``.
     """
 
     def __init__(

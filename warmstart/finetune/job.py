@@ -23,6 +23,7 @@ from warmstart.formats import parse_json, read_settings
 from warmstart.gate import Gate
 from warmstart.mixture import Experts, Mixture
 from warmstart.near_shallow import NearShallowModel
+from warmstart.ngrams import NGramCounts
 from warmstart.progress import Progress
 
 
@@ -121,7 +122,7 @@ class Job:
             raise InputError(
                 f"{self.folder}: expected a folder without a run, got a checkpoint; --resume it or choose another one"
             )
-        mixture, network, counts = self._mixture(), self.model.to_torch(), self.model.counts_
+        mixture, network, counts = self._mixture(), self.model.to_torch(), self._statistic()
         train, held = (self._encoded(source, reading, progress) for source in (text, valid))
         batches = Batches(train, network.config, self.plan.batch_tokens, self.plan.seed)
         settings = self.plan.settings(train.n_tokens)
@@ -178,6 +179,11 @@ class Job:
                 "saved without them; fit it again, without pruning"
             )
         return mixture
+
+    def _statistic(self) -> NGramCounts | None:
+        """Return the statistic of the model if it has more than the pairs that a network needs."""
+        experts = self.model.mixture_.experts
+        return self.model.counts_ if experts.ngrams is not None or experts.classes else None
 
     def _tables(
         self, experts: Experts, train: Corpus, held: Corpus, progress: Progress | None

@@ -254,7 +254,7 @@ def named_schedule(
     return Schedule((*phases[:-1], replace(phases[-1], tokens=None)) if phases else (), groups)
 
 
-def decoder_schedule(rate: float = DECODER_RATE) -> Schedule:
+def decoder_schedule(rate: float = DECODER_RATE, counted: float = 0.0) -> Schedule:
     """Return the schedule that keeps what `warmstart.load_into` wrote into a decoder of Hugging Face.
 
     It has one phase to the end of the run. The rates rise during the first quarter, and the blocks train at half the
@@ -265,6 +265,8 @@ def decoder_schedule(rate: float = DECODER_RATE) -> Schedule:
     ----------
     rate : float
         Peak learning rate of embedding and head. The default suits a width of 128; wider models need less.
+    counted : float
+        Weight of counted targets at the start, see `warmstart.finetune.targets`.
 
     Examples
     --------
@@ -272,7 +274,7 @@ def decoder_schedule(rate: float = DECODER_RATE) -> Schedule:
     >>> schedule.phases[0].rates, schedule.group("transformer.wte.weight"), schedule.group("transformer.h.0.ln_1.bias")
     ({'tables': 0.001, 'blocks': 0.0005}, 'tables', 'blocks')
     """
-    phase = Phase("all", {"tables": rate, "blocks": 0.5 * rate}, warmup=0.25, floor=0.0)
+    phase = Phase("all", {"tables": rate, "blocks": 0.5 * rate}, warmup=0.25, floor=0.0, counted=counted)
     return Schedule((phase,), DECODER_GROUPS)
 
 

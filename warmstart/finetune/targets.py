@@ -143,8 +143,9 @@ class CountedLoss:
     """The loss of a Hugging Face Trainer: ``Trainer(..., compute_loss_func=CountedLoss(targets))``.
 
     While it trains, the labels of the data set are places: at t the place of token t as a target of the corpus, -100
-    where there is none. In evaluation, where no gradient is made, the text is another one: labels are token ids, and
-    the loss is ``-log q(y)``.
+    where there is none. The first label of a window is never a target; let it be -100 too, because the Trainer counts
+    it for some models (GPT-2 is one) and not for others. In evaluation, where no gradient is made, the text is another
+    one: labels are token ids, and the loss is ``-log q(y)``.
 
     Parameters
     ----------

@@ -105,10 +105,13 @@ class _Wanted:
 
     def __init__(self, targets: Tensor, rows: SparseRows, weight: float, dtype: torch.dtype) -> None:
         self.targets, self.rows, self.weight, self.dtype = targets, rows, weight, dtype
-        self.on_cpu = targets.device.type == "cpu"
         if not self.on_cpu:
             arrays = rows.tokens, rows.probs, rows.offsets, rows.rest, rows.part, rows.base
             self.tensors = [torch.from_numpy(array).to(targets.device, non_blocking=True) for array in arrays]
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.targets.device.type == "cpu"
 
     def block(self, start: int, stop: int) -> Tensor:
         """Return some of the rows (n, V)."""
