@@ -1,8 +1,8 @@
 """GPT-2 that starts beside what was counted: counted targets, experts of counts, a cache of the document, and controls.
 
 Every arm is a start of `benchmarks.transformers` with an `Extra`. It has the recipe and the rate that were found there
-for this start alone, so nothing is tuned in favour of the extras. A control that brings weights of its own may choose
-between three rates. The test text is read once, at the end of a run.
+for this start alone, so nothing is tuned in favour of the extras. A control with weights of its own may choose between
+three rates. The test text is read once, at the end of a run.
 """
 
 import statistics
@@ -29,7 +29,7 @@ STARTS = {  # arm, recipe and rate, found by `benchmarks.transformers`
 STEPS, LONG_STEPS, LONGEST = 600, 2400, 9600
 SEEDS = (0, 1, 2)
 HASHED = 540_000  # rows of width 128: as many bytes as the tables of the n-grams
-SHARES = (1.0, 0.5, 2.0)  # of the rate, for controls
+SHARES = (1.0, 0.5, 2.0)  # of the rate, for the control with weights of its own
 
 
 class Arm(NamedTuple):
@@ -50,17 +50,15 @@ TOGETHER = {
     "all counts, warm": Arm("warm", Extra(ALL)),
     "all counts and counted targets, warm": Arm("warm", Extra(ALL, targets=0.9)),
 }
-CONTROLS = {
-    "hashed bigrams, cold": Arm("cold", Extra(hashed=HASHED)),
-    "brackets first, cold": Arm("cold", Extra(brackets=0.002)),
-}
+HASHES = {"hashed bigrams, cold": Arm("cold", Extra(hashed=HASHED))}
+BRACKETS = {"brackets first, cold": Arm("cold", Extra(brackets=0.002))}
 ATTENTION = {f"published attention, {how}, warm": Arm("warm", Extra(attention=how)) for how in ("identity", "solved")}
 LEFT_BEHIND = {
     "mixture's loss falls to 0, warm": Arm("warm", Extra(NGRAMS, leave=True)),
     "counted targets in the last fifth, warm": Arm("warm", Extra(NGRAMS, late=0.9)),
 }
-ARMS = {**PLAIN, **TARGETS, **BESIDE, **TOGETHER, **CONTROLS, **ATTENTION, **LEFT_BEHIND}
-SEVERAL = {*PLAIN, *TARGETS, *BESIDE, *TOGETHER, *CONTROLS, *ATTENTION}  # contenders: every seed
+ARMS = {**PLAIN, **TARGETS, **BESIDE, **TOGETHER, **HASHES, **BRACKETS, **ATTENTION, **LEFT_BEHIND}
+SEVERAL = {*PLAIN, *TARGETS, *BESIDE, *TOGETHER, *HASHES, *BRACKETS, *ATTENTION}  # contenders: every seed
 LONG = (*PLAIN, "counted targets, warm", "cache alone, cold", "n-grams, warm", "n-grams and cache, cold",
         "n-grams and cache, warm")  # fmt: skip
 QUICK = ("counted targets, warm", "n-grams and cache, cold")
@@ -107,7 +105,7 @@ class Bench:
 
     def arm(self, name: str) -> dict[str, Any]:
         """Return the runs of an arm: one rate, or the best of three for a control."""
-        shares = SHARES if name in CONTROLS and not self.quick else SHARES[:1]
+        shares = SHARES if name in HASHES and not self.quick else SHARES[:1]
         tried = {share: self.run(name, share=share)["nats"][-1] for share in shares}
         share = min(tried, key=lambda each: tried[each])
         seeds = SEEDS if name in SEVERAL and not self.quick else SEEDS[:1]
@@ -197,7 +195,7 @@ def write(
     )
     body = f"""GPT-2, text, steps and windows are those of "Transformers: spectral warm starts"; cold is its log-unigram
 bias, warm its spectral start with heads. Every arm has the recipe and the rate that were found there for its start
-without extras; the gate has a rate of its own, the same for all. Controls chose among three rates. Training books are
+without extras; the gate has a rate of its own, the same for all. The control with a table of its own chose among three rates. Training books are
 left out of the counts, order {ORDER}, that score them. The decoder sees {SHAPE["context"]} tokens, n-grams see across
 the border of a window, the cache sees the book. {len(SEEDS)} seeds where a deviation is given, else one. The test text
 is read by every finished run.

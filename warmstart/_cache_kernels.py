@@ -187,13 +187,16 @@ def row(nodes: Ints, contexts: Ints, discount: float, out: NDArray[np.float64]) 
 
 
 @nb.njit(cache=True, nogil=True)
-def count(tokens: Ints, begin: int, end: int, size: int, contexts: Ints, counts: Ints, seen: Ints) -> Any:
+def count(tokens: Ints, separator: int, end: int, size: int, contexts: Ints, counts: Ints, seen: Ints) -> Any:
     """Count the targets in a cache that followed the last tokens up to ``end``, without a tree.
 
-    tokens (m,): a document begins at its separator ``begin``; contexts (order, 2): targets that followed each context,
-    and different ones among them; counts (V, at least order), zeros before: by target; seen (V,): the different
-    targets, whose number is returned.
+    tokens (m,): a document begins at the last separator; contexts (order, 2): targets that followed each context, and
+    different ones among them; counts (V, at least order), zeros before: by target; seen (V,): the different targets,
+    whose number is returned.
     """
+    begin = end
+    while begin > max(0, end - size - len(contexts)) and tokens[begin] != separator:
+        begin -= 1
     contexts[:] = 0
     n = 0
     for j in range(max(begin, end - size) + 1, end + 1):
@@ -211,24 +214,7 @@ def count(tokens: Ints, begin: int, end: int, size: int, contexts: Ints, counts:
 
 
 @nb.njit(cache=True, nogil=True)
-def contexts_after(
-    tokens: Ints, begins: Ints, places: Ints, orders: Ints, sizes: Ints, vocab_size: int, out: Ints
-) -> None:
-    """Write what caches know after places of a text.
-
-    begins, places (n,): see `count`; orders, sizes (caches,); out (n, caches, longest order, 2).
-    """
-    counts, seen = np.zeros((vocab_size, out.shape[2]), np.int32), np.empty(vocab_size, np.int64)
-    for i in range(places.size):
-        for c in range(orders.size):
-            out[i, c] = 0
-            n = count(tokens, begins[i], places[i], sizes[c], out[i, c, : orders[c]], counts, seen)
-            for y in seen[:n]:
-                counts[y] = 0
-
-
-@nb.njit(cache=True, nogil=True)
-def add_row(contexts: Ints, counts: Ints, seen: Ints, discount: float, weight: float, out: NDArray[np.float64]) -> Any:
+def add_row(contexts: Ints, counts: Ints, seen: Ints, discount: float, weight: float, out: NDArray[Any]) -> Any:
     """Add the distribution of a cache, times a weight, to that of its targets; return what every token gets besides.
 
     contexts (order, 2), counts (V, order), seen (n,): of `count`, whose counts are set back to 0; out (V,).

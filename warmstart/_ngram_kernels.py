@@ -294,38 +294,26 @@ def contexts_after(
 
 
 @nb.njit(cache=True, nogil=True)
-def known_after(
-    tokens: Ints, places: Ints, separator: int, order: int, last: Ints, offsets: Ints, sizes: Ints, out: Ints
-) -> None:
-    """Write the length of the longest context that was counted and ends at each place of a text (places,)."""
-    contexts = np.empty(order, np.int64)
-    for i in range(places.size):
-        n = contexts_after(tokens, places[i], separator, order, last, offsets, contexts)
-        while n > 0 and sizes[contexts[n - 1]] == 0:
-            n -= 1
-        out[i] = n
-
-
-@nb.njit(cache=True, nogil=True)
 def add_row(
-    contexts: Ints, last: Ints, offsets: Ints, probs: Floats, gammas: Floats, weight: float, out: Floats, added: Floats
-) -> None:
+    contexts: Ints, last: Ints, offsets: Ints, probs: Floats, gammas: Floats, weight: float, out: Floats,
+    added: Floats, stamps: Ints, stamp: int,
+) -> None:  # fmt: skip
     """Add the distribution after contexts (n,), times a weight, to ``out`` (V,).
 
-    added (V,): what the tables have added for each token.
+    added (V,): what is added for the tokens whose ``stamps`` (V,) are ``stamp``, a new one for every call.
     """
     n = contexts.size
     weights = np.full(n + 1, weight)  # of what the extensions of shorter contexts say
     for k in range(n - 1, -1, -1):
         weights[k] = weights[k + 1] * gammas[contexts[k]]
+    lowest = weights[0]
     for y in range(out.size):
-        added[y] = weights[0] * probs[y]
-        out[y] += added[y]
+        out[y] += lowest * probs[y]
     for k in range(n):
         for j in range(offsets[contexts[k]], offsets[contexts[k] + 1]):
             y, p = last[j], weights[k + 1] * probs[j]
-            out[y] += p - added[y]
-            added[y] = p
+            out[y] += p - (added[y] if stamps[y] == stamp else lowest * probs[y])
+            added[y], stamps[y] = p, stamp
 
 
 @nb.njit(cache=True, nogil=True)

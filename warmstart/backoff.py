@@ -165,15 +165,6 @@ class BackoffModel:
         run_parts(write, blocks(places.size, ROWS_PER_BLOCK), workers)
         return out
 
-    def known(self, tokens: Ids, places: Ids) -> NDArray[np.int8]:
-        """Return the length (n,) of the longest context that was counted, after places of a text as for `rows`."""
-        from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
-
-        out = np.empty(places.size, np.int8)
-        tables = self.last, self.offsets, self.sizes
-        kernels.known_after(tokens, places, self.separator, self.order, *tables, out)
-        return out
-
     def contexts(self, context: ArrayLike) -> list[int]:
         """Return the numbers of the n-grams that end a history and are in the tables, shortest first."""
         history = whole_numbers("token ids", context, self.vocab_size)

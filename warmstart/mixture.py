@@ -34,6 +34,7 @@ from warmstart.ngrams import check_text
 from warmstart.progress import Progress
 
 CACHES = {"cache": (4, 131_072), "cache 1024": (3, 1024), "cache 128": (3, 128)}  # order, size
+CACHE_SHAPES = tuple(np.array(list(CACHES.values())).T.copy())
 DISCOUNT = 0.5  # of the caches, chosen on validation text; a cache without other experts needs a larger one
 TARGETS_PER_CHUNK = 1 << 17
 NETWORK_TARGETS = 8192  # that the network scores at once
@@ -95,7 +96,7 @@ class Experts:
     def feature_sizes(self) -> tuple[int, ...]:
         """Number of values of each feature of the gate."""
         known = (self.ngrams.order,) if self.ngrams is not None else ()
-        return (*(CACHE_FEATURES if self.cache else ()), *known, int(rank_bits(len(self.prior) - 1)) + 1)
+        return (*(CACHE_FEATURES if self.cache else ()), *known, (len(self.prior) - 1).bit_length() // 2 + 1)
 
     def start(self) -> "Memory":
         """Return what is remembered of a document at its separator: nothing."""
@@ -151,26 +152,23 @@ class Experts:
             classes = [model.score(text, first, workers) for model in self.classes]
             yield chunk, self.evidence(text, first, memory, ngrams, classes)
 
-    def features_after(self, tokens: Ids, places: Ids) -> NDArray[np.int64]:
-        """Return the features of the gate (n, k) for the token after places of a text, see `mixed_after`."""
-        from warmstart import _cache_kernels as kernels  # numba is loaded here, not on import
+    def buckets_after(self, tokens: Ids, places: Ids) -> NDArray[np.int64]:
+        """Return the buckets of the gate (n,) for the token after places of a text, see `mix_rows`."""
+        from warmstart import _mixture_kernels as kernels  # numba is loaded here, not on import
 
-        said = {}
+        sizes = np.array(self.feature_sizes)
+        found = np.empty((places.size, sizes.size), np.int64)
         if self.cache:
-            orders, sizes = np.array(list(CACHES.values())).T
-            found = np.empty((places.size, orders.size, int(orders.max()), 2), np.int32)
-            begins = self._begins(tokens, places)
-            kernels.contexts_after(tokens, begins, places, orders, sizes, len(self.prior), found)
-            counts = np.insert(found, 0, 0, axis=-1)
-            said = {
-                name: CacheCounts(counts[:, i, : orders[i]], places - begins, len(self.prior))
-                for i, name in enumerate(CACHES)
-            }
-        known = None if self.ngrams is None else self.ngrams.known(tokens, places)
-        return features(said, known, tokens[places])
+            orders, of_caches = CACHE_SHAPES
+            kernels.cache_features(tokens, places, self.separator, orders, of_caches, len(self.prior), found)
+        if self.ngrams is not None:
+            own = self.ngrams
+            tables = own.last, own.offsets, own.sizes
+            kernels.known_features(tokens, places, own.separator, own.order, *tables, found[:, -2])
+        return np.asarray(kernels.bucket_index(tokens, places, sizes, found))
 
-    def mixed_after(self, tokens: Ids, places: Ids, weights: Floats) -> Floats:
-        """Return the probability of every token to come after places of a text (n, V), weighed and summed.
+    def mix_rows(self, tokens: Ids, places: Ids, weights: NDArray[np.float32], rows: NDArray[np.float32]) -> None:
+        """Turn rows of the network into rows of the mixture: probabilities of every token after places of a text.
 
         Nothing is kept between calls. The work for a place is that of V, and of the last tokens of its document that
         the caches hold.
@@ -181,30 +179,27 @@ class Experts:
             Documents, each after a separator. The text begins with one.
         places : (n,) int
             Positions of the newest tokens.
-        weights : (n, m)
-            Of every expert but the network.
+        weights : (n, m) float32
+            Of the experts, the network last but one, whether there is one or not.
+        rows : (n, V) float32
+            Changed in place.
         """
         from warmstart import _mixture_kernels as kernels  # numba is loaded here, not on import
 
-        out = weights[:, -1:] * self.prior
-        begins, columns = self._begins(tokens, places), iter(np.ascontiguousarray(weights.T))
+        kernels.blend(self.prior.astype(np.float32), weights[:, -1], weights[:, -2], rows)
+        columns = iter(weights.T)
         if self.ngrams is not None:
             own = self.ngrams
             tables = own.last, own.offsets, own.probs, own.gammas
-            kernels.add_ngrams(tokens, places, own.separator, own.order, *tables, next(columns), out)
+            kernels.add_ngrams(tokens, places, own.separator, own.order, *tables, next(columns), rows)
         for model, column in zip(self.classes, columns, strict=False):
-            rows, size = model.model.rows(model.labels[tokens], places), CACHES["cache"][1] if self.cache else 0
+            of_classes, size = model.model.rows(model.labels[tokens], places), CACHES["cache"][1] if self.cache else 0
             shares = model.labels, model.shares
-            kernels.add_classes(tokens, begins, places, size, ADDED, *shares, rows, column, out)
+            kernels.add_classes(tokens, places, self.separator, size, ADDED, *shares, of_classes, column, rows)
         if self.cache:
-            orders, sizes = np.array(list(CACHES.values())).T
-            kernels.add_caches(tokens, begins, places, orders, sizes, DISCOUNT, weights[:, -1 - orders.size : -1], out)
-        return out
-
-    def _begins(self, tokens: Ids, places: Ids) -> NDArray[np.int64]:
-        """Return the separators of the documents at places."""
-        found = np.where(tokens == self.separator, np.arange(tokens.size), 0)
-        return np.asarray(np.maximum.accumulate(found)[places])
+            orders, sizes = CACHE_SHAPES
+            of_caches = weights[:, -2 - orders.size : -2]
+            kernels.add_caches(tokens, places, self.separator, orders, sizes, DISCOUNT, of_caches, rows)
 
 
 @dataclass(eq=False)

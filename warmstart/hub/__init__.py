@@ -5,10 +5,13 @@
 
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from warmstart.hub.configs import CountedConfig
+from warmstart.hub.configs import CountedConfig, NearShallowConfig
 from warmstart.hub.counted import CountedForCausalLM
+from warmstart.hub.near_shallow import NearShallowForCausalLM
 
-__all__ = ["CountedConfig", "CountedForCausalLM"]
+__all__ = ["CountedConfig", "CountedForCausalLM", "NearShallowConfig", "NearShallowForCausalLM"]
 
 AutoConfig.register(CountedConfig.model_type, CountedConfig, exist_ok=True)
 AutoModelForCausalLM.register(CountedConfig, CountedForCausalLM, exist_ok=True)
+AutoConfig.register(NearShallowConfig.model_type, NearShallowConfig, exist_ok=True)
+AutoModelForCausalLM.register(NearShallowConfig, NearShallowForCausalLM, exist_ok=True)

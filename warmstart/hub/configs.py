@@ -1,8 +1,11 @@
 """Configurations of the models for Hugging Face: what `config.json` says."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
+
+from warmstart.near_shallow import Config
 
 
 class CountedConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
@@ -49,6 +52,7 @@ class CountedConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         if isinstance(base_config, dict):
             base_config = AutoConfig.for_model(**base_config)
         self.base_config = base_config
+        kwargs.setdefault("attn_implementation", base_config._attn_implementation)  # None would change the decoder's
         self.counted_size, self.separator = counted_size, separator
         self.experts, self.gate_sizes = list(experts or ["network", "unigram"]), list(gate_sizes or [1])
         self.network_loss, self.vocabulary, self.tables = network_loss, vocabulary, tables
@@ -58,6 +62,40 @@ class CountedConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     def get_text_config(self, decoder: Any = None, encoder: Any = None) -> PreTrainedConfig:
         """Return the configuration of the decoder: that of the vocabulary, the layers and the cache of generation."""
         return self.base_config.get_text_config(decoder=decoder, encoder=encoder)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:
+        """Do nothing: a folder that is saved carries `modeling_warmstart.py`, not a copy of this file."""
+
+
+class NearShallowConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
+    """Configuration of a `warmstart.hub.NearShallowForCausalLM`: the fields of `warmstart.near_shallow.Config`."""
+
+    model_type = "warmstart_near_shallow"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+
+    def __init__(
+        self,
+        vocab_size: int = 8192,
+        separator: int = 0,
+        bits: int = 512,
+        hidden_bits: int = 128,
+        radius: int = 2,
+        block_size: int = 8,
+        contexts: Sequence[str] = ("radial", "document"),
+        **kwargs: Any,
+    ) -> None:
+        self.vocab_size, self.separator, self.bits, self.hidden_bits = vocab_size, separator, bits, hidden_bits
+        self.radius, self.block_size, self.contexts = radius, block_size, list(contexts)
+        kwargs.setdefault("tie_word_embeddings", False)
+        kwargs.setdefault("bos_token_id", separator)
+        kwargs.setdefault("eos_token_id", separator)
+        super().__init__(**kwargs)
+
+    def network(self) -> Config:
+        """Return the shape of the network. Raises `InputError` if it cannot be built."""
+        sizes = self.vocab_size, self.separator, self.bits, self.hidden_bits, self.radius, self.block_size
+        return Config(*sizes, contexts=tuple(self.contexts))
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:

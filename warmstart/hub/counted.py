@@ -11,8 +11,10 @@ counts explain most targets, and what is explained gives no gradient.
 """
 
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import torch
@@ -26,15 +28,20 @@ from warmstart._threads import blocks
 from warmstart.adapters.parts import still
 from warmstart.corpus import Corpus
 from warmstart.errors import InputError
-from warmstart.gate import FLOOR, Gate, buckets
+from warmstart.gate import FLOOR, Gate
 from warmstart.hub.configs import CountedConfig
 from warmstart.hub.losses import network_nats, plain_head
-from warmstart.hub.scoring import Scores, window_nats, window_size
+from warmstart.hub.near_shallow import NearShallowForCausalLM
+from warmstart.hub.scoring import Scores, documents, window_nats, window_size, windows
 from warmstart.hub.tables import check_tokenizer, find_folder, load_experts, save_code, save_experts
 from warmstart.kneser_ney import KneserNey
 from warmstart.layers.gate import MixtureGate
 from warmstart.mixture import Experts, Mixture
+from warmstart.ngrams import vocabulary_digest
 from warmstart.progress import Progress
+
+if TYPE_CHECKING:
+    from warmstart.estimators import WarmStartLM
 
 IGNORED = -100  # a label that does not count
 ROWS = 64  # places whose rows of all experts are in memory at once
@@ -124,6 +131,20 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
             vocabulary = experts.ngrams.counts.vocabulary
         gate = MixtureGate.ready(_floored(Gate, mixture.gate.sizes, weights))
         return cls._of(base, experts, names, gate, network_loss, vocabulary)
+
+    @classmethod
+    def of(cls, model: "WarmStartLM") -> Self:
+        """Return the mixture of a language model, whose network is the decoder; weights are copied, tables are not.
+
+        Raises
+        ------
+        InputError
+            The language model has no network.
+        """
+        base, mixture = NearShallowForCausalLM.of(model), model.mixture_
+        experts = replace(mixture.experts, network=None)
+        vocabulary = vocabulary_digest(model.tokenizer_.get_vocab())
+        return cls._of(base, experts, mixture.experts.names, MixtureGate(mixture.gate), 1.0, vocabulary)
 
     @classmethod
     def _of(
@@ -245,7 +266,9 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         out = self.base(**inputs)
         logits = out.logits if logits_to_keep == 0 else out.logits[:, -logits_to_keep:]
         text = self._text(input_ids, attention_mask, history_ids) if text_ids is None else text_ids
-        out.loss, out.logits = loss, self._mixed(logits, text)
+        out.logits = _eagerly(self._mixed, logits, text)
+        if loss is not None:
+            out.loss = loss
         return cast("CausalLMOutputWithPast", out)
 
     def _loss(
@@ -261,7 +284,7 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
                     "expected expert_probs and expert_buckets in training, got none: counts that include the token are "
                     "worse than none; train on windows of warmstart.finetune.Windows with an expert_table"
                 )
-            probs, buckets = self._evidence(text, targets, counted)
+            probs, buckets = _eagerly(self._evidence, text, targets, counted)
         else:
             probs, buckets = probs[:, 1:], buckets[:, 1:].long()
         alone = self._network_nats(targets, slice(0, targets.shape[1]), **inputs)
@@ -315,7 +338,6 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         tokens[:, 1:] = text.cpu().numpy()
         return tokens.ravel(), np.arange(tokens.size).reshape(tokens.shape)[:, 1:]
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _evidence(self, text: Tensor, targets: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the experts say of the last tokens of texts: probabilities (batch, n, m) and buckets."""
         same = (text[:, -targets.shape[1] :] == targets) | ~counted
@@ -330,22 +352,28 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         found = self.gate.index(torch.from_numpy(features))
         return torch.from_numpy(probs).to(targets.device), found.to(targets.device)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _mixed(self, logits: Tensor, text: Tensor) -> Tensor:
         """Return log-probabilities of the mixture (batch, k, rows) from logits of the decoder after the last tokens."""
-        experts, size = self._tables(), self.config.counted_size
+        size, rest = self.config.counted_size, logits.shape[2] - self.config.counted_size
         tokens, places = self._read(text)
         places = places[:, places.shape[1] - logits.shape[1] :].ravel()
-        q = logits[..., :size].float().softmax(dim=-1).flatten(0, 1)
-        mixed = []
-        for block in blocks(len(q), ROWS):
-            index = buckets(experts.features_after(tokens, places[block]), self.gate.sizes)
-            weights = self.gate.weights(torch.from_numpy(index).to(q.device))
-            own = weights.detach().cpu().double().numpy()
-            others = experts.mixed_after(tokens, places[block], np.delete(own, -2, axis=1))
-            mixed.append((torch.from_numpy(others).to(q) + weights[:, -2:-1] * q[block]).log())
+        q = (logits[..., :size] if rest else logits).float().softmax(dim=-1).flatten(0, 1)
+        mixed = [self._rows(tokens, places[block], q[block]) for block in blocks(len(q), ROWS)]
         out = (mixed[0] if len(mixed) == 1 else torch.cat(mixed)).view(*logits.shape[:2], size)
-        return functional.pad(out, (0, logits.shape[2] - size), value=-torch.inf)
+        return functional.pad(out, (0, rest), value=-torch.inf) if rest else out
+
+    def _rows(self, tokens: NDArray[np.int64], places: NDArray[np.int64], q: Tensor) -> Tensor:
+        """Return log-probabilities of the mixture (n, V) after places of a text, given the decoder's (n, V)."""
+        experts = self._tables()
+        index = experts.buckets_after(tokens, places)
+        constants = self.gate.constants(index)
+        if q.device.type == "cpu" and not torch.is_grad_enabled():
+            experts.mix_rows(tokens, places, constants, q.numpy())  # in place: one array of this size
+            return q.log_()
+        others = torch.zeros(q.shape)
+        experts.mix_rows(tokens, places, constants, others.numpy())
+        network = self.gate.weights(torch.from_numpy(index).to(q.device))[:, -2:-1]
+        return (network * q + others.to(q)).log()
 
     def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
@@ -380,7 +408,8 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         tokens : (n + 1,) int
             ``SEP d1 SEP d2 SEP ... dn SEP``, as those of a `Corpus`. A separator in front is added if it is missing.
         length : int, optional
-            Tokens of a window. Default: what the decoder can read, at most `warmstart.hub.scoring.LONGEST`.
+            Tokens of a window. Default: what the decoder can read, at most `warmstart.hub.scoring.LONGEST`; whole
+            documents for the near-shallow network.
         stride : int, optional
             Targets from one window to the next; the tokens before them are history. Default: half of the length.
         batch : int
@@ -401,7 +430,8 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
                 f"expected token ids from 0 to {self.config.counted_size - 1}, got {tokens.min()} to {tokens.max()}; "
                 "use the tokenizer of this model"
             )
-        size = window_size(self.config.base_config, length, stride)
+        whole = isinstance(self.base, NearShallowForCausalLM) and length is None
+        size = None if whole else window_size(self.config.base_config, length, stride)
         experts, n, device = self._tables(), tokens.size - 1, self.gate.logits.device
 
         def nats(inputs: Tensor, targets: Tensor, spot: slice) -> Tensor:
@@ -410,7 +440,8 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         log_probs, network = np.empty(n), np.empty(n)
         with still(self):
             for part, (probs, features) in experts.scan(tokens, torch.get_num_threads()):
-                alone = window_nats(nats, tokens, part, size, batch)
+                found = windows(part, *size) if size else documents(tokens, part, self.config.separator)
+                alone = window_nats(nats, tokens, part, found, batch)
                 index = self.gate.index(torch.from_numpy(features)).to(device)
                 mixed = self.gate.nats(alone.to(device), torch.from_numpy(probs).to(device), index)
                 log_probs[part], network[part] = -mixed.cpu().numpy(), -alone.numpy()
@@ -470,6 +501,16 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
         """Do nothing: a folder that is saved carries `modeling_warmstart.py`, not a copy of this file."""
+
+
+def _eagerly(method: Callable[..., Any], *args: Any) -> Any:
+    """Call a method; a compiled graph stops before it and goes on after it."""
+    return _outside(method, *args) if torch.compiler.is_compiling() else method(*args)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _outside(method: Callable[..., Any], *args: Any) -> Any:
+    return method(*args)
 
 
 def _equal(buckets: int, m: int) -> Any:

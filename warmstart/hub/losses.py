@@ -14,6 +14,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from warmstart.adapters.parts import still
+from warmstart.hub.near_shallow import NearShallowForCausalLM
+from warmstart.layers.near_shallow import IGNORED
 from warmstart.layers.softmax import fused_cross_entropy
 
 BLOCK = 4096  # targets whose logits are in float32 at once
@@ -55,6 +57,12 @@ def network_nats(base: Any, plain: bool, targets: Tensor, spot: slice, size: int
         Of the decoder.
     """
     y = targets.flatten()
+    if isinstance(base, NearShallowForCausalLM) and "past_key_values" not in inputs:
+        ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+        ids = ids if mask is None else ids.masked_fill(mask == 0, base.config.separator)
+        wanted = torch.full_like(ids, IGNORED)
+        wanted[:, spot] = targets
+        return base.target_nats(ids, wanted)[:, spot]
     if plain:
         hidden = base.base_model(**inputs).last_hidden_state[:, spot].flatten(0, 1)
         return _hidden_nats(cast("nn.Linear", base.get_output_embeddings()), hidden, y, size).view(targets.shape)

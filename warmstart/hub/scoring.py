@@ -1,6 +1,6 @@
 """A text scored in order: the experts read whole documents, the decoder reads windows that overlap."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,7 +61,24 @@ def windows(part: slice, length: int, stride: int) -> Iterator[tuple[int, int, i
         yield max(0, end - length), first, end
 
 
-def window_nats(nats: Nats, tokens: NDArray[np.integer], part: slice, size: tuple[int, int], batch: int) -> Tensor:
+def documents(tokens: NDArray[np.integer], part: slice, separator: int) -> Iterator[tuple[int, int, int]]:
+    """Yield the documents, from their separators, for targets ``part`` (from 0) of a text, as `windows` does.
+
+    Examples
+    --------
+    >>> list(documents(np.array([0, 5, 6, 0, 7, 0]), slice(1, 5), separator=0))
+    [(0, 1, 3), (3, 3, 5)]
+    """
+    begins = np.flatnonzero(tokens[: part.stop] == separator)
+    inside = begins[begins > part.start]
+    firsts = [part.start, *inside.tolist()]
+    starts = [int(begins[begins <= part.start][-1]), *inside.tolist()]
+    yield from zip(starts, firsts, [*firsts[1:], part.stop], strict=True)
+
+
+def window_nats(
+    nats: Nats, tokens: NDArray[np.integer], part: slice, found: Iterable[tuple[int, int, int]], batch: int
+) -> Tensor:
     """Return ``-log q`` (n,) of targets ``part`` (from 0) of a text by a decoder that reads windows.
 
     Parameters
@@ -70,13 +87,13 @@ def window_nats(nats: Nats, tokens: NDArray[np.integer], part: slice, size: tupl
         Called with inputs (rows, length), targets (rows, n), and the slice of the last tokens before these.
     tokens : (m + 1,) int
     part : slice
-    size : (int, int)
-        See `window_size`.
+    found : iterable
+        The windows, see `windows` and `documents`.
     batch : int
         Number of windows that are read at once.
     """
     groups: dict[tuple[int, int], list[int]] = {}  # by length and number of targets
-    for start, first, end in windows(part, *size):
+    for start, first, end in found:
         groups.setdefault((end - start, end - first), []).append(end)
     out = torch.empty(part.stop - part.start)
     for (length, n), ends in groups.items():

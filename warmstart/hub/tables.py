@@ -9,6 +9,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,11 @@ EXPERTS, CODE = "experts.safetensors", "modeling_warmstart.py"
 SOURCE = '''"""This model needs the package warmstart."""
 
 try:
-    from warmstart.hub import CountedConfig, CountedForCausalLM
+    from warmstart.hub import CountedConfig, CountedForCausalLM, NearShallowConfig, NearShallowForCausalLM
 except ImportError as error:
     raise ImportError(f"this model needs warmstart: pip install 'warmstart[hf]' ({error})") from error
 
-__all__ = ["CountedConfig", "CountedForCausalLM"]
+__all__ = ["CountedConfig", "CountedForCausalLM", "NearShallowConfig", "NearShallowForCausalLM"]
 '''
 
 
@@ -59,9 +60,9 @@ def find_folder(name: Any, place: Mapping[str, Any]) -> Path:
     return Path(snapshot_download(str(name), allow_patterns=patterns, **options), subfolder)
 
 
-def save_code(folder: Path) -> None:
+def save_code(folder: str | os.PathLike[str]) -> None:
     """Write `modeling_warmstart.py`."""
-    with replacing(folder / CODE) as temporary:
+    with replacing(Path(folder, CODE)) as temporary:
         temporary.write_text(SOURCE, encoding="utf-8")
 
 

@@ -187,6 +187,11 @@ class NearShallowLM(nn.Module):
         logits: Tensor = self.output(self._inputs(ids))
         return logits
 
+    def logits_after(self, ids: Tensor, n: int) -> Tensor:
+        """Return the logits (batch, n, V) of `forward` after the last n of ``ids``."""
+        logits: Tensor = self.output(self._inputs(ids)[:, -n:])
+        return logits
+
     def target_log_probs(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Return ``log P(target)`` (batch, length) in nats after each of ``ids``, without all logits at once.
 
