@@ -195,10 +195,10 @@ def write(
     )
     body = f"""GPT-2, text, steps and windows are those of "Transformers: spectral warm starts"; cold is its log-unigram
 bias, warm its spectral start with heads. Every arm has the recipe and the rate that were found there for its start
-without extras; the gate has a rate of its own, the same for all. The control with a table of its own chose among three rates. Training books are
-left out of the counts, order {ORDER}, that score them. The decoder sees {SHAPE["context"]} tokens, n-grams see across
-the border of a window, the cache sees the book. {len(SEEDS)} seeds where a deviation is given, else one. The test text
-is read by every finished run.
+without extras; the gate has a rate of its own, the same for all. The control with a table of its own chose among three
+rates. Training books are left out of the counts, order {ORDER}, that score them. The decoder sees {SHAPE["context"]}
+tokens, n-grams see across the border of a window, the cache sees the book. {len(SEEDS)} seeds where a deviation is
+given, else one. The test text is read by every finished run.
 
 {table}
 Marks:

@@ -80,19 +80,18 @@ class MixtureGate(nn.Module):
         shares = (1 - FLOOR) * logits.softmax(dim=-1)
         return torch.cat([shares[..., :-1], shares[..., -1:] + FLOOR], dim=-1)
 
-<<<<<<< HEAD
-    def nats(self, network: Tensor, probs: Tensor, buckets: Tensor, hidden: Tensor | None = None) -> Tensor:
-=======
-    def constants(self, buckets: NDArray[np.int64]) -> NDArray[np.float32]:
+    def constants(self, buckets: NDArray[np.int64], hidden: Tensor | None = None) -> NDArray[np.float32]:
         """Return the weights of the experts (n, m) in buckets (n,), as numbers without a gradient."""
-        logits = self.logits.detach()[torch.from_numpy(buckets).to(self.logits.device)].cpu().float().numpy()
+        scores = self.logits.detach()[torch.from_numpy(buckets).to(self.logits.device)]
+        if self.state is not None and hidden is not None:
+            scores = scores + self.state(hidden.to(scores.dtype)).detach()
+        logits = scores.cpu().float().numpy()
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares *= (1 - FLOOR) / shares.sum(axis=1, keepdims=True)
         shares[:, -1] += FLOOR
         return np.asarray(shares, np.float32)
 
-    def nats(self, network: Tensor, probs: Tensor, buckets: Tensor) -> Tensor:
->>>>>>> hub-models
+    def nats(self, network: Tensor, probs: Tensor, buckets: Tensor, hidden: Tensor | None = None) -> Tensor:
         """Return ``-log P`` (...) of targets by the mixture, whose network is the last expert but one.
 
         Parameters
