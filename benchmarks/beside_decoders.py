@@ -87,7 +87,8 @@ def prepare(folder: str, data: Path, name: str, vocab_size: int, experts: set[st
     """
     from warmstart.finetune.beside import nats
 
-    root, options = Path(folder), {"split_documents": texts.SPLITS[name], "cache_dir": folder}
+    root = Path(folder)
+    options: dict[str, Any] = {"split_documents": texts.SPLITS[name], "cache_dir": folder}
     corpora = {"train": Corpus.build(texts.source(data, name, "train"), vocab_size=vocab_size, **options)}
     for part in PARTS[1:]:
         corpora[part] = Corpus.encode(texts.source(data, name, part), corpora["train"].tokenizer, **options)
