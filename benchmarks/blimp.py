@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from benchmarks import harness, render, texts
 from benchmarks.decoders import Start, prepare, train_start
 from benchmarks.harness import Results
-from benchmarks.transformers import RECIPES, SHAPE, STEPS, build
+from benchmarks.starts import RECIPES, SHAPE, build
+from benchmarks.transformers import STEPS
 from warmstart.contexts import read_all
 from warmstart.corpus import Corpus
 from warmstart.counts import NGrams, discounted

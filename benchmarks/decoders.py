@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +34,22 @@ class Recipe:
     beta2: float  # decay of Adam's second moment
     blocks: float  # rate of the blocks over the rate of embedding and head
     scale: float = SCALE  # standard deviation of the embedding rows of our starts
+
+
+class Batch(NamedTuple):
+    """Windows of a part of the text.
+
+    Attributes
+    ----------
+    part : str
+    firsts : (n,) int64
+        Position of the first token of every window in its part.
+    ids : (n, length + 1) int64
+    """
+
+    part: str
+    firsts: NDArray[np.int64]
+    ids: Tensor
 
 
 class Start(nn.Module):
@@ -65,16 +81,33 @@ class Start(nn.Module):
     def losses(self, ids: Tensor) -> Tensor:
         """Return ``-log P`` of every token but the first of windows (rows, length + 1)."""
         inputs, targets = ids[:, :-1], ids[:, 1:].flatten()
-        with torch.autocast(ids.device.type, torch.bfloat16, enabled=harness.precision() == "bfloat16"):
-            x = self.model.base_model(inputs).last_hidden_state.flatten(0, 1)
-            weight = self.model.lm_head.weight.T
+        with autocast(ids.device):
             if self.table is not None:
+                x, weight = self.head(inputs)
                 z = (x @ weight).float() + self.table(inputs).flatten(0, 1)
                 return functional.cross_entropy(z, targets, reduction="none")
-            if self.bias is not None:
-                x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
-                weight = torch.cat([weight, self.bias[None]])
-            return fused_cross_entropy(x, weight, targets)
+            return fused_cross_entropy(*self.head(inputs), targets)
+
+    def head(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the head reads (n, D) of inputs (rows, length), and its weights (D, V), the bias among them."""
+        x = self.stream(inputs).flatten(0, 1)
+        weight = self.model.lm_head.weight.T
+        if self.bias is None:
+            return x, weight
+        return torch.cat([x, torch.ones_like(x[:, :1])], dim=1), torch.cat([weight, self.bias[None]])
+
+    def stream(self, inputs: Tensor) -> Tensor:
+        """Return the last hidden states (rows, length, width)."""
+        hidden: Tensor = self.model.base_model(inputs).last_hidden_state
+        return hidden
+
+    def training_loss(self, batch: Batch, done: float) -> Tensor:
+        """Return the loss of a step, when a share of the run is done."""
+        return self.losses(batch.ids).mean()
+
+    def nats(self, batch: Batch) -> Tensor:
+        """Return ``-log P`` (k, n) of the n targets of a batch by k models, the first of which is the arm's."""
+        return self.losses(batch.ids)[None]
 
     def optimizers(self, rate: float, recipe: Recipe) -> list[torch.optim.Optimizer]:
         """Return AdamW for all dense parameters, and Adam on the rows that a step touches for a table."""
@@ -93,6 +126,11 @@ class Start(nn.Module):
     def n_parameters(self) -> int:
         """Number of trained weights."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Return the context in which matrix products have the type of the benches."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=harness.precision() == "bfloat16")
 
 
 def prepare(folder: str, train: Path, parts: Sequence[Path], vocab_size: int) -> PairStatistics:
@@ -135,7 +173,8 @@ def train_start(
     Returns
     -------
     dict
-        The curve (see `benchmarks.training.train`), ``made``: CPU seconds to build the start, ``parameters``, ``test``.
+        The curve (see `benchmarks.training.train`), ``made``: CPU seconds to build the start, ``parameters``, ``test``;
+        ``alone`` and ``test_alone``: losses of the decoder by itself where the arm is a mixture.
     """
     began = time.process_time()
     start = build(PairStatistics.of(NGramCounts.load(Path(folder, "pairs.safetensors"))))
@@ -147,30 +186,42 @@ def train_start(
         ids: NDArray[Any] = np.load(Path(folder, f"{part}.npy"), mmap_mode="r")
         return ids
 
-    def windows(ids: NDArray[Any], firsts: NDArray[Any]) -> Tensor:
-        """Return windows (n, length + 1) of token ids."""
-        rows = np.stack([ids[first : first + length + 1] for first in firsts.tolist()])
-        return torch.from_numpy(rows.astype(np.int64)).to(harness.device())
+    texts = {part: read(part) for part in ("train", "valid", *(["test"] if test else []))}
+
+    def windows(part: str, firsts: NDArray[np.int64]) -> Batch:
+        rows = np.stack([texts[part][first : first + length + 1] for first in firsts.tolist()])
+        return Batch(part, firsts, torch.from_numpy(rows.astype(np.int64)).to(harness.device()))
 
     @torch.no_grad()
-    def score(ids: NDArray[Any], count: int) -> float:
-        """Return the mean loss on so many windows spread over a text, or on as many as it has."""
-        firsts = np.linspace(0, ids.size - length - 1, min(count, ids.size // (length + 1))).astype(int)
-        batches = (windows(ids, firsts[i : i + n]) for i in range(0, firsts.size, n))
-        return float(torch.cat([start.losses(batch).float().cpu() for batch in batches]).mean())
+    def score(part: str, count: int) -> list[float]:
+        """Return the mean losses on so many windows spread over a text, or on as many as it has."""
+        size = texts[part].size
+        firsts = np.linspace(0, size - length - 1, min(count, size // (length + 1))).astype(int)
+        batches = (windows(part, firsts[i : i + n]) for i in range(0, firsts.size, n))
+        means: list[float] = torch.cat([start.nats(batch).float().cpu() for batch in batches], dim=1).mean(1).tolist()
+        return means
 
-    text, valid = read("train"), read("valid")
+    others: list[list[float]] = []
+
+    def validate() -> float:
+        first, *rest = score("valid", shape["scored"])
+        others.append(rest)
+        return first
+
+    last = texts["train"].size - length - 1
     curve = train(
         start.optimizers(rate, recipe),
-        lambda step: start.losses(windows(text, random.integers(0, text.size - length - 1, n))).mean(),
+        lambda step: start.training_loss(windows("train", random.integers(0, last, n)), step / steps),
         steps,
         Phase("all", {"all": rate}, warmup=recipe.warmup, floor=0.0),
-        lambda: score(valid, shape["scored"]),
+        validate,
         at,
     )
+    if any(others):
+        curve["alone"] = [rest[0] for rest in others]
     if test:
-        ids = read("test")
-        curve["test"] = score(ids, ids.size)
+        curve["test"], *rest = score("test", texts["test"].size)
+        curve |= {"test_alone": rest[0]} if rest else {}
     if finish is not None:
         curve["finish"] = finish(start)
     return {**curve, "made": made, "parameters": start.n_parameters}

@@ -16,18 +16,23 @@ LEAST_NETWORK = 1e-3  # of the network's; costs 1e-3 nats
 
 
 class MixtureGate(nn.Module):
-    """Weights of experts by bucket, ``FLOOR * onehot(last) + (1 - FLOOR) * softmax(logits)``.
+    """Weights of experts by bucket b and state h, ``FLOOR * onehot(last) + (1 - FLOOR) * softmax(logits[b] + G h)``.
 
-    So the last expert, the unigram model, keeps at least `warmstart.gate.FLOOR` whatever is trained.
+    So the last expert, the unigram model, keeps at least `warmstart.gate.FLOOR` whatever is trained. G starts at zero,
+    so at first the weights are those of the gate that is given.
 
     Parameters
     ----------
     gate : Gate
     dtype : torch.dtype
+    width : int
+        Size of h, the last hidden state of the network; 0 for a gate that does not read it.
 
     Attributes
     ----------
     logits : nn.Parameter of shape (B, m)
+    state : nn.Linear or None
+        G, of weight (m, width).
 
     Examples
     --------
@@ -38,16 +43,19 @@ class MixtureGate(nn.Module):
             [0.9900, 0.0100]])
     """
 
-    def __init__(self, gate: Gate, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, gate: Gate, dtype: torch.dtype = torch.float32, width: int = 0) -> None:
         super().__init__()
+        self.state = nn.Linear(width, gate.weights.shape[1], bias=False, dtype=dtype) if width else None
+        if self.state is not None:
+            nn.init.zeros_(self.state.weight)
         self.sizes = tuple(int(size) for size in gate.sizes)
         free = gate.weights.copy()
         free[:, -1] -= FLOOR
         self.logits = nn.Parameter(torch.tensor(np.log(np.maximum(free / (1 - FLOOR), LEAST)), dtype=dtype))
 
     @classmethod
-    def ready(cls, start: Gate) -> Self:
-        """Return a gate to train, whose network is the last expert but one.
+    def ready(cls, start: Gate, width: int = 0) -> Self:
+        """Return a gate to train, whose network is the last expert but one, and has a state of that width.
 
         The weights are those of ``start``, but at least `LEAST_NETWORK` for the network and `LEAST_TRAINED` for others.
         """
@@ -55,26 +63,35 @@ class MixtureGate(nn.Module):
         least[-2:] = LEAST_NETWORK, FLOOR + LEAST_TRAINED
         weights = np.maximum(start.weights, least)
         weights[:, :-1] *= (1.0 - weights[:, -1:]) / weights[:, :-1].sum(axis=1, keepdims=True)
-        return cls(Gate(start.sizes, weights))
+        return cls(Gate(start.sizes, weights), width=width)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the weights of the experts (..., m) for features (..., k) int64; they sum to 1."""
         return self.weights(self.index(features))
 
-    def weights(self, buckets: Tensor) -> Tensor:
-        """Return the weights of the experts (..., m) in buckets (...) int64; they sum to 1."""
-        shares = (1 - FLOOR) * functional.embedding(buckets, self.logits).softmax(dim=-1)
+    def weights(self, buckets: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Return the weights of the experts (..., m) in buckets (...) int64; they sum to 1.
+
+        ``hidden`` (..., width) are the states of the network, if the gate reads them.
+        """
+        logits = functional.embedding(buckets, self.logits)
+        if self.state is not None and hidden is not None:
+            logits = logits + self.state(hidden.to(logits.dtype))
+        shares = (1 - FLOOR) * logits.softmax(dim=-1)
         return torch.cat([shares[..., :-1], shares[..., -1:] + FLOOR], dim=-1)
 
-    def constants(self, buckets: NDArray[np.int64]) -> NDArray[np.float32]:
+    def constants(self, buckets: NDArray[np.int64], hidden: Tensor | None = None) -> NDArray[np.float32]:
         """Return the weights of the experts (n, m) in buckets (n,), as numbers without a gradient."""
-        logits = self.logits.detach()[torch.from_numpy(buckets).to(self.logits.device)].cpu().float().numpy()
+        scores = self.logits.detach()[torch.from_numpy(buckets).to(self.logits.device)]
+        if self.state is not None and hidden is not None:
+            scores = scores + self.state(hidden.to(scores.dtype)).detach()
+        logits = scores.cpu().float().numpy()
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares *= (1 - FLOOR) / shares.sum(axis=1, keepdims=True)
         shares[:, -1] += FLOOR
         return np.asarray(shares, np.float32)
 
-    def nats(self, network: Tensor, probs: Tensor, buckets: Tensor) -> Tensor:
+    def nats(self, network: Tensor, probs: Tensor, buckets: Tensor, hidden: Tensor | None = None) -> Tensor:
         """Return ``-log P`` (...) of targets by the mixture, whose network is the last expert but one.
 
         Parameters
@@ -84,8 +101,10 @@ class MixtureGate(nn.Module):
         probs : (..., m - 1)
             Probabilities by the other experts.
         buckets : (...) int64
+        hidden : (..., width), optional
+            States of the network, if the gate reads them.
         """
-        weights = self.weights(buckets)
+        weights = self.weights(buckets, hidden)
         others = (weights[..., :-2] * probs[..., :-1]).sum(-1) + weights[..., -1] * probs[..., -1]
         return -(others + weights[..., -2] * network.neg().exp()).log()
 

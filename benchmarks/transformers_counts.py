@@ -1,0 +1,214 @@
+"""GPT-2 that starts beside what was counted: counted targets, experts of counts, a cache of the document, and controls.
+
+Every arm is a start of `benchmarks.transformers` with an `Extra`. It has the recipe and the rate that were found there
+for this start alone, so nothing is tuned in favour of the extras. A control with weights of its own may choose between
+three rates. The test text is read once, at the end of a run.
+"""
+
+import statistics
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks import harness, render
+from benchmarks.beside_decoders import ORDER, Beside, Extra, prepare, solve_attention
+from benchmarks.decoders import Start, mean_curve, train_start
+from benchmarks.harness import Results, Workers
+from benchmarks.starts import RECIPES, SHAPE, build
+from warmstart.counts import PairStatistics
+from warmstart.progress import Progress
+
+NGRAMS, CACHE, BOTH, ALL = "ngrams", "cache", "ngrams,cache", "ngrams,classes,cache"
+STARTS = {  # arm, recipe and rate, found by `benchmarks.transformers`
+    "cold": ("log-unigram bias", "keeping", 5e-3),
+    "warm": ("spectral + heads", "short", 1e-2),
+}
+STEPS, LONG_STEPS, LONGEST = 600, 2400, 9600
+SEEDS = (0, 1, 2)
+HASHED = 540_000  # rows of width 128: as many bytes as the tables of the n-grams
+SHARES = (1.0, 0.5, 2.0)  # of the rate, for the control with weights of its own
+
+
+class Arm(NamedTuple):
+    """A start and what it is trained with."""
+
+    start: str
+    extra: Extra = Extra()
+
+
+PLAIN = {start: Arm(start) for start in STARTS}
+TARGETS = {f"counted targets, {start}": Arm(start, Extra(targets=0.9)) for start in STARTS}
+BESIDE = {
+    f"{name}, {start}": Arm(start, Extra(experts))
+    for name, experts in {"n-grams": NGRAMS, "cache alone": CACHE, "n-grams and cache": BOTH}.items()
+    for start in STARTS
+}
+TOGETHER = {
+    "all counts, warm": Arm("warm", Extra(ALL)),
+    "all counts and counted targets, warm": Arm("warm", Extra(ALL, targets=0.9)),
+}
+HASHES = {"hashed bigrams, cold": Arm("cold", Extra(hashed=HASHED))}
+BRACKETS = {"brackets first, cold": Arm("cold", Extra(brackets=0.002))}
+ATTENTION = {f"published attention, {how}, warm": Arm("warm", Extra(attention=how)) for how in ("identity", "solved")}
+LEFT_BEHIND = {
+    "mixture's loss falls to 0, warm": Arm("warm", Extra(NGRAMS, leave=True)),
+    "counted targets in the last fifth, warm": Arm("warm", Extra(NGRAMS, late=0.9)),
+}
+ARMS = {**PLAIN, **TARGETS, **BESIDE, **TOGETHER, **HASHES, **BRACKETS, **ATTENTION, **LEFT_BEHIND}
+SEVERAL = {*PLAIN, *TARGETS, *BESIDE, *TOGETHER, *HASHES, *BRACKETS, *ATTENTION}  # contenders: every seed
+LONG = (*PLAIN, "counted targets, warm", "cache alone, cold", "n-grams, warm", "n-grams and cache, cold",
+        "n-grams and cache, warm")  # fmt: skip
+QUICK = ("counted targets, warm", "n-grams and cache, cold")
+
+
+def beside(start: str, extra: Extra, folder: str, seed: int, pairs: PairStatistics) -> Start:
+    """Return the start of an arm; its random weights are drawn with the seed."""
+    arm, recipe, _ = STARTS[start]
+    return Beside(build("gpt2", arm, seed, pairs, scale=RECIPES[recipe].scale), extra, folder)
+
+
+class Bench:
+    """The runs of this bench."""
+
+    def __init__(self, folder: str, workers: Workers, quick: bool) -> None:
+        self.folder, self.workers, self.quick = folder, workers, quick
+
+    def key(self, name: str, seed: int, steps: int, share: float) -> dict[str, Any]:
+        """Return the whole configuration of a run."""
+        arm = ARMS[name]
+        start, recipe, rate = STARTS[arm.start]
+        own = RECIPES[recipe]
+        key = {
+            "arch": "gpt2",
+            "arm": start,
+            "beside": arm.extra.key,
+            "seed": seed,
+            "steps": steps,
+            "rate": rate * share,
+        }
+        key |= {"warmup": own.warmup, "beta2": own.beta2, "blocks": own.blocks, "scale": own.scale, "clip": 1.0}
+        return key | SHAPE | {"text": "classics", "order": ORDER, "precision": harness.precision()}
+
+    def run(self, name: str, seed: int = 0, steps: int = STEPS, share: float = 1.0) -> dict[str, Any]:
+        """Return the curve of a run, kept or made."""
+        arm = ARMS[name]
+        _, recipe, rate = STARTS[arm.start]
+        key, steps = self.key(name, seed, steps, share), 4 if self.quick else steps
+        at = sorted({0, steps} if self.quick else {*range(0, steps + 1, steps // 12)})
+        start = partial(beside, arm.start, arm.extra, self.folder, seed)
+        arguments = (self.folder, start, seed, rate * share, RECIPES[recipe], SHAPE, steps, at, True)
+        made: dict[str, Any] = self.workers.do(key, train_start, *arguments)
+        return made
+
+    def arm(self, name: str) -> dict[str, Any]:
+        """Return the runs of an arm: one rate, or the best of three for a control."""
+        shares = SHARES if name in HASHES and not self.quick else SHARES[:1]
+        tried = {share: self.run(name, share=share)["nats"][-1] for share in shares}
+        share = min(tried, key=lambda each: tried[each])
+        seeds = SEEDS if name in SEVERAL and not self.quick else SEEDS[:1]
+        runs = self.workers.together([partial(self.run, name, seed, STEPS, share) for seed in seeds])
+        mark = self.workers.results.mark(*(self.key(name, seed, STEPS, share) for seed in seeds))
+        return {"runs": runs, "share": share, "mark": mark}
+
+
+def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+    """Run every arm and write the section; ``quick``: two arms, four steps, nothing is written."""
+    results = Results(None if quick else docs / "results" / "transformers_counts.jsonl", __name__)
+    names = QUICK if quick else tuple(ARMS)
+    experts = {ARMS[name].extra.experts for name in names} - {""}
+    size = 1024 if quick else SHAPE["vocab_size"]
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder, Workers(results, progress) as workers:
+        facts = prepare(folder, data, "classics", size, experts, workers.n)
+        if any(ARMS[name].extra.attention for name in names):
+            solve_attention(folder, SHAPE["context"])
+        bench = Bench(folder, workers, quick)
+        arms = dict(zip(names, workers.together([partial(bench.arm, name) for name in names]), strict=True))
+        if not quick:
+            long = workers.together([partial(bench.run, name, 0, LONG_STEPS) for name in LONG])
+            write(arms, dict(zip(LONG, long, strict=True)), facts, docs, results)
+    return {"arms": arms, "counts": facts}
+
+
+def ends(arm: dict[str, Any], name: str = "nats") -> list[float]:
+    """Return the last loss of every seed, or another number of a run."""
+    return [run[name][-1] if isinstance(run[name], list) else run[name] for run in arm["runs"]]
+
+
+def mean(arm: dict[str, Any], name: str = "nats") -> float:
+    """Return the mean of `ends`."""
+    return statistics.mean(ends(arm, name))
+
+
+def row(name: str, arm: dict[str, Any]) -> list[Any]:
+    """Return the row of an arm: its loss over the steps, at the end by the decoder by itself, and on the test text."""
+    run = arm["runs"][0]
+    shown = np.interp((0, 100, 200), *mean_curve(arm))
+    alone = mean(arm, "alone") if "alone" in run else None
+    label = f"{name}, {arm['share']:g} of the rate" if arm["share"] != 1.0 else name
+    return [label + arm["mark"], *map(render.nats, shown), render.spread(ends(arm)), render.nats(alone),
+            render.spread(ends(arm, "test"))]  # fmt: skip
+
+
+def marks(arms: dict[str, Any], long: dict[str, Any]) -> list[list[Any]]:
+    """Return what was to be shown: a sentence, the figure, and the mark."""
+    best = min(long[name]["nats"][-1] for name in PLAIN)
+    both = {start: long[f"n-grams and cache, {start}"]["nats"][-1] for start in STARTS}
+    gains = [
+        (f"{STEPS} steps, n-grams beside the spectral start", mean(arms["n-grams, warm"]), "at most 4.48"),
+        (f"{STEPS} steps, with the cache", mean(arms["n-grams and cache, warm"]), "at most 4.15"),
+        (f"{STEPS} steps, counted targets alone", mean(arms["counted targets, warm"]), "at most 4.80"),
+        (f"{LONG_STEPS:,} steps, lead over the best start alone", best - both["warm"], "at least 0.5"),
+        (f"{LONG_STEPS:,} steps, lead over a cold start with the cache alone",
+         long["cache alone, cold"]["nats"][-1] - both["warm"], "stated"),
+        (f"{LONG_STEPS:,} steps, what the start adds beside n-grams and cache", both["cold"] - both["warm"], "stated"),
+        (f"{STEPS} steps, the same", mean(arms["n-grams and cache, cold"]) - mean(arms["n-grams and cache, warm"]),
+         "stated"),
+    ]  # fmt: skip
+    return [[what, render.nats(value), mark] for what, value, mark in gains]
+
+
+def write(
+    arms: dict[str, Any], long: dict[str, Any], facts: dict[str, Any], docs: Path, results: Results
+) -> None:  # fmt: skip
+    """Write the section of docs/benchmarks.md and its picture."""
+    headers = ["arm", "step 0", "100", "200", f"{STEPS}", "decoder by itself", "test"]
+    table = render.table(headers, [row(name, arm) for name, arm in arms.items()])
+    counts = [[name, *map(render.nats, (each["valid"], each["test"]))] for name, each in facts.items()]
+    at = range(0, LONG_STEPS + 1, STEPS)
+    long_rows = [
+        [name, *map(render.nats, np.interp(at, run["steps"], run["nats"])), render.nats(run["test"])]
+        for name, run in long.items()
+    ]
+    panels = {
+        f"{STEPS} steps": {name: mean_curve(arms[name]) for name in arms if name in SEVERAL},
+        f"{LONG_STEPS:,} steps": {name: (np.array(run["steps"]), run["nats"]) for name, run in long.items()},
+    }
+    render.curves(docs / "images" / "transformers_counts.png", panels, "steps", "nats a token, validation", 5.6)
+    plain, both, targets = (mean(arms[f"{name}warm"]) for name in ("", "n-grams and cache, ", "counted targets, "))
+    added = mean(arms["n-grams and cache, cold"]) - both
+    conclusion = (
+        f"Counts and a cache beside a GPT-2 take {plain - both:.3f} nats off after {STEPS} steps; the spectral start "
+        f"adds {added:.3f} to that. Counted targets, which leave a plain checkpoint, take {plain - targets:.3f} off."
+    )
+    body = f"""GPT-2, text, steps and windows are those of "Transformers: spectral warm starts"; cold is its log-unigram
+bias, warm its spectral start with heads. Every arm has the recipe and the rate that were found there for its start
+without extras; the gate has a rate of its own, the same for all. The control with a table of its own chose among three
+rates. Training books are left out of the counts, order {ORDER}, that score them. The decoder sees {SHAPE["context"]}
+tokens, n-grams see across the border of a window, the cache sees the book. {len(SEEDS)} seeds where a deviation is
+given, else one. The test text is read by every finished run.
+
+{table}
+Marks:
+
+{render.table(["what", "nats", "mark"], marks(arms, long))}
+Counts without a decoder, in nats a token of the whole texts:
+
+{render.table(["experts", "validation", "test"], counts)}
+{LONG_STEPS:,} steps, one seed:
+
+{render.table(["arm", *(f"step {n:,}" for n in at), "test"], long_rows)}
+![Validation loss over steps](images/transformers_counts.png)"""
+    render.write(docs, "transformers_counts", "Transformers beside counts", conclusion, body, results)
