@@ -50,6 +50,10 @@ def text(seed=1):
     return np.array([SEPARATOR, *(token for document in documents(seed) for token in [*document, SEPARATOR])])
 
 
+def rows(*arrays):
+    return torch.from_numpy(np.stack(arrays))
+
+
 @functools.cache
 def counted(experts=COUNTS):
     return mixture((V, SEPARATOR, documents()), experts, order=4)[0]
@@ -74,15 +78,15 @@ def by_hand(model, ids, experts):
     """Return the mixture after each token of one row (n, V), read token by token in numpy."""
     with torch.no_grad():
         q = model.base(torch.tensor([ids])).logits[0, :, :V].double().softmax(-1).numpy()
-    weights, rows = model.gate.to_model().weights, []
+    weights, found = model.gate.to_model().weights, []
     stream = Stream(counted(experts))
     for i, token in enumerate(ids):
         stream.advance([token])
         own = counted(experts).gate
         bucket = int(np.flatnonzero((own.weights == stream.weights()).all(axis=1))[0])  # the drawn weights differ
         every = np.insert(stream.rows(), -1, q[i], axis=0)
-        rows.append(weights[bucket] @ every)
-    return np.array(rows)
+        found.append(weights[bucket] @ every)
+    return np.array(found)
 
 
 @pytest.mark.parametrize("experts", [("ngrams",), ("cache",), ("ngrams", "classes"), COUNTS])
@@ -101,7 +105,7 @@ def test_logits_are_log_probabilities_of_the_mixture(experts, begun):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_loss_of_labels_is_that_of_the_logits(family):
     model = build(family)
-    ids = torch.tensor([text()[:20], text(5)[:20]])
+    ids = rows(text()[:20], text(5)[:20])
     labels = ids.clone()
     labels[:, 4:7] = -100
     assert plain_head(model.base) == (family in ("gpt2", "llama"))
@@ -119,7 +123,7 @@ def test_the_loss_in_training_is_that_of_the_mixture_and_of_the_decoder():
     model = build().train()
     model.config.network_loss = 0.5
     model.base.eval()  # no dropout
-    rng, ids = np.random.default_rng(0), torch.tensor([text()[:12]])
+    rng, ids = np.random.default_rng(0), rows(text()[:12])
     m = len(model.config.experts) - 1
     probs = torch.from_numpy(rng.random((1, 12, m))).float()
     buckets = torch.from_numpy(rng.integers(0, len(model.gate.logits), (1, 12)))
@@ -142,15 +146,15 @@ def test_the_loss_in_training_is_that_of_the_mixture_and_of_the_decoder():
 
 def test_what_the_experts_say_can_be_given_or_computed():
     model, tokens = build(), text()
-    ids = torch.tensor([*tokens[None, 30:50]])
+    ids = rows(tokens[30:50])
     (evidence,) = [evidence for _, evidence in counted().experts.scan(tokens)]
     place = np.arange(29, 49)  # targets are numbered from 0
     probs = torch.from_numpy(evidence.probs[place])[None].float()
     buckets = model.gate.index(torch.from_numpy(evidence.features[place]))[None]
     given = model(ids, labels=ids, expert_probs=probs, expert_buckets=buckets).loss
-    history = torch.tensor([*tokens[None, :30]])
+    history = rows(tokens[:30])
     torch.testing.assert_close(model(ids, labels=ids, history_ids=history).loss, given, atol=1e-5, rtol=0)
-    assert abs(float(model(ids, labels=ids).loss - given)) > 1e-3
+    assert abs((model(ids, labels=ids).loss - given).item()) > 1e-3
     last = model(ids, history_ids=history).logits[:, :-1].gather(2, ids[:, 1:, None]).mean()
     torch.testing.assert_close(-last, given, atol=1e-5, rtol=0)
     padded = torch.cat([torch.full((1, 3), V), history], dim=1)  # a token above the counts is padding
@@ -161,7 +165,7 @@ def test_start():
     model = build(share=0.25)
     weights = model.gate.to_model().weights
     assert model.config.experts[-2:] == ["network", "unigram"]
-    np.testing.assert_allclose(weights[:, -2], 0.25 * (1 - weights[:, -1]) / 0.75, rtol=0.05)
+    np.testing.assert_allclose(weights[:, -2], 0.25, atol=0.005)  # the floor of the unigram model takes the rest
     assert weights[:, -1].min() >= FLOOR - 1e-9
     others = np.delete(weights, -2, axis=1)
     before = counted().gate.weights
@@ -173,18 +177,17 @@ def test_start():
     [
         (lambda m: m.train()(IDS, labels=IDS), "expert_probs and expert_buckets in training, got none"),
         (lambda m: m.train()(IDS), "labels and no logits in training"),
-        (lambda m: m(IDS, labels=IDS + V), r"labels: expected -100 or tokens from 0 to 39, got 43 to 5\d"),
+        (lambda m: m(IDS, labels=IDS + V), r"labels: expected -100 or tokens from 0 to 39, got 40 to \d\d"),
         (lambda m: m(IDS, labels=IDS.flip(1)), "the tokens of input_ids or -100, got others"),
         (lambda m: m(IDS, history_ids=-IDS), "expected token ids from 0, got -"),
-        (lambda m: AutoModelForCausalLM.from_config(m.config)(IDS, labels=IDS), "got weights alone"),
+        (lambda m: AutoModelForCausalLM.from_config(m.config).eval()(IDS, labels=IDS), "got weights alone"),
         (lambda m: m.score(IDS + V), "expected token ids from 0 to 39"),
         (lambda m: m.score(IDS, length=33), "from 1 to 32 tokens, which the decoder can read, got 33"),
         (lambda m: m.score(IDS, stride=40), "from 1 to 32 targets"),
-        (lambda m: m.save_pretrained(os.devnull) if m.__setattr__("experts", None) else 0, "got weights alone"),
+        (lambda m: m.__setattr__("experts", None) or m.save_pretrained("nothing"), "got weights alone"),
         (lambda m: CountedForCausalLM.beside(decoder(vocab_size=39), counted()), "at least the 40 tokens"),
         (lambda m: CountedForCausalLM.beside(decoder(), counted(("ngrams", "network"))), "without a network"),
         (lambda m: CountedForCausalLM.beside(decoder(), counted(), 1.0), "network_share: expected a number above 0"),
-        (lambda m: m.generate(inputs_embeds=torch.zeros(1, 2, 32)), "got embeddings, which counts cannot read"),
     ],
 )
 def test_bad_input(change, message):
@@ -192,7 +195,7 @@ def test_bad_input(change, message):
         change(build())
 
 
-IDS = torch.tensor([text()[:10]])
+IDS = rows(text()[:10])
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
@@ -200,25 +203,25 @@ IDS = torch.tensor([text()[:10]])
 def test_generation_with_a_cache_and_in_batches_is_that_of_rows_alone(family, beams):
     model = build(family)
     options = {"max_new_tokens": 9, "num_beams": beams, "do_sample": False, "pad_token_id": V}
-    rows = [text(2)[:7].tolist(), text(3)[1:4].tolist(), text(4)[:5].tolist()]
-    alone = [model.generate(torch.tensor([row]), use_cache=False, **options)[0] for row in rows]
-    for row, written in zip(rows, alone, strict=True):
+    prompts = [text(2)[:7].tolist(), text(3)[1:4].tolist(), text(4)[:5].tolist()]
+    alone = [model.generate(torch.tensor([row]), use_cache=False, **options)[0] for row in prompts]
+    for row, written in zip(prompts, alone, strict=True):
         again = model.generate(torch.tensor([row]), **options)[0]
         assert again.tolist() == written.tolist()
-    ids = torch.tensor([[V] * (7 - len(row)) + row for row in rows])
+    ids = torch.tensor([[V] * (7 - len(row)) + row for row in prompts])
     together = model.generate(ids, attention_mask=(ids != V).long(), **options)
-    for row, written, one in zip(rows, together.tolist(), alone, strict=True):
+    for row, written, one in zip(prompts, together.tolist(), alone, strict=True):
         new = written[7 : 7 + len(one) - len(row)]
         assert new == one[len(row) :].tolist()
     if beams == 1:  # greedy: the most probable token of the mixture, each time
-        for written, row in zip(alone, rows, strict=True):
+        for written, row in zip(alone, prompts, strict=True):
             logits = model(written[None, :-1]).logits[0, len(row) - 1 :]
             assert logits.argmax(-1).tolist() == written[len(row) :].tolist()
 
 
 def test_sampling_draws_from_the_mixture():
     model = build()
-    ids = torch.tensor([text(2)[:7]]).repeat(4000, 1)
+    ids = rows(text(2)[:7]).repeat(4000, 1)
     torch.manual_seed(0)
     drawn = model.generate(ids, max_new_tokens=1, do_sample=True, top_k=0)[:, -1]
     share = torch.bincount(drawn, minlength=PADDED) / 4000
@@ -234,13 +237,13 @@ def test_scores_of_a_text(batch):
     expected = np.empty(tokens.size - 1)
     for start, first, end in windows(slice(0, tokens.size - 1), 16, 5):
         with torch.no_grad():
-            logits = model(
-                torch.tensor([*tokens[None, start:end]]), history_ids=torch.tensor([tokens[:start]], dtype=torch.long)
-            ).logits[0]
-        expected[first:end] = logits[first - start :].gather(1, torch.tensor(tokens[first + 1 : end + 1])[:, None])[:, 0]
+            logits = model(rows(tokens[start:end]), history_ids=rows(tokens[:start])).logits[0]
+        expected[first:end] = logits[first - start :].gather(1, torch.tensor(tokens[first + 1 : end + 1])[:, None])[
+            :, 0
+        ]
     np.testing.assert_allclose(scores.log_probs, expected, atol=2e-5)
     with torch.no_grad():
-        q = model.base(torch.tensor([*tokens[None, :16]])).logits[0, :, :V].log_softmax(-1)
+        q = model.base(rows(tokens[:16])).logits[0, :, :V].log_softmax(-1)
     np.testing.assert_allclose(scores.network[:5], q[:5].gather(1, torch.tensor(tokens[1:6])[:, None])[:, 0], atol=1e-5)
     np.testing.assert_allclose(model.score(tokens[1:], length=16, stride=5).log_probs, scores.log_probs, atol=1e-5)
 
@@ -253,13 +256,13 @@ def test_caches_that_are_smaller_than_the_text(monkeypatch):
     own, tokens = counted(), text()
     places = np.arange(tokens.size)
     weights = own.gate.weights[own.experts.buckets_after(tokens, places)]
-    rows = np.ones((tokens.size, V), np.float32)
-    own.experts.mix_rows(tokens, places, np.insert(weights, -1, 0.0, axis=1).astype(np.float32), rows)
+    mixed = np.ones((tokens.size, V), np.float32)
+    own.experts.mix_rows(tokens, places, np.insert(weights, -1, 0.0, axis=1).astype(np.float32), mixed)
     stream = Stream(own)
     for i, token in enumerate(tokens):
         stream.advance([token])
         np.testing.assert_allclose(weights[i], stream.weights())
-        np.testing.assert_allclose(rows[i], stream.row(), rtol=1e-5)
+        np.testing.assert_allclose(mixed[i], stream.row(), rtol=1e-5)
 
 
 def test_a_folder_gives_the_model_back(tmp_path):
@@ -334,7 +337,7 @@ def test_a_tokenizer_that_changed_is_refused(tmp_path):
     model.save_pretrained(tmp_path)
 
     def write(tokens):
-        Tokenizer(models.WordLevel(tokens, unk_token="t0")).save(str(tmp_path / "tokenizer.json"))
+        Tokenizer(models.WordLevel(tokens, unk_token="t0")).save(str(tmp_path / "tokenizer.json"))  # noqa: S106
 
     write(vocabulary | {"padding": V})
     AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -351,15 +354,16 @@ def test_a_fresh_process_loads_a_folder_by_its_own_code(tmp_path):
         "import torch; print(type(model).__module__, model(torch.tensor([[3, 1]])).logits.exp().sum(-1).tolist())\n"
         f"model.save_pretrained({str(tmp_path / 'again')!r})"
     )
-    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    options = {"capture_output": True, "text": True, "check": False}
+    options["env"] = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    result = subprocess.run([sys.executable, "-c", code], **options)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("warmstart.hub.counted [[")
     written = json.loads((tmp_path / "again" / "config.json").read_text())
     assert written["auto_map"]["AutoModelForCausalLM"] == "modeling_warmstart.CountedForCausalLM"
     assert (tmp_path / "again" / CODE).read_text() == (tmp_path / "model" / CODE).read_text()
     without = "import sys; sys.modules['warmstart'] = None\n" + code
-    result = subprocess.run([sys.executable, "-c", without], env=environment, capture_output=True, text=True, check=False)
+    result = subprocess.run([sys.executable, "-c", without], **options)
     assert "pip install 'warmstart[hf]'" in result.stderr
 
 
@@ -394,12 +398,13 @@ def train(model, folder, **more):
 
 
 @pytest.mark.filterwarnings("ignore:.*pin_memory")
-@pytest.mark.parametrize("more", [{}, {"gradient_accumulation_steps": 2}, {"gradient_checkpointing": True}])
+@pytest.mark.parametrize("more", [{}, {"gradient_accumulation_steps": 2}, {"activation_checkpointing": True}])
 def test_the_stock_trainer_trains_it(tmp_path, more):
     before, after = train(build(), tmp_path, **more)
     assert after < before - 0.1
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # of PyTorch itself
 @pytest.mark.parametrize("family", ["gpt2", "granite"])
 def test_a_compiled_step_is_that_of_the_model(family):
     model = build(family).train()

@@ -10,6 +10,7 @@ In training the loss is ``-log(sum_m lambda_m(b) P_m) - network_loss log q``. Th
 counts explain most targets, and what is explained gives no gradient.
 """
 
+import inspect
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -43,6 +44,7 @@ from warmstart.progress import Progress
 if TYPE_CHECKING:
     from warmstart.estimators import WarmStartLM
 
+OPTIONAL = frozenset({"logits_to_keep", "position_ids"})  # inputs that some decoders do not take
 IGNORED = -100  # a label that does not count
 ROWS = 64  # places whose rows of all experts are in memory at once
 AUTO_MAP = {
@@ -79,8 +81,7 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         buckets, m = int(np.prod(config.gate_sizes)), len(config.experts)
         self.gate = MixtureGate(Gate(tuple(config.gate_sizes), _equal(buckets, m)))
         self.experts: Experts | None = None
-        self._plain: bool | None = None  # whether the head of the decoder is plain, see `plain_head`
-        self._keeps: bool | None = None  # whether the decoder takes ``logits_to_keep``
+        self._known: tuple[Any, Any, bool, frozenset[str]] | None = None  # see `_facts`
         self._inherit()
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -198,6 +199,7 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         num_items_in_batch: Tensor | int | None = None,
         return_logits: bool = False,
         text_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Return the log-probabilities of the next tokens, or the loss of labels.
@@ -212,7 +214,7 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         labels : (batch, L) int64, optional
             What comes after ``input_ids[:, t]`` is ``labels[:, t + 1]``, as everywhere in Hugging Face; -100 does not
             count. Without ``return_logits`` the mixture is computed for labels alone, and ``logits`` is None.
-        past_key_values, use_cache, kwargs
+        past_key_values, use_cache, position_ids, kwargs
             As the decoder takes them.
         logits_to_keep : int
             Number of last positions that get logits; 0 for all.
@@ -249,6 +251,8 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
                 "text itself; train with labels, or the decoder alone, which is `base`"
             )
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
+        if position_ids is not None and "position_ids" in self._facts()[1]:
+            inputs["position_ids"] = position_ids
         loss = None
         if labels is not None:
             text = self._text(input_ids, attention_mask, history_ids)
@@ -259,9 +263,7 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
             raise InputError(f"logits_to_keep: expected a whole number, got a {type(logits_to_keep).__name__}")
         inputs |= {"past_key_values": past_key_values, "use_cache": use_cache, "return_dict": True}
         inputs = {name: value for name, value in inputs.items() if value is not None}
-        if self._keeps is None:
-            self._keeps = self.base._supports_logits_to_keep()
-        if self._keeps:
+        if "logits_to_keep" in self._facts()[1]:
             inputs["logits_to_keep"] = logits_to_keep
         out = self.base(**inputs)
         logits = out.logits if logits_to_keep == 0 else out.logits[:, -logits_to_keep:]
@@ -294,9 +296,20 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         return total / (counted.sum() if number is None else number)
 
     def _network_nats(self, targets: Tensor, spot: slice, **inputs: Any) -> Tensor:
-        if self._plain is None and not torch.compiler.is_compiling():
-            self._plain = plain_head(self.base)
-        return network_nats(self.base, bool(self._plain), targets, spot, self.config.counted_size, **inputs)
+        return network_nats(self.base, self._facts()[0], targets, spot, self.config.counted_size, **inputs)
+
+    def _facts(self) -> tuple[bool, frozenset[str]]:
+        """Return whether the head of the decoder is plain, see `plain_head`, and the optional inputs that it takes.
+
+        Both are found again when the decoder or its head was exchanged, as by adapters.
+        """
+        head = self.base.get_output_embeddings()
+        if self._known is None or self._known[0] is not self.base or self._known[1] is not head:
+            if torch.compiler.is_compiling():
+                return False, frozenset()
+            takes = OPTIONAL & inspect.signature(self.base.forward).parameters.keys()
+            self._known = self.base, head, plain_head(self.base), takes
+        return self._known[2:]
 
     def _checked(self, targets: Tensor, counted: Tensor) -> Tensor:
         """Return targets with token 0 where they do not count. Refuse what is outside the vocabulary."""
@@ -380,8 +393,6 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
     ) -> dict[str, Any]:
         """Return what the decoder needs for the next token, and the whole text so far for the experts."""
         inputs = self.base.prepare_inputs_for_generation(input_ids, attention_mask=attention_mask, **kwargs)
-        if inputs.get("input_ids") is None:
-            raise InputError("expected input_ids to generate from, got embeddings, which counts cannot read")
         inputs["text_ids"] = self._text(input_ids, attention_mask, inputs.pop("history_ids", None))
         return cast("dict[str, Any]", inputs)
 
@@ -473,9 +484,9 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
 
         The tables are written first. If they are not those that `config.json` was written with, the folder is refused.
         """
-        folder = Path(save_directory)
+        folder, experts = Path(save_directory), self._tables()
         folder.mkdir(parents=True, exist_ok=True)
-        self.config.tables = save_experts(folder, self._tables())
+        self.config.tables = save_experts(folder, experts)
         self.config.auto_map = dict(AUTO_MAP)
         save_code(folder)
         super().save_pretrained(save_directory, *args, **kwargs)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from warmstart.errors import InputError
 from warmstart.hub.configs import NearShallowConfig
 from warmstart.hub.tables import save_code
 from warmstart.layers._ids import checked_targets
@@ -187,8 +186,6 @@ class NearShallowForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[
         self, input_ids: Tensor, past_key_values: NetworkCache | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Return the tokens that were not read yet."""
-        if kwargs.get("inputs_embeds") is not None:
-            raise InputError("expected input_ids to generate from, got embeddings")
         read = 0 if past_key_values is None else past_key_values.get_seq_length()
         names = "attention_mask", "use_cache", "logits_to_keep"
         kept: dict[str, Any] = {name: kwargs[name] for name in names if name in kwargs}
