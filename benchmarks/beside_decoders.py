@@ -24,7 +24,7 @@ from warmstart.finetune.phases import GATE_RATE
 from warmstart.finetune.targets import CountedTargets
 from warmstart.gate import FLOOR, Gate
 from warmstart.layers.counted import fused_counted_cross_entropy
-from warmstart.layers.gate import MixtureGate
+from warmstart.layers.gate import STATE_SCALE, MixtureGate
 from warmstart.layers.softmax import fused_cross_entropy
 from warmstart.ngrams import NGramCounts, count_ngrams
 from warmstart.solving import Recipe as Solution
@@ -34,7 +34,6 @@ ORDER = 5
 PARTS = ("train", "valid", "test")
 NETWORK_SHARE = 0.1  # of the decoder in the mixture at the start
 SOLVED_TOKENS = 100_000  # at least so many, for the published attention
-STATE_RATE = 1e-3  # of what the gate reads of the state of the decoder
 PAIRS = 64  # kinds of brackets
 
 
@@ -73,7 +72,11 @@ class Extra:
     def key(self) -> dict[str, Any]:
         """What decides the result, for the key of a run: the fields that are set."""
         key: dict[str, Any] = {name: value for name, value in asdict(self).items() if value}
-        return key | ({"gate": GATE_RATE, "state": STATE_RATE, "network_share": NETWORK_SHARE} if self.experts else {})
+        return key | (
+            {"gate": GATE_RATE, "state": GATE_RATE * STATE_SCALE, "network_share": NETWORK_SHARE}
+            if self.experts
+            else {}
+        )
 
 
 def prepare(folder: str, data: Path, name: str, vocab_size: int, experts: set[str], workers: int) -> dict[str, Any]:
@@ -163,10 +166,7 @@ class Beside(Start):
         """Return those of the start, AdamW for the gate, and Adam on the rows that a step touches for the table."""
         optimizers, betas = super().optimizers(rate, recipe), (0.9, recipe.beta2)
         if self.gate is not None:
-            groups = [
-                {"params": [self.gate.logits], "rate": GATE_RATE},
-                {"params": list(self.gate.state.parameters()) if self.gate.state else [], "rate": STATE_RATE},
-            ]
+            groups = [{"params": list(self.gate.parameters()), "rate": GATE_RATE}]
             optimizers.append(torch.optim.AdamW(groups, GATE_RATE, betas, weight_decay=0.0, fused=True))
         if self.hashed is not None:
             rows = [{"params": list(self.hashed.parameters()), "rate": rate}]

@@ -254,9 +254,7 @@ def named_schedule(
     return Schedule((*phases[:-1], replace(phases[-1], tokens=None)) if phases else (), groups)
 
 
-def decoder_schedule(
-    rate: float = DECODER_RATE, model: nn.Module | None = None, counted: float = 0.0
-) -> Schedule:
+def decoder_schedule(rate: float = DECODER_RATE, model: nn.Module | None = None, counted: float = 0.0) -> Schedule:
     """Return the schedule that keeps what `warmstart.load_into` wrote into a decoder of Hugging Face.
 
     It has one phase to the end of the run. The rates rise during the first quarter, and the blocks train at half the
@@ -290,7 +288,7 @@ def _decoder_groups(model: nn.Module) -> dict[str, tuple[str, ...]]:
     tables = [given.get_input_embeddings(), given.get_output_embeddings()]
     own = {id(parameter) for table in tables if table is not None for parameter in table.parameters()}
     names = [name for name, parameter in model.named_parameters() if id(parameter) in own]
-    gate = {"gate": ("gate.logits",)} if "gate.logits" in dict(model.named_parameters()) else {}
+    gate = {"gate": ("gate.logits", "gate.state")} if "gate.logits" in dict(model.named_parameters()) else {}
     return {"tables": (*names, *DECODER_GROUPS["tables"]), **gate, "blocks": ("*",)}
 
 

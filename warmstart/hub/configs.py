@@ -23,6 +23,8 @@ class CountedConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         Names of the experts in the order of the gate, "network" last but one and "unigram" last.
     gate_sizes : list of int
         Number of values of each feature of the gate.
+    gate_width : int
+        Width of the hidden states of the decoder that the gate reads; 0 if it reads none.
     network_loss : float
         Weight of ``-log q``, the loss of the decoder alone, beside the loss of the mixture in training.
     vocabulary : str
@@ -42,6 +44,7 @@ class CountedConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         separator: int = 0,
         experts: list[str] | None = None,
         gate_sizes: list[int] | None = None,
+        gate_width: int = 0,
         network_loss: float = 1.0,
         vocabulary: str = "",
         tables: str = "",
@@ -55,6 +58,7 @@ class CountedConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         kwargs.setdefault("attn_implementation", base_config._attn_implementation)  # None would change the decoder's
         self.counted_size, self.separator = counted_size, separator
         self.experts, self.gate_sizes = list(experts or ["network", "unigram"]), list(gate_sizes or [1])
+        self.gate_width = gate_width
         self.network_loss, self.vocabulary, self.tables = network_loss, vocabulary, tables
         kwargs.setdefault("tie_word_embeddings", False)  # the decoder ties its own
         super().__init__(**kwargs)

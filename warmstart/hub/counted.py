@@ -31,7 +31,7 @@ from warmstart.corpus import Corpus
 from warmstart.errors import InputError
 from warmstart.gate import FLOOR, Gate
 from warmstart.hub.configs import CountedConfig
-from warmstart.hub.losses import network_nats, plain_head
+from warmstart.hub.losses import network_nats, plain_head, state_width
 from warmstart.hub.near_shallow import NearShallowForCausalLM
 from warmstart.hub.scoring import Scores, documents, window_nats, window_size, windows
 from warmstart.hub.tables import check_tokenizer, find_folder, load_experts, save_code, save_experts
@@ -72,14 +72,14 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
     """
 
     config_class = CountedConfig
-    _keep_in_fp32_modules_strict = frozenset({"gate.logits"})  # type: ignore[assignment]
+    _keep_in_fp32_modules_strict = frozenset({"gate.logits", "gate.state"})  # type: ignore[assignment]
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True  # as the decoder
 
     def __init__(self, config: CountedConfig) -> None:
         super().__init__(config)
         self.base = AutoModelForCausalLM.from_config(config.base_config)  # type: ignore[no-untyped-call]
         buckets, m = int(np.prod(config.gate_sizes)), len(config.experts)
-        self.gate = MixtureGate(Gate(tuple(config.gate_sizes), _equal(buckets, m)))
+        self.gate = MixtureGate(Gate(tuple(config.gate_sizes), _equal(buckets, m)), width=config.gate_width)
         self.experts: Experts | None = None
         self._known: tuple[Any, Any, bool, frozenset[str]] | None = None  # see `_facts`
         self._inherit()
@@ -130,7 +130,7 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         names = [*experts.names[:-1], "network", experts.names[-1]]
         if not vocabulary and isinstance(experts.ngrams, KneserNey):
             vocabulary = experts.ngrams.counts.vocabulary
-        gate = MixtureGate.ready(_floored(Gate, mixture.gate.sizes, weights))
+        gate = MixtureGate.ready(_floored(Gate, mixture.gate.sizes, weights), state_width(base))
         return cls._of(base, experts, names, gate, network_loss, vocabulary)
 
     @classmethod
@@ -158,7 +158,9 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
                 f"expected a decoder with at least the {size} tokens of the counts, got "
                 f"{base.config.get_text_config().vocab_size}; count with the tokenizer of the decoder"
             )
-        config = CountedConfig(base.config, size, experts.separator, names, list(gate.sizes), network_loss, vocabulary)
+        width = 0 if gate.state is None else gate.state.shape[1]
+        sizes = list(gate.sizes), width
+        config = CountedConfig(base.config, size, experts.separator, names, *sizes, network_loss, vocabulary)
         with torch.device("meta"):
             model = cls(config)
         config.base_config = base.config
@@ -263,12 +265,18 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
             raise InputError(f"logits_to_keep: expected a whole number, got a {type(logits_to_keep).__name__}")
         inputs |= {"past_key_values": past_key_values, "use_cache": use_cache, "return_dict": True}
         inputs = {name: value for name, value in inputs.items() if value is not None}
+        wanted = inputs.pop("output_hidden_states", False)
+        if wanted or self.gate.state is not None:
+            inputs["output_hidden_states"] = True
         if "logits_to_keep" in self._facts()[1]:
             inputs["logits_to_keep"] = logits_to_keep
         out = self.base(**inputs)
         logits = out.logits if logits_to_keep == 0 else out.logits[:, -logits_to_keep:]
         text = self._text(input_ids, attention_mask, history_ids) if text_ids is None else text_ids
-        out.logits = _eagerly(self._mixed, logits, text)
+        hidden = None if self.gate.state is None else out.hidden_states[-1][:, -logits.shape[1] :]
+        out.logits = _eagerly(self._mixed, logits, text, hidden)
+        if not wanted:
+            out.pop("hidden_states", None)
         if loss is not None:
             out.loss = loss
         return cast("CausalLMOutputWithPast", out)
@@ -289,14 +297,15 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
             probs, buckets = _eagerly(self._evidence, text, targets, counted)
         else:
             probs, buckets = probs[:, 1:], buckets[:, 1:].long()
-        alone = self._network_nats(targets, slice(0, targets.shape[1]), **inputs)
-        mixed = self.gate.nats(alone, probs.to(alone.dtype), buckets)
+        alone, hidden = self._network_nats(targets, slice(0, targets.shape[1]), **inputs)
+        mixed = self.gate.nats(alone, probs.to(alone.dtype), buckets, hidden)
         losses = mixed + self.config.network_loss * alone if self.training else mixed
         total = (losses * counted).sum()
         return total / (counted.sum() if number is None else number)
 
-    def _network_nats(self, targets: Tensor, spot: slice, **inputs: Any) -> Tensor:
-        return network_nats(self.base, self._facts()[0], targets, spot, self.config.counted_size, **inputs)
+    def _network_nats(self, targets: Tensor, spot: slice, **inputs: Any) -> tuple[Tensor, Tensor | None]:
+        size, states = self.config.counted_size, self.gate.state is not None
+        return network_nats(self.base, self._facts()[0], targets, spot, size, states, **inputs)
 
     def _facts(self) -> tuple[bool, frozenset[str]]:
         """Return whether the head of the decoder is plain, see `plain_head`, and the optional inputs that it takes.
@@ -365,27 +374,34 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         found = self.gate.index(torch.from_numpy(features))
         return torch.from_numpy(probs).to(targets.device), found.to(targets.device)
 
-    def _mixed(self, logits: Tensor, text: Tensor) -> Tensor:
-        """Return log-probabilities of the mixture (batch, k, rows) from logits of the decoder after the last tokens."""
+    def _mixed(self, logits: Tensor, text: Tensor, hidden: Tensor | None) -> Tensor:
+        """Return log-probabilities of the mixture (batch, k, rows) from those of the decoder after the last tokens.
+
+        ``hidden`` (batch, k, width) are its states there, if the gate reads them.
+        """
         size, rest = self.config.counted_size, logits.shape[2] - self.config.counted_size
         tokens, places = self._read(text)
         places = places[:, places.shape[1] - logits.shape[1] :].ravel()
         q = (logits[..., :size] if rest else logits).float().softmax(dim=-1).flatten(0, 1)
-        mixed = [self._rows(tokens, places[block], q[block]) for block in blocks(len(q), ROWS)]
+        h = None if hidden is None else hidden.flatten(0, 1)
+        mixed = [
+            self._rows(tokens, places[block], q[block], None if h is None else h[block])
+            for block in blocks(len(q), ROWS)
+        ]
         out = (mixed[0] if len(mixed) == 1 else torch.cat(mixed)).view(*logits.shape[:2], size)
         return functional.pad(out, (0, rest), value=-torch.inf) if rest else out
 
-    def _rows(self, tokens: NDArray[np.int64], places: NDArray[np.int64], q: Tensor) -> Tensor:
+    def _rows(self, tokens: NDArray[np.int64], places: NDArray[np.int64], q: Tensor, hidden: Tensor | None) -> Tensor:
         """Return log-probabilities of the mixture (n, V) after places of a text, given the decoder's (n, V)."""
         experts = self._tables()
         index = experts.buckets_after(tokens, places)
-        constants = self.gate.constants(index)
+        constants = self.gate.constants(index, hidden)
         if q.device.type == "cpu" and not torch.is_grad_enabled():
             experts.mix_rows(tokens, places, constants, q.numpy())  # in place: one array of this size
             return q.log_()
         others = torch.zeros(q.shape)
         experts.mix_rows(tokens, places, constants, others.numpy())
-        network = self.gate.weights(torch.from_numpy(index).to(q.device))[:, -2:-1]
+        network = self.gate.weights(torch.from_numpy(index).to(q.device), hidden)[:, -2:-1]
         return (network * q + others.to(q)).log()
 
     def prepare_inputs_for_generation(  # type: ignore[override]
@@ -445,17 +461,22 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         size = None if whole else window_size(self.config.base_config, length, stride)
         experts, n, device = self._tables(), tokens.size - 1, self.gate.logits.device
 
-        def nats(inputs: Tensor, targets: Tensor, spot: slice) -> Tensor:
-            return self._network_nats(targets.to(self.device), spot, input_ids=inputs.to(self.device))
-
         log_probs, network = np.empty(n), np.empty(n)
         with still(self):
             for part, (probs, features) in experts.scan(tokens, torch.get_num_threads()):
+                index, of_experts = self.gate.index(torch.from_numpy(features)), torch.from_numpy(probs)
+
+                def nats(inputs: Tensor, targets: Tensor, spot: slice, places: Tensor) -> Tensor:
+                    own = {"input_ids": inputs.to(self.device)}
+                    alone, hidden = self._network_nats(targets.to(self.device), spot, **own)
+                    said = of_experts[places].to(device), index[places].to(device)  # noqa: B023 - called in this turn
+                    hidden = None if hidden is None else hidden.to(device)
+                    mixed = self.gate.nats(alone.double().to(device), *said, hidden)
+                    return torch.stack([mixed, alone.to(mixed)])
+
                 found = windows(part, *size) if size else documents(tokens, part, self.config.separator)
-                alone = window_nats(nats, tokens, part, found, batch)
-                index = self.gate.index(torch.from_numpy(features)).to(device)
-                mixed = self.gate.nats(alone.to(device), torch.from_numpy(probs).to(device), index)
-                log_probs[part], network[part] = -mixed.cpu().numpy(), -alone.numpy()
+                scores = -window_nats(nats, tokens, part, found, batch).numpy()
+                log_probs[part], network[part] = scores
                 if progress:
                     progress("scoring", part.stop, n)
         return Scores(log_probs, network)

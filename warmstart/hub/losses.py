@@ -40,8 +40,23 @@ def _changed(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or hasattr(module, "parametrizations"))
 
 
-def network_nats(base: Any, plain: bool, targets: Tensor, spot: slice, size: int, **inputs: Any) -> Tensor:
-    """Return ``-log q`` (batch, n) of a decoder for targets (batch, n).
+def state_width(base: nn.Module) -> int:
+    """Return the width of the last hidden states of a decoder; 0 if it returns none, or not those of its head."""
+    if not isinstance(base, PreTrainedModel) or isinstance(base, NearShallowForCausalLM):
+        return 0
+    model: Any = base
+    ids = torch.arange(2, device=base.device)[None]
+    with still(base):
+        states = getattr(model(input_ids=ids, output_hidden_states=True), "hidden_states", None)
+        if not states or (plain_head(base) and not torch.equal(model.base_model(input_ids=ids)[0], states[-1])):
+            return 0
+    return int(states[-1].shape[-1])
+
+
+def network_nats(
+    base: Any, plain: bool, targets: Tensor, spot: slice, size: int, states: bool = False, **inputs: Any
+) -> tuple[Tensor, Tensor | None]:
+    """Return ``-log q`` (batch, n) of a decoder for targets (batch, n), and its last hidden states (batch, n, width).
 
     Parameters
     ----------
@@ -53,6 +68,8 @@ def network_nats(base: Any, plain: bool, targets: Tensor, spot: slice, size: int
         Places of the last tokens before the targets.
     size : int
         The softmax is over so many tokens; those above are padding.
+    states : bool
+        Whether hidden states are wanted; None otherwise.
     inputs : dict
         Of the decoder.
     """
@@ -62,11 +79,14 @@ def network_nats(base: Any, plain: bool, targets: Tensor, spot: slice, size: int
         ids = ids if mask is None else ids.masked_fill(mask == 0, base.config.separator)
         wanted = torch.full_like(ids, IGNORED)
         wanted[:, spot] = targets
-        return base.target_nats(ids, wanted)[:, spot]
+        return base.target_nats(ids, wanted)[:, spot], None
     if plain:
-        hidden = base.base_model(**inputs).last_hidden_state[:, spot].flatten(0, 1)
-        return _hidden_nats(cast("nn.Linear", base.get_output_embeddings()), hidden, y, size).view(targets.shape)
-    return _logit_nats(base(**inputs).logits[:, spot].flatten(0, 1), y, size).view(targets.shape)
+        hidden = base.base_model(**inputs).last_hidden_state[:, spot]
+        head = cast("nn.Linear", base.get_output_embeddings())
+        return _hidden_nats(head, hidden.flatten(0, 1), y, size).view(targets.shape), hidden
+    out = base(**inputs, **({"output_hidden_states": True} if states else {}))
+    nats = _logit_nats(out.logits[:, spot].flatten(0, 1), y, size).view(targets.shape)
+    return nats, out.hidden_states[-1][:, spot] if states else None
 
 
 def _hidden_nats(head: nn.Linear, hidden: Tensor, targets: Tensor, size: int) -> Tensor:

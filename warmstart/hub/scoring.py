@@ -13,7 +13,7 @@ from warmstart.errors import InputError
 
 LONGEST = 1024  # tokens of a window, if the decoder can read more
 
-Nats = Callable[[Tensor, Tensor, slice], Tensor]
+Nats = Callable[[Tensor, Tensor, slice, Tensor], Tensor]
 
 
 class Scores(NamedTuple):
@@ -79,12 +79,13 @@ def documents(tokens: NDArray[np.integer], part: slice, separator: int) -> Itera
 def window_nats(
     nats: Nats, tokens: NDArray[np.integer], part: slice, found: Iterable[tuple[int, int, int]], batch: int
 ) -> Tensor:
-    """Return ``-log q`` (n,) of targets ``part`` (from 0) of a text by a decoder that reads windows.
+    """Return ``-log P`` (k, n) of targets ``part`` (from 0) of a text by k models that read windows.
 
     Parameters
     ----------
     nats : callable
-        Called with inputs (rows, length), targets (rows, n), and the slice of the last tokens before these.
+        Called with inputs (rows, length), targets (rows, n), the slice of the last tokens before these, and the places
+        of the targets in ``part`` (rows, n). It returns ``-log P`` (k, rows, n).
     tokens : (m + 1,) int
     part : slice
     found : iterable
@@ -95,14 +96,16 @@ def window_nats(
     groups: dict[tuple[int, int], list[int]] = {}  # by length and number of targets
     for start, first, end in found:
         groups.setdefault((end - start, end - first), []).append(end)
-    out = torch.empty(part.stop - part.start)
+    out: Tensor | None = None
     for (length, n), ends in groups.items():
         for block in blocks(len(ends), batch):
             at = np.array(ends[block])[:, None]
             inputs, targets = tokens[at + np.arange(-length, 0)], tokens[at + np.arange(-n, 0) + 1]
-            own = nats(_tensor(inputs), _tensor(targets), slice(length - n, length))
-            out[torch.from_numpy(at + np.arange(-n, 0) - part.start)] = own.float().cpu()
-    return out
+            places = torch.from_numpy(at + np.arange(-n, 0) - part.start)
+            own = nats(_tensor(inputs), _tensor(targets), slice(length - n, length), places).float().cpu()
+            out = own.new_empty(len(own), part.stop - part.start) if out is None else out
+            out[:, places] = own
+    return torch.empty(0, 0) if out is None else out
 
 
 def _tensor(ids: NDArray[np.integer]) -> Tensor:

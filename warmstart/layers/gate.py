@@ -10,16 +10,18 @@ from torch.nn import functional
 
 from warmstart.gate import FLOOR, Gate
 
+STATE_SCALE = 0.1
 LEAST = 1e-30  # share of the softmax that stands for a weight of 0, so that logits are finite
 LEAST_TRAINED = 1e-8  # of a weight at the start of training: with 0, the gate would have no gradient that gives it more
 LEAST_NETWORK = 1e-3  # of the network's; costs 1e-3 nats
 
 
 class MixtureGate(nn.Module):
-    """Weights of experts by bucket b and state h, ``FLOOR * onehot(last) + (1 - FLOOR) * softmax(logits[b] + G h)``.
+    """Weights of experts by bucket b and state h: ``FLOOR onehot(last) + (1 - FLOOR) softmax(logits[b] + G h / 10)``.
 
     So the last expert, the unigram model, keeps at least `warmstart.gate.FLOOR` whatever is trained. G starts at zero,
-    so at first the weights are those of the gate that is given.
+    so at first the weights are those of the gate that is given. The factor of a tenth lets G train at the rate of the
+    logits with Adam.
 
     Parameters
     ----------
@@ -31,8 +33,8 @@ class MixtureGate(nn.Module):
     Attributes
     ----------
     logits : nn.Parameter of shape (B, m)
-    state : nn.Linear or None
-        G, of weight (m, width).
+    state : nn.Parameter of shape (m, width), or None
+        G.
 
     Examples
     --------
@@ -45,9 +47,8 @@ class MixtureGate(nn.Module):
 
     def __init__(self, gate: Gate, dtype: torch.dtype = torch.float32, width: int = 0) -> None:
         super().__init__()
-        self.state = nn.Linear(width, gate.weights.shape[1], bias=False, dtype=dtype) if width else None
-        if self.state is not None:
-            nn.init.zeros_(self.state.weight)
+        m = gate.weights.shape[1]
+        self.state = nn.Parameter(torch.zeros(m, width, dtype=dtype)) if width else None
         self.sizes = tuple(int(size) for size in gate.sizes)
         free = gate.weights.copy()
         free[:, -1] -= FLOOR
@@ -74,22 +75,23 @@ class MixtureGate(nn.Module):
 
         ``hidden`` (..., width) are the states of the network, if the gate reads them.
         """
-        logits = functional.embedding(buckets, self.logits)
-        if self.state is not None and hidden is not None:
-            logits = logits + self.state(hidden.to(logits.dtype))
-        shares = (1 - FLOOR) * logits.softmax(dim=-1)
+        shares = (1 - FLOOR) * self._scores(buckets, hidden).softmax(dim=-1)
         return torch.cat([shares[..., :-1], shares[..., -1:] + FLOOR], dim=-1)
 
     def constants(self, buckets: NDArray[np.int64], hidden: Tensor | None = None) -> NDArray[np.float32]:
         """Return the weights of the experts (n, m) in buckets (n,), as numbers without a gradient."""
-        scores = self.logits.detach()[torch.from_numpy(buckets).to(self.logits.device)]
-        if self.state is not None and hidden is not None:
-            scores = scores + self.state(hidden.to(scores.dtype)).detach()
-        logits = scores.cpu().float().numpy()
+        scores = self._scores(torch.from_numpy(buckets).to(self.logits.device), hidden)
+        logits = scores.detach().cpu().float().numpy()
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares *= (1 - FLOOR) / shares.sum(axis=1, keepdims=True)
         shares[:, -1] += FLOOR
         return np.asarray(shares, np.float32)
+
+    def _scores(self, buckets: Tensor, hidden: Tensor | None) -> Tensor:
+        scores = functional.embedding(buckets, self.logits)
+        if self.state is None or hidden is None:
+            return scores
+        return scores + STATE_SCALE * (hidden.to(scores.dtype) @ self.state.T)
 
     def nats(self, network: Tensor, probs: Tensor, buckets: Tensor, hidden: Tensor | None = None) -> Tensor:
         """Return ``-log P`` (...) of targets by the mixture, whose network is the last expert but one.
