@@ -276,7 +276,7 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         hidden = None if self.gate.state is None else out.hidden_states[-1][:, -logits.shape[1] :]
         out.logits = _eagerly(self._mixed, logits, text, hidden)
         if not wanted:
-            out.pop("hidden_states", None)
+            out = type(out)(**{name: value for name, value in out.items() if name != "hidden_states"})
         if loss is not None:
             out.loss = loss
         return cast("CausalLMOutputWithPast", out)
