@@ -423,8 +423,8 @@ def test_a_compiled_step_is_that_of_the_model(family):
 
 def test_adapters_of_the_decoder_train():
     peft = pytest.importorskip("peft", reason="PEFT is not installed")
-    model = build()
-    model.base = peft.get_peft_model(model.base, peft.LoraConfig(target_modules=["c_attn", "lm_head"], r=2))
+    model = build("llama")
+    model.base = peft.get_peft_model(model.base, peft.LoraConfig(target_modules=["q_proj", "lm_head"], r=2))
     model.train()
     row = Data(model, text())[0]
     inputs = {name: value[None] for name, value in row.items() if isinstance(value, torch.Tensor)}
