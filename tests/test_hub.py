@@ -422,11 +422,7 @@ def test_checkpoints_of_the_trainer_are_folders_of_the_model(tmp_path):
 
 
 def train(model, folder, **more):
-    more = (
-        {"max_steps": 12, "learning_rate": 1e-2, "per_device_train_batch_size": 4, "report_to": []}
-        | {"save_strategy": "no"}
-        | more
-    )
+    usual = {"max_steps": 12, "learning_rate": 1e-2, "per_device_train_batch_size": 4, "save_strategy": "no"}
     options = TrainingArguments(str(folder), use_cpu=True, disable_tqdm=True, report_to=[], **usual | more)
     data = Data(model, text())
     trainer = Trainer(model, options, train_dataset=data, eval_dataset=data)
