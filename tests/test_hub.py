@@ -286,6 +286,27 @@ def test_a_folder_gives_the_model_back(tmp_path):
     assert not found["missing_keys"] and not found["unexpected_keys"]  # noqa: PT018
 
 
+def test_tables_are_copied_from_a_folder_that_still_has_them(tmp_path, monkeypatch):
+    model = build()
+    model.save_pretrained(tmp_path / "a")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "a")
+    with monkeypatch.context() as patch:
+        patch.setattr("warmstart.hub.counted.save_experts", None)
+        for one in (model, again):
+            one.save_pretrained(tmp_path / "b")
+            one.save_pretrained(tmp_path / "b")
+            for name in (EXPERTS, "ngrams.safetensors", "classes-1.safetensors"):
+                assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
+    (tmp_path / "b" / "ngrams.safetensors").unlink()
+    again.save_pretrained(tmp_path / "c")  # written anew
+    again.experts = mixture((V, SEPARATOR, documents(9)), COUNTS, order=4)[0].experts
+    again.save_pretrained(tmp_path / "d")
+    for name, expected in (("c", model), ("d", again)):
+        found = AutoModelForCausalLM.from_pretrained(tmp_path / name)
+        logits = found(IDS).logits[..., :V], expected(IDS).logits[..., :V]
+        torch.testing.assert_close(*logits, atol=1e-5, rtol=0)
+
+
 def test_attention_stays_that_of_the_decoder(tmp_path):
     model = build(attn_implementation="eager")
     assert model.base.config._attn_implementation == "eager"
@@ -387,9 +408,22 @@ class Data(torch.utils.data.Dataset):
         return out | {"expert_probs": self.probs[said], "expert_buckets": self.buckets[said]}
 
 
+@pytest.mark.filterwarnings("ignore:.*pin_memory")
+def test_checkpoints_of_the_trainer_are_folders_of_the_model(tmp_path):
+    model = build()
+    train(model, tmp_path, save_strategy="steps", save_steps=6)
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-12")
+    torch.testing.assert_close(found(IDS).logits[..., :V], model(IDS).logits[..., :V], atol=1e-5, rtol=0)
+    options = TrainingArguments(str(tmp_path), max_steps=14, use_cpu=True, disable_tqdm=True, report_to=[])
+    begun = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-6")
+    trainer = Trainer(begun, options, train_dataset=Data(model, text()))
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-12"))
+    assert trainer.state.global_step == 14
+
+
 def train(model, folder, **more):
-    more = {"max_steps": 12, "learning_rate": 1e-2, "per_device_train_batch_size": 4, "report_to": []} | more
-    options = TrainingArguments(str(folder), save_strategy="no", use_cpu=True, disable_tqdm=True, **more)
+    usual = {"max_steps": 12, "learning_rate": 1e-2, "per_device_train_batch_size": 4, "save_strategy": "no"}
+    options = TrainingArguments(str(folder), use_cpu=True, disable_tqdm=True, report_to=[], **usual | more)
     data = Data(model, text())
     trainer = Trainer(model, options, train_dataset=data, eval_dataset=data)
     before = trainer.evaluate()["eval_loss"]
@@ -421,16 +455,18 @@ def test_a_compiled_step_is_that_of_the_model(family):
     torch.testing.assert_close(model.gate.logits.grad, gradient)
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks for it
 def test_adapters_of_the_decoder_train():
     peft = pytest.importorskip("peft", reason="PEFT is not installed")
-    model = build()
-    model.base = peft.get_peft_model(model.base, peft.LoraConfig(target_modules=["c_attn", "lm_head"], r=2))
+    model = build("llama")
+    model.base = peft.get_peft_model(model.base, peft.LoraConfig(target_modules=["q_proj", "lm_head"], r=2))
     model.train()
     row = Data(model, text())[0]
     inputs = {name: value[None] for name, value in row.items() if isinstance(value, torch.Tensor)}
     model(**inputs).loss.backward()
-    found = {name.rsplit(".", 3)[1] for name, weight in model.base.named_parameters() if weight.grad is not None}
-    assert "lora_B" in found and "lora_A" in found  # noqa: PT018
+    trained = [name for name, weight in model.base.named_parameters() if weight.grad is not None]
+    assert trained
+    assert all("lora_" in name for name in trained)
     model.eval()
     logits = model(IDS, labels=IDS, return_logits=True)
     expected = -logits.logits[:, :-1].gather(2, IDS[:, 1:, None]).mean()

@@ -107,9 +107,9 @@ def test_the_decoder_is_the_one_without_counts(started, text, tmp_path):
     plain = init(text, tmp_path / "plain")
     assert plain.exit_code == 0, plain.output
     alone, beside = (load_file(path / "model.safetensors") for path in (tmp_path / "plain", folder))
-    assert {name.removeprefix("base."): value.tobytes() for name, value in beside.items() if not name.startswith("gate.")} == {
-        name: value.tobytes() for name, value in alone.items()
-    }
+    assert {
+        name.removeprefix("base."): value.tobytes() for name, value in beside.items() if not name.startswith("gate.")
+    } == {name: value.tobytes() for name, value in alone.items()}
     assert printed["loaded"] == json.loads(plain.stdout)["loaded"]
     assert {"corpus", "weights", "ngrams", "gate"} == printed["seconds"].keys()
     assert min(printed["seconds"].values()) >= 0

@@ -57,6 +57,51 @@ def cache_features(
 
 
 @nb.njit(cache=True, nogil=True)
+def _contexts(
+    tokens: NDArray[Any], place: int, separator: int, order: int, last: NDArray[Any], offsets: NDArray[Any],
+    contexts: NDArray[Any],
+) -> Any:  # fmt: skip
+    """Write the numbers of the contexts that end at a place of a text, shortest first, and return how many there are.
+
+    contexts (at least order - 1,).
+    """
+    for length in range(1, order):
+        start = place - length + 1
+        if start < 0 or (length > 1 and tokens[start + 1] == separator):
+            return length - 1
+        h = np.int64(tokens[start])
+        for token in tokens[start + 1 : place + 1]:
+            h = ngrams.find(last, offsets[h], offsets[h + 1], token) if h >= 0 else h
+        if h < 0:
+            return length - 1
+        contexts[length - 1] = h
+    return order - 1
+
+
+@nb.njit(cache=True, nogil=True)
+def _add_extensions(
+    contexts: NDArray[Any], last: NDArray[Any], offsets: NDArray[Any], probs: NDArray[Any], gammas: NDArray[Any],
+    weight: float, out: NDArray[Any], added: NDArray[Any], stamps: NDArray[Any], stamp: int,
+) -> None:  # fmt: skip
+    """Add the distribution after contexts (n,), times a weight, to ``out`` (V,).
+
+    added (V,): what is added for the tokens whose ``stamps`` (V,) are ``stamp``, a new one for every call.
+    """
+    n = contexts.size
+    weights = np.full(n + 1, weight)  # of what the extensions of shorter contexts say
+    for k in range(n - 1, -1, -1):
+        weights[k] = weights[k + 1] * gammas[contexts[k]]
+    lowest = weights[0]
+    for y in range(out.size):
+        out[y] += lowest * probs[y]
+    for k in range(n):
+        for j in range(offsets[contexts[k]], offsets[contexts[k] + 1]):
+            y, p = last[j], weights[k + 1] * probs[j]
+            out[y] += p - (added[y] if stamps[y] == stamp else lowest * probs[y])
+            added[y], stamps[y] = p, stamp
+
+
+@nb.njit(cache=True, nogil=True)
 def known_features(
     tokens: NDArray[Any], places: NDArray[Any], separator: int, order: int, last: NDArray[Any], offsets: NDArray[Any],
     sizes: NDArray[Any], out: NDArray[Any],
@@ -64,7 +109,7 @@ def known_features(
     """Write the length of the longest context that was counted and ends at each place of a text (n,)."""
     contexts = np.empty(order, np.int64)
     for i in range(places.size):
-        n = ngrams.contexts_after(tokens, places[i], separator, order, last, offsets, contexts)
+        n = _contexts(tokens, places[i], separator, order, last, offsets, contexts)
         while n > 0 and sizes[contexts[n - 1]] == 0:
             n -= 1
         out[i] = n
@@ -99,8 +144,8 @@ def add_ngrams(
     contexts, added = np.empty(order, np.int64), np.empty(out.shape[1])
     stamps = np.full(out.shape[1], -1)
     for i in range(places.size):
-        n = ngrams.contexts_after(tokens, places[i], separator, order, last, offsets, contexts)
-        ngrams.add_row(contexts[:n], last, offsets, probs, gammas, weights[i], out[i], added, stamps, i)
+        n = _contexts(tokens, places[i], separator, order, last, offsets, contexts)
+        _add_extensions(contexts[:n], last, offsets, probs, gammas, weights[i], out[i], added, stamps, i)
 
 
 @nb.njit(cache=True, nogil=True)

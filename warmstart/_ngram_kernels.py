@@ -273,50 +273,6 @@ def next_rows(
 
 
 @nb.njit(cache=True, nogil=True)
-def contexts_after(
-    tokens: Ints, place: int, separator: int, order: int, last: Ints, offsets: Ints, contexts: Ints
-) -> Any:
-    """Write the numbers of the contexts that end at a place of a text, shortest first, and return how many there are.
-
-    contexts (at least order - 1,).
-    """
-    for length in range(1, order):
-        start = place - length + 1
-        if start < 0 or (length > 1 and tokens[start + 1] == separator):
-            return length - 1
-        h = np.int64(tokens[start])
-        for token in tokens[start + 1 : place + 1]:
-            h = find(last, offsets[h], offsets[h + 1], token) if h >= 0 else h
-        if h < 0:
-            return length - 1
-        contexts[length - 1] = h
-    return order - 1
-
-
-@nb.njit(cache=True, nogil=True)
-def add_row(
-    contexts: Ints, last: Ints, offsets: Ints, probs: Floats, gammas: Floats, weight: float, out: Floats,
-    added: Floats, stamps: Ints, stamp: int,
-) -> None:  # fmt: skip
-    """Add the distribution after contexts (n,), times a weight, to ``out`` (V,).
-
-    added (V,): what is added for the tokens whose ``stamps`` (V,) are ``stamp``, a new one for every call.
-    """
-    n = contexts.size
-    weights = np.full(n + 1, weight)  # of what the extensions of shorter contexts say
-    for k in range(n - 1, -1, -1):
-        weights[k] = weights[k + 1] * gammas[contexts[k]]
-    lowest = weights[0]
-    for y in range(out.size):
-        out[y] += lowest * probs[y]
-    for k in range(n):
-        for j in range(offsets[contexts[k]], offsets[contexts[k] + 1]):
-            y, p = last[j], weights[k + 1] * probs[j]
-            out[y] += p - (added[y] if stamps[y] == stamp else lowest * probs[y])
-            added[y], stamps[y] = p, stamp
-
-
-@nb.njit(cache=True, nogil=True)
 def locate(local_offsets: Ints, local_last: Ints, parents: Ints, offsets: Ints, last: Ints) -> Ints:
     """Return the numbers of the n-grams of a part of the text in the tables of the whole (m,) int64, -1 if missing.
 

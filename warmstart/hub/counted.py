@@ -34,7 +34,7 @@ from warmstart.hub.configs import CountedConfig
 from warmstart.hub.losses import network_nats, plain_head, state_width
 from warmstart.hub.near_shallow import NearShallowForCausalLM
 from warmstart.hub.scoring import Scores, documents, window_nats, window_size, windows
-from warmstart.hub.tables import check_tokenizer, find_folder, load_experts, save_code, save_experts
+from warmstart.hub.tables import check_tokenizer, copy_experts, find_folder, load_experts, save_code, save_experts
 from warmstart.kneser_ney import KneserNey
 from warmstart.layers.gate import MixtureGate
 from warmstart.mixture import Experts, Mixture
@@ -57,9 +57,13 @@ HUB = ("cache_dir", "force_download", "local_files_only", "token", "revision", "
 class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
     """A decoder and counts in one mixture.
 
+    Experts of counts read the tokens so far, so generation keeps nothing of them: beams, batches and padding are those
+    of the decoder. In training they are given as numbers, see `forward`.
+
     Parameters
     ----------
     config : CountedConfig
+        It builds a model without tables; `beside`, `of` and `from_pretrained` give one that can be used.
 
     Attributes
     ----------
@@ -68,7 +72,23 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
     gate : MixtureGate
         Weights of the experts; they train too.
     experts : Experts or None
-        The counted experts. They have no weights; `beside` and `from_pretrained` set them.
+        The counted experts. They have no weights, and stay on the CPU.
+
+    Examples
+    --------
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> from warmstart.ngrams import count_ngrams
+    >>> from warmstart.solving import Recipe, solve
+    >>> documents = [[0, *np.random.default_rng(i).integers(1, 5, 40)] for i in range(30)]  # after separators
+    >>> tokens, borders = np.append(np.concatenate(documents), 0), np.arange(31) * 41
+    >>> solved = solve(count_ngrams(tokens, borders, vocab_size=5, order=3), Recipe(("ngrams", "cache"), order=3))
+    >>> config = GPT2Config(vocab_size=5, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
+    >>> model = CountedForCausalLM.beside(GPT2LMHeadModel(config), solved.mixture).eval()
+    >>> ids = torch.tensor([[0, 3, 1, 4]])
+    >>> model(ids).logits.exp().sum(-1).detach().numpy().round(4)
+    array([[1., 1., 1., 1.]], dtype=float32)
+    >>> bool(model(ids, labels=ids).loss < np.log(5) + 0.5), model.generate(ids, max_new_tokens=2).shape[0]
+    (True, 1)
     """
 
     config_class = CountedConfig
@@ -81,6 +101,7 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         buckets, m = int(np.prod(config.gate_sizes)), len(config.experts)
         self.gate = MixtureGate(Gate(tuple(config.gate_sizes), _equal(buckets, m)), width=config.gate_width)
         self.experts: Experts | None = None
+        self._folder: tuple[Experts | None, Path] = None, Path()  # experts, and a folder that has their files
         self._known: tuple[Any, Any, bool, frozenset[str]] | None = None  # see `_facts`
         self._inherit()
         self.post_init()  # type: ignore[no-untyped-call]
@@ -507,7 +528,10 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         """
         folder, experts = Path(save_directory), self._tables()
         folder.mkdir(parents=True, exist_ok=True)
-        self.config.tables = save_experts(folder, experts)
+        known, place = self._folder
+        if known is not experts or not copy_experts(place, folder, self.config.tables):
+            self.config.tables = save_experts(folder, experts)
+        self._folder = experts, folder.resolve()
         self.config.auto_map = dict(AUTO_MAP)
         save_code(folder)
         super().save_pretrained(save_directory, *args, **kwargs)
@@ -528,6 +552,7 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         folder = find_folder(pretrained_model_name_or_path, place)
         check_tokenizer(folder, model.config.vocabulary, model.config.counted_size)
         model.experts = load_experts(folder, model.config.tables)
+        model._folder = model.experts, folder.resolve()
         return loaded
 
     @classmethod
