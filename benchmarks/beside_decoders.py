@@ -47,6 +47,12 @@ class Extra:
         Contexts of counts beside the decoder, with commas between them; none if empty.
     targets : float
         Weight of counted targets at the start; it falls to 0 over the run.
+    constant : bool
+        Whether this weight stays as it is.
+    order : int
+        Length of the longest n-grams of counted targets; `ORDER` if 0.
+    temperature : float
+        Of counted targets; 1 if 0.
     leave : bool
         Whether the loss of the mixture falls to 0 over the second half of the run, so that the decoder stands alone.
     late : float
@@ -62,6 +68,9 @@ class Extra:
 
     experts: str = ""
     targets: float = 0.0
+    constant: bool = False
+    order: int = 0
+    temperature: float = 0.0
     leave: bool = False
     late: float = 0.0
     hashed: int = 0
@@ -143,7 +152,9 @@ class Beside(Start):
         self.targets: CountedTargets | None = None
         if extra.targets or extra.late:
             corpus = Corpus.open(Path((root / "train.folder").read_text(encoding="utf-8")))
-            self.targets = CountedTargets(NGramCounts.load(root / "counts.safetensors"), corpus, folder=root)
+            options: dict[str, Any] = {"order": extra.order or None, "temperature": extra.temperature or 1.0}
+            counts = NGramCounts.load(root / "counts.safetensors")
+            self.targets = CountedTargets(counts, corpus, folder=root, **options)
         if extra.attention:
             weights = torch.from_numpy(np.load(root / "attention.npy"))
             mixed_attention.mix(start.model, weights if extra.attention == "solved" else torch.zeros_like(weights))
@@ -177,7 +188,8 @@ class Beside(Start):
         """Return the loss of a step: of the decoder, and of the mixture if there is one."""
         if done < self.extra.brackets:
             return self.losses(brackets(batch.ids, int(batch.firsts[0]))).mean()
-        weight = self.extra.late if done >= 0.8 else self.extra.targets * (1 - done)
+        falling = 1.0 if self.extra.constant else 1.0 - done
+        weight = self.extra.late if self.extra.late and done >= 0.8 else self.extra.targets * falling
         y = batch.ids[:, 1:].flatten()
         with autocast(batch.ids.device):
             x, head = self.head(batch.ids[:, :-1])

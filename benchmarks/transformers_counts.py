@@ -7,6 +7,7 @@ three rates. The test text is read once, at the end of a run.
 
 import statistics
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ class Arm(NamedTuple):
 
     start: str
     extra: Extra = Extra()
+    arch: str = "gpt2"
 
 
 PLAIN = {start: Arm(start) for start in STARTS}
@@ -57,79 +59,128 @@ LEFT_BEHIND = {
     "mixture's loss falls to 0, warm": Arm("warm", Extra(NGRAMS, leave=True)),
     "counted targets in the last fifth, warm": Arm("warm", Extra(NGRAMS, late=0.9)),
 }
-ARMS = {**PLAIN, **TARGETS, **BESIDE, **TOGETHER, **HASHES, **BRACKETS, **ATTENTION, **LEFT_BEHIND}
+VARIANTS = {
+    f"counted targets, {how}": Arm("warm", extra)
+    for how, extra in {
+        "weight 0.5, constant": Extra(targets=0.5, constant=True),
+        "weight 1": Extra(targets=1.0),
+        "trigrams": Extra(targets=0.9, order=3),
+        "temperature 1.5": Extra(targets=0.9, temperature=1.5),
+    }.items()
+}
+LLAMA = {
+    f"Llama, {name}": arm._replace(arch="llama")
+    for name, arm in {**PLAIN, **TARGETS, **BESIDE}.items()
+    if name in ("cold", "warm", "counted targets, warm", "n-grams and cache, cold", "n-grams and cache, warm")
+}
+ARMS = {
+    **PLAIN, **TARGETS, **BESIDE, **TOGETHER, **HASHES, **BRACKETS, **ATTENTION, **LEFT_BEHIND, **VARIANTS, **LLAMA
+}  # fmt: skip
 SEVERAL = {*PLAIN, *TARGETS, *BESIDE, *TOGETHER, *HASHES, *BRACKETS, *ATTENTION}  # contenders: every seed
 LONG = (*PLAIN, "counted targets, warm", "cache alone, cold", "n-grams, warm", "n-grams and cache, cold",
         "n-grams and cache, warm")  # fmt: skip
 QUICK = ("counted targets, warm", "n-grams and cache, cold")
 
 
-def beside(start: str, extra: Extra, folder: str, seed: int, pairs: PairStatistics) -> Start:
+def beside(arm: Arm, folder: str, seed: int, pairs: PairStatistics) -> Start:
     """Return the start of an arm; its random weights are drawn with the seed."""
-    arm, recipe, _ = STARTS[start]
-    return Beside(build("gpt2", arm, seed, pairs, scale=RECIPES[recipe].scale), extra, folder)
+    start, recipe, _ = STARTS[arm.start]
+    return Beside(build(arm.arch, start, seed, pairs, scale=RECIPES[recipe].scale), arm.extra, folder)
 
 
 class Bench:
-    """The runs of this bench."""
+    """The runs of this bench.
 
-    def __init__(self, folder: str, workers: Workers, quick: bool) -> None:
-        self.folder, self.workers, self.quick = folder, workers, quick
+    Parameters
+    ----------
+    folder : str
+        Of `benchmarks.beside_decoders.prepare`.
+    workers : Workers
+    quick : bool
+        Four steps.
+    kept : bool
+        Whether only kept results are given; those that are missing are None.
+    """
 
-    def key(self, name: str, seed: int, steps: int, share: float) -> dict[str, Any]:
+    def __init__(self, folder: str, workers: Workers, quick: bool, kept: bool = False) -> None:
+        self.folder, self.workers, self.quick, self.kept = folder, workers, quick, kept
+
+    def key(self, name: str, seed: int = 0, steps: int = STEPS, share: float = 1.0) -> dict[str, Any]:
         """Return the whole configuration of a run."""
         arm = ARMS[name]
         start, recipe, rate = STARTS[arm.start]
         own = RECIPES[recipe]
-        key = {
-            "arch": "gpt2",
-            "arm": start,
-            "beside": arm.extra.key,
-            "seed": seed,
-            "steps": steps,
-            "rate": rate * share,
-        }
-        key |= {"warmup": own.warmup, "beta2": own.beta2, "blocks": own.blocks, "scale": own.scale, "clip": 1.0}
+        key = {"arch": arm.arch, "arm": start, "beside": arm.extra.key, "seed": seed, "steps": steps}
+        key |= {"rate": rate * share, "warmup": own.warmup, "beta2": own.beta2, "blocks": own.blocks}
+        key |= {"scale": own.scale, "clip": 1.0}
         return key | SHAPE | {"text": "classics", "order": ORDER, "precision": harness.precision()}
 
-    def run(self, name: str, seed: int = 0, steps: int = STEPS, share: float = 1.0) -> dict[str, Any]:
+    def run(self, name: str, seed: int = 0, steps: int = STEPS, share: float = 1.0) -> dict[str, Any] | None:
         """Return the curve of a run, kept or made."""
         arm = ARMS[name]
         _, recipe, rate = STARTS[arm.start]
         key, steps = self.key(name, seed, steps, share), 4 if self.quick else steps
+        if self.kept and not self.workers.results.has(key):
+            return None
         at = sorted({0, steps} if self.quick else {*range(0, steps + 1, steps // 12)})
-        start = partial(beside, arm.start, arm.extra, self.folder, seed)
+        start = partial(beside, arm, self.folder, seed)
         arguments = (self.folder, start, seed, rate * share, RECIPES[recipe], SHAPE, steps, at, True)
         made: dict[str, Any] = self.workers.do(key, train_start, *arguments)
         return made
 
-    def arm(self, name: str) -> dict[str, Any]:
+    def arm(self, name: str) -> dict[str, Any] | None:
         """Return the runs of an arm: one rate, or the best of three for a control."""
         shares = SHARES if name in HASHES and not self.quick else SHARES[:1]
-        tried = {share: self.run(name, share=share)["nats"][-1] for share in shares}
+        tried = {share: run["nats"][-1] for share in shares if (run := self.run(name, share=share))}
+        if not tried:
+            return None
         share = min(tried, key=lambda each: tried[each])
         seeds = SEEDS if name in SEVERAL and not self.quick else SEEDS[:1]
-        runs = self.workers.together([partial(self.run, name, seed, STEPS, share) for seed in seeds])
-        mark = self.workers.results.mark(*(self.key(name, seed, STEPS, share) for seed in seeds))
-        return {"runs": runs, "share": share, "mark": mark}
+        made = self.workers.together([partial(self.run, name, seed, STEPS, share) for seed in seeds])
+        runs = {seed: run for seed, run in zip(seeds, made, strict=True) if run}
+        mark = self.workers.results.mark(*(self.key(name, seed, STEPS, share) for seed in runs))
+        return {"runs": list(runs.values()), "share": share, "mark": mark}
+
+    def all(self, names: Sequence[str], long: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return the arms, and the long runs of some, without those that are missing."""
+        arms = self.workers.together([partial(self.arm, name) for name in names])
+        runs = self.workers.together([partial(self.run, name, 0, LONG_STEPS) for name in long])
+        return {
+            "arms": {name: arm for name, arm in zip(names, arms, strict=True) if arm},
+            "long": {name: run for name, run in zip(long, runs, strict=True) if run},
+        }
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
     """Run every arm and write the section; ``quick``: two arms, four steps, nothing is written."""
     results = Results(None if quick else docs / "results" / "transformers_counts.jsonl", __name__)
-    names = QUICK if quick else tuple(ARMS)
+    names, long = (QUICK, ()) if quick else (tuple(ARMS), LONG)
     experts = {ARMS[name].extra.experts for name in names} - {""}
     size = 1024 if quick else SHAPE["vocab_size"]
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder, Workers(results, progress) as workers:
         facts = prepare(folder, data, "classics", size, experts, workers.n)
+        counts = {each: results.do(counts_key(each), partial(facts.__getitem__, each)) for each in sorted(experts)}
         if any(ARMS[name].extra.attention for name in names):
             solve_attention(folder, SHAPE["context"])
-        bench = Bench(folder, workers, quick)
-        arms = dict(zip(names, workers.together([partial(bench.arm, name) for name in names]), strict=True))
+        made = Bench(folder, workers, quick).all(names, long)
         if not quick:
-            long = workers.together([partial(bench.run, name, 0, LONG_STEPS) for name in LONG])
-            write(arms, dict(zip(LONG, long, strict=True)), facts, docs, results)
-    return {"arms": arms, "counts": facts}
+            write(**made, counts=counts, docs=docs, results=results)
+    return {**made, "counts": counts}
+
+
+def write_kept(docs: Path) -> None:
+    """Write the section from the results that are kept."""
+    results = Results(docs / "results" / "transformers_counts.jsonl", __name__)
+    experts = sorted({arm.extra.experts for arm in ARMS.values()} - {""})
+    with Workers(results) as workers:
+        made = Bench("", workers, quick=False, kept=True).all(tuple(ARMS), LONG)
+    counts = {each: results.do(counts_key(each), dict) for each in experts if results.has(counts_key(each))}
+    write(**made, counts=counts, docs=docs, results=results)
+
+
+def counts_key(experts: str) -> dict[str, Any]:
+    """Return the configuration of counts without a decoder."""
+    return {"experts": experts, "order": ORDER, "text": "classics", "vocab_size": SHAPE["vocab_size"]}
 
 
 def ends(arm: dict[str, Any], name: str = "nats") -> list[float]:
@@ -153,52 +204,61 @@ def row(name: str, arm: dict[str, Any]) -> list[Any]:
 
 
 def marks(arms: dict[str, Any], long: dict[str, Any]) -> list[list[Any]]:
-    """Return what was to be shown: a sentence, the figure, and the mark."""
-    best = min(long[name]["nats"][-1] for name in PLAIN)
-    both = {start: long[f"n-grams and cache, {start}"]["nats"][-1] for start in STARTS}
-    gains = [
-        (f"{STEPS} steps, n-grams beside the spectral start", mean(arms["n-grams, warm"]), "at most 4.48"),
-        (f"{STEPS} steps, with the cache", mean(arms["n-grams and cache, warm"]), "at most 4.15"),
-        (f"{STEPS} steps, counted targets alone", mean(arms["counted targets, warm"]), "at most 4.80"),
-        (f"{LONG_STEPS:,} steps, lead over the best start alone", best - both["warm"], "at least 0.5"),
-        (f"{LONG_STEPS:,} steps, lead over a cold start with the cache alone",
-         long["cache alone, cold"]["nats"][-1] - both["warm"], "stated"),
-        (f"{LONG_STEPS:,} steps, what the start adds beside n-grams and cache", both["cold"] - both["warm"], "stated"),
-        (f"{STEPS} steps, the same", mean(arms["n-grams and cache, cold"]) - mean(arms["n-grams and cache, warm"]),
-         "stated"),
-    ]  # fmt: skip
-    return [[what, render.nats(value), mark] for what, value, mark in gains]
+    """Return what was to be shown: a sentence, the figure, and the mark. A figure whose runs are missing is None."""
+    short = {name: mean(arm) for name, arm in arms.items()}
+    ends = {name: run["nats"][-1] for name, run in long.items()}
+
+    def lead(losses: dict[str, float], of: str, *over: str) -> float | None:
+        known = {of, *over} <= losses.keys()
+        return min(losses[name] for name in over) - losses[of] if known else None
+
+    both, cached, cold = "n-grams and cache, warm", "cache alone, cold", "n-grams and cache, cold"
+    steps, far = f"{STEPS} steps", f"{LONG_STEPS:,} steps"
+    rows = [
+        (f"{steps}, n-grams beside the spectral start", short.get("n-grams, warm"), "at most 4.48"),
+        (f"{steps}, n-grams and cache beside it", short.get(both), "at most 4.15"),
+        (f"{steps}, counted targets, a plain model", short.get("counted targets, warm"), "at most 4.80"),
+        (f"{steps}, what the start adds beside n-grams and cache", lead(short, both, cold), "stated"),
+        (f"{steps}, lead over a cold start with the cache alone", lead(short, both, cached), "stated"),
+        (f"{far}, lead of n-grams and cache over the best start alone", lead(ends, both, *PLAIN), "at least 0.5"),
+        (f"{far}, lead over a cold start with the cache alone", lead(ends, both, cached), "stated"),
+        (f"{far}, what the start adds beside n-grams and cache", lead(ends, both, cold), "stated"),
+    ]
+    return [[what, render.nats(value), mark] for what, value, mark in rows]
 
 
 def write(
-    arms: dict[str, Any], long: dict[str, Any], facts: dict[str, Any], docs: Path, results: Results
+    arms: dict[str, Any], long: dict[str, Any], counts: dict[str, Any], docs: Path, results: Results
 ) -> None:  # fmt: skip
     """Write the section of docs/benchmarks.md and its picture."""
     headers = ["arm", "step 0", "100", "200", f"{STEPS}", "decoder by itself", "test"]
     table = render.table(headers, [row(name, arm) for name, arm in arms.items()])
-    counts = [[name, *map(render.nats, (each["valid"], each["test"]))] for name, each in facts.items()]
+    of_counts = [[name, *map(render.nats, (each["valid"], each["test"]))] for name, each in counts.items()]
     at = range(0, LONG_STEPS + 1, STEPS)
     long_rows = [
         [name, *map(render.nats, np.interp(at, run["steps"], run["nats"])), render.nats(run["test"])]
         for name, run in long.items()
     ]
+    shown = [name for name in arms if name in SEVERAL and name not in ATTENTION]
     panels = {
-        f"{STEPS} steps": {name: mean_curve(arms[name]) for name in arms if name in SEVERAL},
+        f"{STEPS} steps": {name: mean_curve(arms[name]) for name in shown},
         f"{LONG_STEPS:,} steps": {name: (np.array(run["steps"]), run["nats"]) for name, run in long.items()},
     }
     render.curves(docs / "images" / "transformers_counts.png", panels, "steps", "nats a token, validation", 5.6)
     plain, both, targets = (mean(arms[f"{name}warm"]) for name in ("", "n-grams and cache, ", "counted targets, "))
     added = mean(arms["n-grams and cache, cold"]) - both
     conclusion = (
-        f"Counts and a cache beside a GPT-2 take {plain - both:.3f} nats off after {STEPS} steps; the spectral start "
-        f"adds {added:.3f} to that. Counted targets, which leave a plain checkpoint, take {plain - targets:.3f} off."
+        f"N-grams and a cache beside a GPT-2 take {plain - both:.3f} nats off after {STEPS} steps; the spectral start "
+        f"is {added:.3f} of what they have over a cold one. Counted targets, which leave a plain model, take "
+        f"{plain - targets:.3f} off."
     )
     body = f"""GPT-2, text, steps and windows are those of "Transformers: spectral warm starts"; cold is its log-unigram
 bias, warm its spectral start with heads. Every arm has the recipe and the rate that were found there for its start
 without extras; the gate has a rate of its own, the same for all. The control with a table of its own chose among three
 rates. Training books are left out of the counts, order {ORDER}, that score them. The decoder sees {SHAPE["context"]}
-tokens, n-grams see across the border of a window, the cache sees the book. {len(SEEDS)} seeds where a deviation is
-given, else one. The test text is read by every finished run.
+tokens, n-grams see across the border of a window, the cache sees the book. Up to {len(SEEDS)} seeds where a deviation
+is given, else one. The test text is read by every finished run. "Decoder by itself": the network without the counts
+that it was trained beside. Counted targets have a weight of 0.9 that falls to 0, if nothing else is said.
 
 {table}
 Marks:
@@ -206,7 +266,7 @@ Marks:
 {render.table(["what", "nats", "mark"], marks(arms, long))}
 Counts without a decoder, in nats a token of the whole texts:
 
-{render.table(["experts", "validation", "test"], counts)}
+{render.table(["experts", "validation", "test"], of_counts)}
 {LONG_STEPS:,} steps, one seed:
 
 {render.table(["arm", *(f"step {n:,}" for n in at), "test"], long_rows)}
