@@ -96,7 +96,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
         starts = {arch: {arm: tuned[arch, arm] for arm in arms} for arch in ARCHITECTURES}
         if not quick:
             write(starts, parts_left_out(bench, starts), longer(bench, starts["gpt2"]), docs, results)
-    return {"starts": starts, "beside counts": transformers_counts.run(data, docs, quick, progress)}
+    return {"starts": starts, "beside counts": transformers_counts.section(data, docs, quick, progress)}
 
 
 def parts_left_out(bench: Bench, starts: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:

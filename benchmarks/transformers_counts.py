@@ -115,7 +115,7 @@ class Bench:
         key |= {"scale": own.scale, "clip": 1.0}
         return key | SHAPE | {"text": "classics", "order": ORDER, "precision": harness.precision()}
 
-    def run(self, name: str, seed: int = 0, steps: int = STEPS, share: float = 1.0) -> dict[str, Any] | None:
+    def curve(self, name: str, seed: int = 0, steps: int = STEPS, share: float = 1.0) -> dict[str, Any] | None:
         """Return the curve of a run, kept or made."""
         arm = ARMS[name]
         _, recipe, rate = STARTS[arm.start]
@@ -131,12 +131,12 @@ class Bench:
     def arm(self, name: str) -> dict[str, Any] | None:
         """Return the runs of an arm: one rate, or the best of three for a control."""
         shares = SHARES if name in HASHES and not self.quick else SHARES[:1]
-        tried = {share: run["nats"][-1] for share in shares if (run := self.run(name, share=share))}
+        tried = {share: run["nats"][-1] for share in shares if (run := self.curve(name, share=share))}
         if not tried:
             return None
         share = min(tried, key=lambda each: tried[each])
         seeds = SEEDS if name in SEVERAL and not self.quick else SEEDS[:1]
-        made = self.workers.together([partial(self.run, name, seed, STEPS, share) for seed in seeds])
+        made = self.workers.together([partial(self.curve, name, seed, STEPS, share) for seed in seeds])
         runs = {seed: run for seed, run in zip(seeds, made, strict=True) if run}
         mark = self.workers.results.mark(*(self.key(name, seed, STEPS, share) for seed in runs))
         return {"runs": list(runs.values()), "share": share, "mark": mark}
@@ -144,14 +144,14 @@ class Bench:
     def all(self, names: Sequence[str], long: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return the arms, and the long runs of some, without those that are missing."""
         arms = self.workers.together([partial(self.arm, name) for name in names])
-        runs = self.workers.together([partial(self.run, name, 0, LONG_STEPS) for name in long])
+        runs = self.workers.together([partial(self.curve, name, 0, LONG_STEPS) for name in long])
         return {
             "arms": {name: arm for name, arm in zip(names, arms, strict=True) if arm},
             "long": {name: run for name, run in zip(long, runs, strict=True) if run},
         }
 
 
-def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+def section(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
     """Run every arm and write the section; ``quick``: two arms, four steps, nothing is written."""
     results = Results(None if quick else docs / "results" / "transformers_counts.jsonl", __name__)
     names, long = (QUICK, ()) if quick else (tuple(ARMS), LONG)
