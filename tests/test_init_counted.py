@@ -183,6 +183,19 @@ def test_what_is_of_another_text_is_refused(model, counts, corpora, text, tmp_pa
         counted_table(model, corpora[1])
 
 
+def test_a_text_cut_into_other_documents_is_refused(model, counts, corpora, text, tmp_path):
+    """Its tokens were counted and could not be left out."""
+    joined = text.read_text().replace("<|endoftext|>", " ")
+    other = Corpus.encode([joined], corpora[0].tokenizer, cache_dir=tmp_path)
+    with pytest.raises(InputError, match=r"expected documents that were counted, got 1 of 1 .* --split-documents"):
+        counted_table(model, other, counts)
+
+
+def test_other_commands_say_how_to_open_the_folder(folder):
+    result = CliRunner().invoke(app, ["eval", str(folder)])
+    assert "import warmstart.hub and open it with transformers.AutoModelForCausalLM" in str(result.exception)
+
+
 def _counts_of(found, tokenizer, folder):
     """Write the counts of some texts in the ids of a tokenizer, without its token for padding."""
     corpus = Corpus.encode(found, tokenizer, cache_dir=folder)

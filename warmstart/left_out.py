@@ -217,6 +217,7 @@ def left_out(
     counts : NGramCounts
         The statistic. It holds all documents of the corpus, and may hold more.
     corpus : Corpus
+        Its tokenizer may have more tokens than were counted, such as one for padding, if none of them occurs.
     order : int, optional
         Length of the longest n-grams; that of the statistic by default.
     folder : Path, optional
@@ -246,7 +247,7 @@ def left_out(
         raise InputError(f"{path}: expected the n-grams of this corpus, got another file; delete it")
     starts = np.array([*(span.start - 1 for span in spans), corpus.n_tokens])
     discounts = tables.pop("discounts")
-    return LeftOut(corpus.tokens, starts, corpus.separator, corpus.vocab_size, key, discounts, tables)
+    return LeftOut(corpus.tokens, starts, corpus.separator, counts.vocab_size, key, discounts, tables)
 
 
 def _check(counts: NGramCounts, corpus: Corpus) -> None:
@@ -256,11 +257,11 @@ def _check(counts: NGramCounts, corpus: Corpus) -> None:
             f"expected the statistic of n-grams, from which text can be left out, got {type(counts).__name__}; "
             "count the text with count_ngrams"
         )
-    digest = vocabulary_digest(corpus.tokenizer.get_vocab()) if counts.vocabulary else ""
-    kinds = [
-        (counts.vocab_size, counts.separator, counts.vocabulary[:8]),
-        (corpus.vocab_size, corpus.separator, digest[:8]),
-    ]
+    size, digest = counts.vocab_size, ""  # tokens of the corpus above it are padding if none occurs
+    used = corpus.vocab_size if corpus.vocab_size <= size or corpus.counts[size:].any() else size
+    if counts.vocabulary:
+        digest = vocabulary_digest({token: i for token, i in corpus.tokenizer.get_vocab().items() if i < size})
+    kinds = [(size, counts.separator, counts.vocabulary[:8]), (used, corpus.separator, digest[:8])]
     if kinds[0] != kinds[1]:
         raise InputError(
             f"expected a corpus in the tokens of the counts (size, separator, digest) {kinds[0]}, got {kinds[1]}; "

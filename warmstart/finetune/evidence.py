@@ -139,14 +139,15 @@ def counted_table(
     counts : NGramCounts, optional
         To train on counted text: the statistic of the model, ``NGramCounts.load(folder / "counts.safetensors")`` of a
         folder that ``warmstart init --counted`` wrote. The experts are solved from it again, so that text can be left
-        out. Without it all documents are new text.
+        out. Without it all documents are new text. `expert_table` takes texts of which some documents were counted.
     workers, progress
         See `expert_table`.
 
     Raises
     ------
     InputError
-        The corpus has other tokens than the model, or the statistic is another one. See also `expert_table`.
+        The corpus has other tokens than the model, the statistic is another one, or a document was not counted, as when
+        the text is cut into other documents. See also `expert_table`.
     """
     experts, size = model.experts, model.config.counted_size
     if experts is None:
@@ -159,6 +160,11 @@ def counted_table(
         )
     if counts is not None:
         experts = _solved_again(experts, counts, tuple(getattr(model.config, "prune", ())))
+        if new := int((~_counted(corpus, counts)).sum()):
+            raise InputError(
+                f"{corpus.folder}: expected documents that were counted, got {new} of {corpus.n_documents} that were "
+                "not; cut the text into the documents that were counted, as by the same --split-documents"
+            )
     return expert_table(experts, corpus, counts, workers=workers, progress=progress)
 
 

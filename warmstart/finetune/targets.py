@@ -164,12 +164,13 @@ class CountedLoss:
         Raises
         ------
         InputError
-            A label is outside the corpus in training, or outside the vocabulary in evaluation.
+            A label is outside the corpus or no place in training, or outside the vocabulary in evaluation.
         """
         logits = outputs["logits"]
         shifted = _shifted(logits, labels)
         here = shifted != IGNORED
         if torch.is_grad_enabled():
+            _check_places(labels)
             losses = self.targets.losses(logits.flatten(0, 1), shifted, self.weight)
         else:
             whole_numbers("labels in evaluation, which are token ids,", shifted[here], logits.shape[-1])
@@ -194,6 +195,17 @@ def statistic_of(corpus: Corpus, counts: NGramCounts | None, progress: Progress 
     same = vocabulary if counts.vocabulary == vocabulary_digest(vocabulary) else None
     new = count_ngrams(*text, corpus.vocab_size, counts.order, vocabulary=same, progress=progress)
     return counts + new
+
+
+def _check_places(labels: Tensor) -> None:
+    """Refuse labels (batch, length) that are tokens: places of a stretch of text go up one by one."""
+    pairs = (labels[:, :-1] != IGNORED) & (labels[:, 1:] != IGNORED)
+    steps = (labels[:, 1:] - labels[:, :-1])[pairs]
+    if len(steps) > 1 and 2 * int((steps == 1).sum()) < len(steps):
+        raise InputError(
+            "expected labels that are places in training, one after another, got others; make them with "
+            'warmstart.finetune.Windows(corpus, length, labels="places")'
+        )
 
 
 def _shifted(logits: Tensor, labels: Tensor) -> Tensor:
