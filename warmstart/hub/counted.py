@@ -332,15 +332,13 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
                 f"expected expert_probs {(*labels.shape, m - 1)} and expert_buckets {tuple(labels.shape)}, got "
                 f"{tuple(probs.shape)} and {tuple(buckets.shape)}; make them with the counts of this model"
             )
-        if (
-            not torch.compiler.is_compiling()
-            and buckets.numel()
-            and not 0 <= int(buckets.min()) <= int(buckets.max()) < n
-        ):
-            raise InputError(
-                f"expert_buckets: expected 0 to {n - 1}, got {int(buckets.min())} to {int(buckets.max())}; make them "
-                "with the counts of this model"
-            )
+        if not torch.compiler.is_compiling() and buckets.numel():
+            least, most = int(buckets.min()), int(buckets.max())
+            if least < 0 or most >= n:
+                raise InputError(
+                    f"expert_buckets: expected 0 to {n - 1}, got {least} to {most}; make them with the counts of this "
+                    "model"
+                )
         return probs[:, 1:], buckets[:, 1:].long()
 
     def _network_nats(self, targets: Tensor, spot: slice, **inputs: Any) -> tuple[Tensor, Tensor | None]:
