@@ -16,6 +16,8 @@ file beside the corpus, with the tables of the whole; all is memory-mapped.
 | ``own_last``, ``own_counts``, ``own_offsets`` | | the n-grams of all parts, and their counts without their part |
 | ``roots`` | (parts + 1,) | the tokens of each part among these |
 
+Source of leaving out to fit what counted text trains: Ney, Essen and Kneser 1995; formulas: docs/math.md, section 8.
+
 A context that only its part knows says nothing without it, so its extensions are not kept. The file takes about 6 bytes
 an n-gram of the whole and of the parts, and 4 bytes a context. Beside the statistic and 4 bytes for each n-gram of it,
 memory is about 200 bytes for each token of the longest part while the file is made (short parts go together, see
@@ -232,6 +234,16 @@ def left_out(
     InputError
         A document was not counted, the statistic has another vocabulary, or the file is damaged; delete it, and it is
         made again.
+
+    Examples
+    --------
+    >>> from warmstart.ngrams import count_ngrams
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     corpus = Corpus.build(["a b a b", "a b", "b a"], tokenizer="words", cache_dir=Path(folder))
+    ...     statistic = count_ngrams(corpus.tokens, corpus.documents, corpus.vocab_size, order=2)
+    ...     rows = left_out(statistic, corpus).rows([0, 1])  # of the first two targets
+    >>> len(rows), rows.dense().sum(axis=1).round(6).tolist()
+    (2, [1.0, 1.0])
     """
     _check(counts, corpus)
     counts = counts if order is None else counts.shortened(order)

@@ -97,6 +97,18 @@ def expert_table(
     ------
     InputError
         The file is damaged; delete it, and it is computed again. Or tables have no counts that could be left out.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from warmstart.ngrams import count_ngrams
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     corpus = Corpus.build(["a b a b", "a b", "b a"], tokenizer="words", cache_dir=folder)
+    ...     counts = count_ngrams(corpus.tokens, corpus.documents, corpus.vocab_size, order=2)
+    ...     experts = Experts(corpus.separator, np.full(4, 0.25), KneserNey(counts))
+    ...     table = expert_table(experts, corpus, counts)
+    >>> table.left_out, table.new, table.probs.shape
+    (3, 0, (11, 2))
     """
     tables = [model for model in (experts.ngrams, *(own.model for own in experts.classes)) if model is not None]
     if counts is not None and not all(isinstance(model, KneserNey) for model in tables):
@@ -148,6 +160,8 @@ def counted_table(
     InputError
         The corpus has other tokens than the model, the statistic is another one, or a document was not counted, as when
         the text is cut into other documents. See also `expert_table`.
+
+    Use it as ``Windows(corpus, length, counted_table(model, corpus, counts))``; ``examples/train_plain_loop.py`` does.
     """
     experts, size = model.experts, model.config.counted_size
     if experts is None:

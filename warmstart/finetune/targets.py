@@ -10,6 +10,9 @@ row says more than one token, so the network needs less text to learn. The train
 An n-gram model that has counted the target is too sure of it. So every row is that of the text without the part of its
 target (see `warmstart.left_out`).
 
+Source of the loss: distillation, Hinton, Vinyals and Dean 2015 (arXiv 1503.02531), with counts for the teacher.
+Gradient and rows: docs/math.md, section 8.
+
 `CountedTargets` gives rows and the loss in a loop of one's own. `CountedLoss` is the loss of a Hugging Face Trainer.
 """
 
@@ -153,6 +156,19 @@ class CountedLoss:
     weight : float
         Weight of the counted rows, ``a``. `warmstart.finetune.callback.PhaseCallback` sets it before every step, if it
         gets this loss as ``counted``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     corpus = Corpus.build(["a b a b", "a b", "b a"], tokenizer="words", cache_dir=Path(folder))
+    ...     loss = CountedLoss(CountedTargets(statistic_of(corpus, None), corpus), weight=0.5)
+    ...     outputs = {"logits": torch.zeros(1, 3, corpus.vocab_size, requires_grad=True)}
+    ...     trained = loss(outputs, torch.tensor([[-100, 1, 2]]))  # places; with the number of the step: a part of it
+    ...     with torch.no_grad():
+    ...         scored = loss(outputs, torch.tensor([[-100, 0, 1]]))  # tokens
+    >>> round(trained.exp().item(), 4), round(scored.exp().item(), 4)
+    (4.0, 4.0)
     """
 
     def __init__(self, targets: CountedTargets, weight: float = 0.0) -> None:

@@ -6,8 +6,10 @@
 | ``q`` | probability of the next token by the decoder, the expert "network" |
 | ``lambda_m(b)`` | weight of expert m in bucket b, see `warmstart.gate` |
 
-In training the loss is ``-log(sum_m lambda_m(b) P_m) - network_loss log q``. The first term alone starves the decoder:
-counts explain most targets, and what is explained gives no gradient.
+In training the loss is ``-log(sum_m lambda_m(b) P_m) - network_loss log q``, in nats. The first term alone starves the
+decoder: counts explain most targets, and what is explained gives no gradient. Source of the mixture of counts and
+network with weights that the state gives: Neubig and Dyer 2016 (arXiv 1606.00499), who leave counts out at random
+against the same starving; derivation: docs/math.md, section 11.
 """
 
 import inspect

@@ -69,7 +69,18 @@ def fused_counted_cross_entropy(x: Tensor, head: Tensor, targets: Tensor, rows: 
     head : (V, D)
         Weight of the output layer.
     targets, rows, weight
-        As for `counted_cross_entropy`.
+        As for `counted_cross_entropy`, and so are the errors.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> base = np.full((1, 4), 0.25, np.float32)
+    >>> rows = SparseRows(np.array([2]), np.array([0.5]), np.array([0, 1]), np.array([0.5]), np.array([0]), base)
+    >>> x, head = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    >>> fused_counted_cross_entropy(x, head, torch.tensor([3]), rows, 0.5)
+    tensor([2.3152])
+    >>> counted_cross_entropy(x @ head.T, torch.tensor([3]), rows, 0.5)
+    tensor([2.3152])
     """
     _check(targets, len(head), rows, weight)
     here = targets != IGNORED
