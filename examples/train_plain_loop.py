@@ -19,12 +19,20 @@ from warmstart.hub import CountedForCausalLM
 from warmstart.ngrams import NGramCounts
 
 
-def main(model: Path, text: Path, output: Path = Path("trained"), steps: int = 600, rate: float = 2.5e-3) -> None:
+def main(
+    model: Path,
+    text: Path,
+    output: Path = Path("trained"),
+    steps: int = 600,
+    rate: float = 2.5e-3,
+    split_documents: str | None = None,  # as for `warmstart init`
+) -> None:
     """Cut the text into windows as long as the model sees, and train network and gate on them."""
     network = CountedForCausalLM.from_pretrained(model).train()
-    corpus = Corpus.encode(text, model)
+    corpus = Corpus.encode(text, model, split_documents=split_documents)
     table = counted_table(network, corpus, NGramCounts.load(model / "counts.safetensors"))
-    length = min(network.config.base_config.max_position_embeddings, corpus.n_tokens + 1)
+    longest = getattr(network.config.get_text_config(), "max_position_embeddings", 256)
+    length = min(longest, corpus.n_tokens + 1)
     loader = DataLoader(Windows(corpus, length, table), batch_size=16, shuffle=True)
     schedule = decoder_schedule(rate, network)
     optimizer = schedule.optimizer(network)

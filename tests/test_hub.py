@@ -177,6 +177,8 @@ def test_start():
     [
         (lambda m: m.train()(IDS, labels=IDS), "expert_probs and expert_buckets in training, got none"),
         (lambda m: m.train()(IDS), "labels and no logits in training"),
+        (lambda m: m.train()(IDS, labels=IDS, **said(m, -1)), r"expected expert_probs \(.*\) and expert_buckets"),
+        (lambda m: m.train()(IDS, labels=IDS, **said(m, 0, 10**6)), "expert_buckets: expected 0 to"),
         (lambda m: m(IDS, labels=IDS + V), r"labels: expected -100 or tokens from 0 to 39, got 40 to \d\d"),
         (lambda m: m(IDS, labels=IDS.flip(1)), "the tokens of input_ids or -100, got others"),
         (lambda m: m(IDS, history_ids=-IDS), "expected token ids from 0, got -"),
@@ -196,6 +198,12 @@ def test_bad_input(change, message):
 
 
 IDS = rows(text()[:10])
+
+
+def said(model, more=0, buckets=0):
+    """Return what experts say of IDS: of a model with ``more`` experts, in a bucket."""
+    m = model.gate.logits.shape[1] - 1 + more
+    return {"expert_probs": torch.full((*IDS.shape, m), 0.5), "expert_buckets": torch.full(IDS.shape, buckets)}
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])

@@ -1,6 +1,7 @@
 """`warmstart init` writes a folder for from_pretrained and the Trainer, whole or not at all."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForLanguageModeling
 from transformers.utils import logging
 from typer.testing import CliRunner
@@ -152,9 +154,42 @@ def test_a_folder_with_files_stays(init, tmp_path):
 
 
 def test_the_example_trains_it(models, text, tmp_path):
-    command = [sys.executable, str(ROOT / "examples" / "train_with_trainer.py"), str(models["gpt2"][0]), str(text)]
-    done = subprocess.run(
-        [*command, "-o", str(tmp_path / "trained"), "--steps", "3"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    assert example(models["gpt2"][0], text, tmp_path / "trained", "--steps", "3").returncode == 0
     assert (tmp_path / "trained" / "model.safetensors").exists()
+
+
+def example(folder, text, output, *options):
+    command = [sys.executable, str(ROOT / "examples" / "train_with_trainer.py"), str(folder), str(text)]
+    return subprocess.run([*command, "-o", str(output), *options], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow  # starts processes
+def test_the_example_trains_on_counted_targets(models, text, tmp_path):
+    """The validation loss is the plain one, and the trained folder holds a plain model."""
+    lines = text.read_text().splitlines()
+    train, held = tmp_path / "train.txt", tmp_path / "held.txt"
+    train.write_text("<|endoftext|>".join("\n".join(lines[i : i + 10]) for i in range(0, 400, 10)))
+    held.write_text("\n".join(lines[400:440]))
+    for weight in ("0", "0.9"):
+        options = ("--steps", "30", "--valid", str(held), "--counted-targets", weight)
+        done = example(models["gpt2"][0], train, tmp_path / weight, *options)
+        assert done.returncode == 0, done.stderr
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / weight).eval()
+        assert model.config.model_type == "gpt2"
+        ids = torch.tensor(AutoTokenizer.from_pretrained(tmp_path / weight)(held.read_text())["input_ids"])
+        ids = ids[: 32 * (len(ids) // 32)].view(-1, 32)
+        with torch.no_grad():
+            own = float(model(ids, labels=ids).loss)
+        losses = [float(value) for value in re.findall(r"'eval_loss': '?([\d.]+)", done.stdout + done.stderr)]
+        assert losses[-1] == pytest.approx(own, abs=0.1)
+        assert losses[-1] < losses[0]
+    weights = [load_file(tmp_path / weight / "model.safetensors")["lm_head.weight"] for weight in ("0", "0.9")]
+    assert not np.array_equal(*weights)
+
+
+@pytest.mark.slow  # starts a process
+def test_the_command_shows_nothing_if_it_is_quiet(text, tmp_path):
+    command = [sys.executable, "-m", "warmstart.cli", "init", str(text), "-o", str(tmp_path / "model"), "--quiet"]
+    command += ["--tokenizer", "words", "--config", json.dumps(TINY["gpt2"])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -183,6 +183,19 @@ def test_what_is_of_another_text_is_refused(model, counts, corpora, text, tmp_pa
         counted_table(model, corpora[1])
 
 
+def test_a_text_cut_into_other_documents_is_refused(model, counts, corpora, text, tmp_path):
+    """Its tokens were counted and could not be left out."""
+    joined = text.read_text().replace("<|endoftext|>", " ")
+    other = Corpus.encode([joined], corpora[0].tokenizer, cache_dir=tmp_path)
+    with pytest.raises(InputError, match=r"expected documents that were counted, got 1 of 1 .* --split-documents"):
+        counted_table(model, other, counts)
+
+
+def test_other_commands_say_how_to_open_the_folder(folder):
+    result = CliRunner().invoke(app, ["eval", str(folder)])
+    assert "import warmstart.hub and open it with transformers.AutoModelForCausalLM" in str(result.exception)
+
+
 def _counts_of(found, tokenizer, folder):
     """Write the counts of some texts in the ids of a tokenizer, without its token for padding."""
     corpus = Corpus.encode(found, tokenizer, cache_dir=folder)
@@ -259,15 +272,32 @@ def test_the_schedule_of_any_family_finds_its_tables(text, tmp_path):
 @pytest.mark.slow  # starts a process
 @pytest.mark.parametrize("script", ["train_with_trainer", "train_plain_loop"])
 def test_the_examples_train_it(folder, text, held, corpora, tmp_path, script):
-    command = [sys.executable, str(ROOT / "examples" / f"{script}.py"), str(folder), str(text), "--steps", "100"]
-    command += ["--output" if script == "train_plain_loop" else "-o", str(tmp_path / "trained")]
-    command += ["--valid", str(held)] if script == "train_with_trainer" else []
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    options = ["--output" if script == "train_plain_loop" else "-o", tmp_path / "trained", "--steps", 100]
+    options += ["--valid", held] if script == "train_with_trainer" else []
+    done = example(script, folder, text, *options)
     assert done.returncode == 0, done.stderr
     assert ("eval_loss" in done.stdout + done.stderr) == (script == "train_with_trainer")
     before, after = (CountedForCausalLM.from_pretrained(path) for path in (folder, tmp_path / "trained"))
     assert after.evaluate(corpora[1])["network_nats"] < before.evaluate(corpora[1])["network_nats"] - 0.02
     assert len(AutoTokenizer.from_pretrained(tmp_path / "trained")) == before.config.base_config.vocab_size
+
+
+@pytest.mark.slow  # starts processes
+def test_the_examples_take_families_without_positions_and_refuse_what_cannot_be(folder, text, tmp_path):
+    assert init(text, tmp_path / "mamba", "--counted", "--arch", "mamba", "--config", MAMBA).exit_code == 0
+    options = ["--output", str(tmp_path / "trained"), "--steps", "1", "--split-documents", r"<\|endoftext\|>"]
+    done = example("train_plain_loop", tmp_path / "mamba", text, *options)
+    assert done.returncode == 0, done.stderr
+    assert CountedForCausalLM.from_pretrained(tmp_path / "trained").config.base_config.model_type == "mamba"
+    done = example("train_with_trainer", folder, text, "--counted-targets", "0.5", "-o", str(tmp_path / "none"))
+    assert done.returncode == 2
+    assert "expected a model without counts" in done.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def example(script, *words):
+    command = [sys.executable, str(ROOT / "examples" / f"{script}.py"), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_the_plain_loop_is_short():

@@ -99,6 +99,24 @@ def test_without_a_gradient():
     assert not found.requires_grad
 
 
+@pytest.mark.usefixtures("device")
+def test_logits_above_the_counted_tokens_are_padding():
+    logits, targets, rows = drawn(20, 30)
+    wide = torch.randn(20, 33, dtype=logits.dtype)
+    wide[:, :30] = logits.detach()
+    wide.requires_grad_()
+    P = torch.zeros(20, 33, dtype=logits.dtype)
+    P[:, :30] = torch.from_numpy(rows.dense())
+    log_q = wide.log_softmax(-1)
+    truth = -0.4 * log_q.gather(1, targets[:, None])[:, 0] - 0.6 * (P * log_q).sum(1)
+    found = counted_cross_entropy(wide, targets, rows, 0.6)
+    torch.testing.assert_close(found, truth, rtol=1e-6, atol=1e-6)
+    for a, b in zip(torch.autograd.grad(found.sum(), wide), torch.autograd.grad(truth.sum(), wide), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError, match="expected targets from 0 to 29 or -100, got 0 to 30"):
+        counted_cross_entropy(wide, torch.arange(20).clamp(max=1) * 30, rows, 0.6)
+
+
 def test_a_gradient_can_be_asked_for_twice():
     logits, targets, rows = drawn(20, 30)
     loss = counted_cross_entropy(logits, targets, rows, 0.5).sum()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from strategies import texts
 from test_finetune import texts as chains
 from test_kneser_ney import ALL, AWKWARD, RANDOM, joined, random_text
+from tokenizers import Tokenizer
 
 from warmstart import kneser_ney
 from warmstart.corpus import Corpus
@@ -239,6 +240,20 @@ def test_nothing_is_left_of_a_pass_that_was_stopped(corpus, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         left_out(count(corpus), corpus, folder=tmp_path, progress=stop)
     assert not list(tmp_path.iterdir())
+
+
+def test_tokens_that_were_not_counted_are_padding_unless_they_occur(corpus, tmp_path):
+    vocabulary, padded = corpus.tokenizer.get_vocab(), Tokenizer.from_str(corpus.tokenizer.to_str())
+    padded.add_special_tokens(["<|padding|>"])
+    same = Corpus.encode([*chains(20)], padded, cache_dir=tmp_path / "same")
+    plain = Corpus.encode([*chains(20)], corpus.tokenizer, cache_dir=tmp_path / "plain")
+    assert same.vocab_size == plain.vocab_size + 1
+    counts = count(plain, vocabulary=vocabulary)
+    rows = [left_out(counts, text, folder=tmp_path).rows(np.arange(30)).dense() for text in (same, plain)]
+    np.testing.assert_array_equal(*rows)
+    used = Corpus.encode([*chains(20), "a <|padding|>"], padded, cache_dir=tmp_path / "used")
+    with pytest.raises(InputError, match="in the tokens of the counts"):
+        left_out(counts, used, folder=tmp_path)
 
 
 def test_what_cannot_work_is_refused(corpus, tmp_path):

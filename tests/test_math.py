@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 from scipy.special import log_softmax, softmax
 from sklearn.naive_bayes import MultinomialNB
 
 from bitcipher import codes
 from warmstart import _kernels, accumulators, contexts, solution
+from warmstart.gate import FLOOR, Gate
+from warmstart.layers.gate import MixtureGate
 from warmstart.near_shallow import cipher_vectors
 
 ONE = np.ones(1)
@@ -275,3 +278,38 @@ def test_values_before_or_after_superposing_are_the_same(rng):
     window, A = rng.integers(-1, 20, size=(5, 30)), rng.dirichlet(np.ones(5), 30).astype(np.float32)
     after = contexts.superposed(window, A, vectors) @ U
     np.testing.assert_allclose(contexts.superposed_rows(window, A, vectors @ U), after, atol=1e-6)
+
+
+# 11. The gate beside a network
+
+
+def beside(rng, n=6, m=4, width=8):
+    """Return a fitted gate, the trained one that reads a state, states, buckets, and what counted experts say."""
+    weights = rng.dirichlet(np.ones(m), 5) * (1 - FLOOR) + FLOOR * np.eye(m)[-1]
+    fitted = Gate((5,), weights)
+    drawn = rng.normal(size=(n, width)), rng.integers(5, size=n), rng.random((n, m - 1))
+    gate = MixtureGate(fitted, torch.float64, width)
+    return (fitted, gate, *map(torch.from_numpy, drawn))
+
+
+def test_a_gate_that_reads_a_state_starts_as_the_one_that_was_fitted(rng):
+    fitted, gate, h, buckets, _ = beside(rng)
+    np.testing.assert_allclose(gate.weights(buckets, h).detach(), fitted.weights[buckets], atol=1e-12)
+    with torch.no_grad():
+        gate.state.copy_(torch.from_numpy(rng.normal(size=gate.state.shape)))
+    free = fitted.weights[buckets] - FLOOR * np.eye(4)[-1]
+    share = softmax(np.log(free) + h.numpy() @ gate.state.detach().numpy().T / 10, axis=1)
+    expected = FLOOR * np.eye(4)[-1] + (1 - FLOOR) * share
+    np.testing.assert_allclose(gate.weights(buckets, h).detach(), expected, atol=1e-12)
+
+
+def test_beside_counts_a_network_learns_by_its_responsibility(rng):
+    fitted, gate, h, buckets, probs = beside(rng)
+    z, y = torch.from_numpy(rng.normal(size=(6, 9))).requires_grad_(), torch.from_numpy(rng.integers(9, size=6))
+    nats = -z.log_softmax(1).gather(1, y[:, None])[:, 0]
+    (gradient,) = torch.autograd.grad(gate.nats(nats, probs, buckets, h).sum(), z)
+    q, own = softmax(z.detach().numpy(), axis=1), np.exp(-nats.detach().numpy())
+    weights = fitted.weights[buckets]
+    P = (weights[:, [0, 1, 3]] * probs.numpy()).sum(axis=1) + weights[:, 2] * own
+    R = weights[:, 2] * own / P
+    np.testing.assert_allclose(gradient, R[:, None] * (q - np.eye(9)[y]), atol=1e-12)

@@ -298,4 +298,15 @@ def test_evaluation_has_the_plain_loss(tmp_path, targets):
 def test_a_model_of_another_vocabulary_is_refused(targets):
     loss = CountedLoss(targets, 0.5)
     with pytest.raises(InputError, match="in the vocabulary of the model"):
-        loss({"logits": torch.zeros(1, 8, 50, requires_grad=True)}, windows(targets.corpus)[0]["labels"][None])
+        loss({"logits": torch.zeros(1, 8, 5, requires_grad=True)}, windows(targets.corpus)[0]["labels"][None])
+
+
+def test_labels_that_are_tokens_are_refused_in_training(targets):
+    loss, logits = CountedLoss(targets, 0.5), torch.zeros(4, 8, targets.corpus.vocab_size, requires_grad=True)
+    wrong, right = (
+        torch.stack([each["labels"] for each in windows(targets.corpus, 4, places)]) for places in (False, True)
+    )
+    with pytest.raises(InputError, match="expected labels that are places in training, one after another"):
+        loss({"logits": logits}, wrong)
+    right[1, 3:6] = -100  # some do not count
+    assert loss({"logits": logits}, right).isfinite()

@@ -31,6 +31,16 @@ def test_commands_and_options_exist(line):
         assert {word for word in words if word.startswith("-")} <= known | {"--help"}
 
 
+def test_examples_exist_and_take_what_is_shown():
+    transformers = README.split("## For transformers")[1].split("\n## ")[0]
+    for name in re.findall(r"examples/(\w+\.py)", README):
+        assert (ROOT / "examples" / name).is_file()
+    example = (ROOT / "examples" / "train_with_trainer.py").read_text(encoding="utf-8")
+    options = set(re.findall(r"`(--[a-z-]+) [\d.]+`", transformers))
+    assert options == {"--counted-targets"}
+    assert "counted_targets: Annotated" in example
+
+
 def agrees(printed, shown):
     """The words are the same and the numbers close: Python's documentation differs from version to version."""
     assert NUMBER.sub("#", printed.strip()) == NUMBER.sub("#", shown.strip())

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -117,7 +118,7 @@ def load_arrays(path: Path, *, checked: bool = False) -> tuple[dict[str, NDArray
     return arrays, facts
 
 
-def map_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def map_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Read what `save_arrays` wrote as memory-mapped arrays, which the operating system loads page by page.
 
     What was read is compared with the ``checksums`` of the facts (see `checksums`).
@@ -131,7 +132,7 @@ def map_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         with safe_open(path, framework="numpy") as file:  # it checks the header and the size of the file
             facts = parse_json((file.metadata() or {}).get(FACTS, "{}"))
             names = list(file.keys())
-        with path.open("rb") as raw:
+        with Path(path).open("rb") as raw:
             size = int.from_bytes(raw.read(8), "little")
             header = json.loads(raw.read(size))
     except (OSError, SafetensorError, ValueError) as error:
@@ -148,7 +149,7 @@ def map_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     return arrays, facts
 
 
-def _compare(path: Path, arrays: Mapping[str, NDArray[Any]], facts: Any, checked: bool) -> None:
+def _compare(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]], facts: Any, checked: bool) -> None:
     """Take the checksums out of the facts of a file, and refuse other content, or none of them if it is ``checked``."""
     expected = facts.pop(CHECKSUMS, None) if isinstance(facts, dict) else None
     if checked and not isinstance(expected, dict):

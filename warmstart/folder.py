@@ -29,6 +29,7 @@ from warmstart.formats import parse_json, read_settings
 from warmstart.near_shallow import Config, NearShallowModel
 
 MODEL_TYPE, COUNTS_TYPE = "near-shallow", "counts"  # with a network, and without
+HUB_TYPES = "warmstart_"  # as those of warmstart.hub begin
 FORMAT_VERSION = 1
 MIXTURE_FORMAT = 1
 TOKENIZER = "tokenizer.json"
@@ -252,10 +253,10 @@ def _read_json(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: expected the JSON of a model, got: {error}; save the model again") from error
     model_type = content.get("model_type") if isinstance(content, dict) else None
     if model_type not in (MODEL_TYPE, COUNTS_TYPE):
-        raise InputError(
-            f"{path}: expected model_type {MODEL_TYPE!r} or {COUNTS_TYPE!r}, got {model_type!r}; "
-            "give the folder of such a model"
-        )
+        what = "give the folder of such a model"
+        if str(model_type).startswith(HUB_TYPES):
+            what = "import warmstart.hub and open it with transformers.AutoModelForCausalLM.from_pretrained"
+        raise InputError(f"{path}: expected model_type {MODEL_TYPE!r} or {COUNTS_TYPE!r}, got {model_type!r}; {what}")
     return dict(content)
 
 

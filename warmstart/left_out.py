@@ -16,6 +16,8 @@ file beside the corpus, with the tables of the whole; all is memory-mapped.
 | ``own_last``, ``own_counts``, ``own_offsets`` | | the n-grams of all parts, and their counts without their part |
 | ``roots`` | (parts + 1,) | the tokens of each part among these |
 
+Source of leaving out to fit what counted text trains: Ney, Essen and Kneser 1995; formulas: docs/math.md, section 8.
+
 A context that only its part knows says nothing without it, so its extensions are not kept. The file takes about 6 bytes
 an n-gram of the whole and of the parts, and 4 bytes a context. Beside the statistic and 4 bytes for each n-gram of it,
 memory is about 200 bytes for each token of the longest part while the file is made (short parts go together, see
@@ -217,6 +219,7 @@ def left_out(
     counts : NGramCounts
         The statistic. It holds all documents of the corpus, and may hold more.
     corpus : Corpus
+        Its tokenizer may have more tokens than were counted, such as one for padding, if none of them occurs.
     order : int, optional
         Length of the longest n-grams; that of the statistic by default.
     folder : Path, optional
@@ -231,6 +234,16 @@ def left_out(
     InputError
         A document was not counted, the statistic has another vocabulary, or the file is damaged; delete it, and it is
         made again.
+
+    Examples
+    --------
+    >>> from warmstart.ngrams import count_ngrams
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     corpus = Corpus.build(["a b a b", "a b", "b a"], tokenizer="words", cache_dir=Path(folder))
+    ...     statistic = count_ngrams(corpus.tokens, corpus.documents, corpus.vocab_size, order=2)
+    ...     rows = left_out(statistic, corpus).rows([0, 1])  # of the first two targets
+    >>> len(rows), rows.dense().sum(axis=1).round(6).tolist()
+    (2, [1.0, 1.0])
     """
     _check(counts, corpus)
     counts = counts if order is None else counts.shortened(order)
@@ -246,7 +259,7 @@ def left_out(
         raise InputError(f"{path}: expected the n-grams of this corpus, got another file; delete it")
     starts = np.array([*(span.start - 1 for span in spans), corpus.n_tokens])
     discounts = tables.pop("discounts")
-    return LeftOut(corpus.tokens, starts, corpus.separator, corpus.vocab_size, key, discounts, tables)
+    return LeftOut(corpus.tokens, starts, corpus.separator, counts.vocab_size, key, discounts, tables)
 
 
 def _check(counts: NGramCounts, corpus: Corpus) -> None:
@@ -256,11 +269,11 @@ def _check(counts: NGramCounts, corpus: Corpus) -> None:
             f"expected the statistic of n-grams, from which text can be left out, got {type(counts).__name__}; "
             "count the text with count_ngrams"
         )
-    digest = vocabulary_digest(corpus.tokenizer.get_vocab()) if counts.vocabulary else ""
-    kinds = [
-        (counts.vocab_size, counts.separator, counts.vocabulary[:8]),
-        (corpus.vocab_size, corpus.separator, digest[:8]),
-    ]
+    size, digest = counts.vocab_size, ""  # tokens of the corpus above it are padding if none occurs
+    used = corpus.vocab_size if corpus.vocab_size <= size or corpus.counts[size:].any() else size
+    if counts.vocabulary:
+        digest = vocabulary_digest({token: i for token, i in corpus.tokenizer.get_vocab().items() if i < size})
+    kinds = [(size, counts.separator, counts.vocabulary[:8]), (used, corpus.separator, digest[:8])]
     if kinds[0] != kinds[1]:
         raise InputError(
             f"expected a corpus in the tokens of the counts (size, separator, digest) {kinds[0]}, got {kinds[1]}; "

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,13 +174,28 @@ def save_folder(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as work:
         new = Path(work, "new")
-        model.save_pretrained(new)
+        with _no_bar():
+            model.save_pretrained(new)
         tokenizer.save_pretrained(str(new))
         for name, write in (extra or {}).items():
             write(new / name)
         if path.exists():
             path.rmdir()
         new.rename(path)
+
+
+@contextlib.contextmanager
+def _no_bar() -> Iterator[None]:
+    """Let ``transformers`` show no progress of its own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def check_new(folder: str | os.PathLike[str]) -> Path:

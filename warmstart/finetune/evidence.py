@@ -97,6 +97,18 @@ def expert_table(
     ------
     InputError
         The file is damaged; delete it, and it is computed again. Or tables have no counts that could be left out.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from warmstart.ngrams import count_ngrams
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     corpus = Corpus.build(["a b a b", "a b", "b a"], tokenizer="words", cache_dir=folder)
+    ...     counts = count_ngrams(corpus.tokens, corpus.documents, corpus.vocab_size, order=2)
+    ...     experts = Experts(corpus.separator, np.full(4, 0.25), KneserNey(counts))
+    ...     table = expert_table(experts, corpus, counts)
+    >>> table.left_out, table.new, table.probs.shape
+    (3, 0, (11, 2))
     """
     tables = [model for model in (experts.ngrams, *(own.model for own in experts.classes)) if model is not None]
     if counts is not None and not all(isinstance(model, KneserNey) for model in tables):
@@ -139,14 +151,17 @@ def counted_table(
     counts : NGramCounts, optional
         To train on counted text: the statistic of the model, ``NGramCounts.load(folder / "counts.safetensors")`` of a
         folder that ``warmstart init --counted`` wrote. The experts are solved from it again, so that text can be left
-        out. Without it all documents are new text.
+        out. Without it all documents are new text. `expert_table` takes texts of which some documents were counted.
     workers, progress
         See `expert_table`.
 
     Raises
     ------
     InputError
-        The corpus has other tokens than the model, or the statistic is another one. See also `expert_table`.
+        The corpus has other tokens than the model, the statistic is another one, or a document was not counted, as when
+        the text is cut into other documents. See also `expert_table`.
+
+    Use it as ``Windows(corpus, length, counted_table(model, corpus, counts))``; ``examples/train_plain_loop.py`` does.
     """
     experts, size = model.experts, model.config.counted_size
     if experts is None:
@@ -159,6 +174,11 @@ def counted_table(
         )
     if counts is not None:
         experts = _solved_again(experts, counts, tuple(getattr(model.config, "prune", ())))
+        if new := int((~_counted(corpus, counts)).sum()):
+            raise InputError(
+                f"{corpus.folder}: expected documents that were counted, got {new} of {corpus.n_documents} that were "
+                "not; cut the text into the documents that were counted, as by the same --split-documents"
+            )
     return expert_table(experts, corpus, counts, workers=workers, progress=progress)
 
 

@@ -10,6 +10,9 @@ row says more than one token, so the network needs less text to learn. The train
 An n-gram model that has counted the target is too sure of it. So every row is that of the text without the part of its
 target (see `warmstart.left_out`).
 
+Source of the loss: distillation, Hinton, Vinyals and Dean 2015 (arXiv 1503.02531), with counts for the teacher.
+Gradient and rows: docs/math.md, section 8.
+
 `CountedTargets` gives rows and the loss in a loop of one's own. `CountedLoss` is the loss of a Hugging Face Trainer.
 """
 
@@ -153,6 +156,19 @@ class CountedLoss:
     weight : float
         Weight of the counted rows, ``a``. `warmstart.finetune.callback.PhaseCallback` sets it before every step, if it
         gets this loss as ``counted``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     corpus = Corpus.build(["a b a b", "a b", "b a"], tokenizer="words", cache_dir=Path(folder))
+    ...     loss = CountedLoss(CountedTargets(statistic_of(corpus, None), corpus), weight=0.5)
+    ...     outputs = {"logits": torch.zeros(1, 3, corpus.vocab_size, requires_grad=True)}
+    ...     trained = loss(outputs, torch.tensor([[-100, 1, 2]]))  # places; with the number of the step: a part of it
+    ...     with torch.no_grad():
+    ...         scored = loss(outputs, torch.tensor([[-100, 0, 1]]))  # tokens
+    >>> round(trained.exp().item(), 4), round(scored.exp().item(), 4)
+    (4.0, 4.0)
     """
 
     def __init__(self, targets: CountedTargets, weight: float = 0.0) -> None:
@@ -164,12 +180,13 @@ class CountedLoss:
         Raises
         ------
         InputError
-            A label is outside the corpus in training, or outside the vocabulary in evaluation.
+            A label is outside the corpus or no place in training, or outside the vocabulary in evaluation.
         """
         logits = outputs["logits"]
         shifted = _shifted(logits, labels)
         here = shifted != IGNORED
         if torch.is_grad_enabled():
+            _check_places(labels)
             losses = self.targets.losses(logits.flatten(0, 1), shifted, self.weight)
         else:
             whole_numbers("labels in evaluation, which are token ids,", shifted[here], logits.shape[-1])
@@ -194,6 +211,17 @@ def statistic_of(corpus: Corpus, counts: NGramCounts | None, progress: Progress 
     same = vocabulary if counts.vocabulary == vocabulary_digest(vocabulary) else None
     new = count_ngrams(*text, corpus.vocab_size, counts.order, vocabulary=same, progress=progress)
     return counts + new
+
+
+def _check_places(labels: Tensor) -> None:
+    """Refuse labels (batch, length) that are tokens: places of a stretch of text go up one by one."""
+    pairs = (labels[:, :-1] != IGNORED) & (labels[:, 1:] != IGNORED)
+    steps = (labels[:, 1:] - labels[:, :-1])[pairs]
+    if len(steps) > 1 and 2 * int((steps == 1).sum()) < len(steps):
+        raise InputError(
+            "expected labels that are places in training, one after another, got others; make them with "
+            'warmstart.finetune.Windows(corpus, length, labels="places")'
+        )
 
 
 def _shifted(logits: Tensor, labels: Tensor) -> Tensor:

@@ -31,6 +31,12 @@ class CountedConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         Digest of the vocabulary that was counted, see `warmstart.ngrams.vocabulary_digest`; empty if unknown.
     tables : str
         Digest of the counted experts in the folder of the model, see `warmstart.hub.tables`.
+
+    Examples
+    --------
+    >>> config = CountedConfig({"model_type": "gpt2", "vocab_size": 90}, counted_size=80)
+    >>> config.base_config.vocab_size, config.experts
+    (90, ['network', 'unigram'])
     """
 
     model_type = "warmstart_counted"
@@ -73,7 +79,13 @@ class CountedConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
 
 
 class NearShallowConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
-    """Configuration of a `warmstart.hub.NearShallowForCausalLM`: the fields of `warmstart.near_shallow.Config`."""
+    """Configuration of a `warmstart.hub.NearShallowForCausalLM`: the fields of `warmstart.near_shallow.Config`.
+
+    Examples
+    --------
+    >>> NearShallowConfig(vocab_size=20, bits=8, hidden_bits=6, contexts=["radial"]).network().radius
+    2
+    """
 
     model_type = "warmstart_near_shallow"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]

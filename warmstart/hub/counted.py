@@ -6,8 +6,10 @@
 | ``q`` | probability of the next token by the decoder, the expert "network" |
 | ``lambda_m(b)`` | weight of expert m in bucket b, see `warmstart.gate` |
 
-In training the loss is ``-log(sum_m lambda_m(b) P_m) - network_loss log q``. The first term alone starves the decoder:
-counts explain most targets, and what is explained gives no gradient.
+In training the loss is ``-log(sum_m lambda_m(b) P_m) - network_loss log q``, in nats. The first term alone starves the
+decoder: counts explain most targets, and what is explained gives no gradient. Source of the mixture of counts and
+network with weights that the state gives: Neubig and Dyer 2016 (arXiv 1606.00499), who leave counts out at random
+against the same starving; derivation: docs/math.md, section 11.
 """
 
 import inspect
@@ -266,7 +268,7 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         ------
         InputError
             Labels are outside the vocabulary or differ from the input, the model has no tables, or in training nothing
-            says what the counts say of the labels.
+            says what the counts say of the labels, or it is of another model.
         """
         if self.training and torch.is_grad_enabled() and (labels is None or return_logits):
             raise InputError(
@@ -317,12 +319,29 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
                 )
             probs, buckets = _eagerly(self._evidence, text, targets, counted)
         else:
-            probs, buckets = probs[:, 1:], buckets[:, 1:].long()
+            probs, buckets = self._given(labels, probs, buckets)
         alone, hidden = self._network_nats(targets, slice(0, targets.shape[1]), **inputs)
         mixed = self.gate.nats(alone, probs.to(alone.dtype), buckets, hidden)
         losses = mixed + self.config.network_loss * alone if self.training else mixed
         total = (losses * counted).sum()
         return total / (counted.sum() if number is None else number)
+
+    def _given(self, labels: Tensor, probs: Tensor, buckets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what was given of the labels but the first. Refuse what is of another model."""
+        n, m = self.gate.logits.shape
+        if probs.shape != (*labels.shape, m - 1) or buckets.shape != labels.shape:
+            raise InputError(
+                f"expected expert_probs {(*labels.shape, m - 1)} and expert_buckets {tuple(labels.shape)}, got "
+                f"{tuple(probs.shape)} and {tuple(buckets.shape)}; make them with the counts of this model"
+            )
+        if not torch.compiler.is_compiling() and buckets.numel():
+            least, most = int(buckets.min()), int(buckets.max())
+            if least < 0 or most >= n:
+                raise InputError(
+                    f"expert_buckets: expected 0 to {n - 1}, got {least} to {most}; make them with the counts of this "
+                    "model"
+                )
+        return probs[:, 1:], buckets[:, 1:].long()
 
     def _network_nats(self, targets: Tensor, spot: slice, **inputs: Any) -> tuple[Tensor, Tensor | None]:
         size, states = self.config.counted_size, self.gate.state is not None

@@ -33,6 +33,11 @@ def counted_recipe(
     ------
     InputError
         A context is not one of counts, or the order is below 2: the decoder starts from pairs. See also `Recipe`.
+
+    Examples
+    --------
+    >>> counted_recipe(order=3).contexts
+    ('ngrams', 'cache')
     """
     if unknown := [name for name in contexts if name not in COUNT_CONTEXTS]:
         raise InputError(f"contexts: expected some of {', '.join(COUNT_CONTEXTS)} beside a decoder, got {unknown}")
@@ -99,6 +104,18 @@ def initialise_counted(
     ------
     InputError
         See `initialise` and `warmstart.solving.solve`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> texts = [" ".join(np.random.default_rng(i).choice(list("abcdefghijklmnop"), 400)) for i in range(20)]
+    >>> fields = {"n_embd": 32, "n_layer": 1, "n_head": 2}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     corpus = Corpus.build(texts, tokenizer="words", cache_dir=folder)
+    ...     start = initialise_counted(corpus, "gpt2", fields, counted_recipe(order=2))
+    >>> start.model.config.counted_size == corpus.vocab_size, start.model.config.experts[:2]
+    (True, ['ngrams', 'cache'])
     """
     recipe = counted_recipe() if recipe is None else recipe
     vocabulary = corpus.tokenizer.get_vocab()

@@ -29,6 +29,7 @@ def counted_cross_entropy(logits: Tensor, targets: Tensor, rows: SparseRows, wei
     Parameters
     ----------
     logits : (n, V)
+        V may be larger than the number of counted tokens. The tokens above are padding: their P is 0.
     targets : (n,) int64
         -100 is ignored.
     rows : SparseRows
@@ -68,7 +69,18 @@ def fused_counted_cross_entropy(x: Tensor, head: Tensor, targets: Tensor, rows: 
     head : (V, D)
         Weight of the output layer.
     targets, rows, weight
-        As for `counted_cross_entropy`.
+        As for `counted_cross_entropy`, and so are the errors.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> base = np.full((1, 4), 0.25, np.float32)
+    >>> rows = SparseRows(np.array([2]), np.array([0.5]), np.array([0, 1]), np.array([0.5]), np.array([0]), base)
+    >>> x, head = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    >>> fused_counted_cross_entropy(x, head, torch.tensor([3]), rows, 0.5)
+    tensor([2.3152])
+    >>> counted_cross_entropy(x @ head.T, torch.tensor([3]), rows, 0.5)
+    tensor([2.3152])
     """
     _check(targets, len(head), rows, weight)
     here = targets != IGNORED
@@ -86,17 +98,17 @@ def fused_counted_cross_entropy(x: Tensor, head: Tensor, targets: Tensor, rows: 
 
 def _check(targets: Tensor, size: int, rows: SparseRows, weight: float) -> None:
     """Refuse what does not fit together."""
-    here = targets[targets != IGNORED]
+    here, counted = targets[targets != IGNORED], rows.base.shape[1]
     if not 0.0 <= weight <= 1.0:
         raise InputError(f"weight: expected a share from 0 to 1, got {weight}")
-    if rows.base.shape[1] != size or len(here) != len(rows):
+    if counted > size or len(here) != len(rows):
         raise InputError(
             f"expected a row of {size} probabilities for each of {len(here)} targets, got {len(rows)} rows of "
-            f"{rows.base.shape[1]}; give counts in the vocabulary of the model"
+            f"{counted}; give counts in the vocabulary of the model"
         )
-    if len(here) and not (int(here.min()) >= 0 and int(here.max()) < size):
+    if len(here) and not (int(here.min()) >= 0 and int(here.max()) < counted):
         raise InputError(
-            f"expected targets from 0 to {size - 1} or {IGNORED}, got {int(here.min())} to {int(here.max())}"
+            f"expected targets from 0 to {counted - 1} or {IGNORED}, got {int(here.min())} to {int(here.max())}"
         )
 
 
@@ -149,11 +161,12 @@ class _CountedCrossEntropy(torch.autograd.Function):
                 at = slice(start, stop) if whole else here[start:stop]
                 z, of_rows = logits[at].to(wide), wanted.block(start, stop)
                 z = z - z.amax(dim=1, keepdim=True)
-                cross = (of_rows * z).sum(dim=1)
+                cross = (of_rows * z[:, : of_rows.shape[1]]).sum(dim=1)
                 mass = z.exp_().sum(dim=1, keepdim=True)
                 loss[at] = mass[:, 0].log() - cross
                 if gradient is not None:
-                    gradient[at] = z.div_(mass).sub_(of_rows).to(logits.dtype)
+                    z.div_(mass)[:, : of_rows.shape[1]].sub_(of_rows)
+                    gradient[at] = z.to(logits.dtype)
         ctx.save_for_backward(gradient)
         return loss
 
