@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import harness, render
+from benchmarks import counted_costs, harness, render
 from benchmarks.beside_decoders import ORDER, Beside, Extra, prepare, solve_attention
 from benchmarks.decoders import Start, mean_curve, train_start
 from benchmarks.harness import Results, Workers
@@ -118,7 +118,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     """Run every arm and write the section; ``quick``: two arms, four steps, nothing is written."""
     results = Results(None if quick else docs / "results" / "transformers_counts.jsonl", __name__)
     names = QUICK if quick else tuple(ARMS)
-    experts = {ARMS[name].extra.experts for name in names} - {""}
+    experts = {ARMS[name].extra.experts for name in names} - {""} | {counted_costs.EXPERTS}
     size = 1024 if quick else SHAPE["vocab_size"]
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder, Workers(results, progress) as workers:
         facts = prepare(folder, data, "classics", size, experts, workers.n)
@@ -126,10 +126,11 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
             solve_attention(folder, SHAPE["context"])
         bench = Bench(folder, workers, quick)
         arms = dict(zip(names, workers.together([partial(bench.arm, name) for name in names]), strict=True))
+        costs = counted_costs.measure(folder, results, quick)
         if not quick:
             long = workers.together([partial(bench.run, name, 0, LONG_STEPS) for name in LONG])
-            write(arms, dict(zip(LONG, long, strict=True)), facts, docs, results)
-    return {"arms": arms, "counts": facts}
+            write(arms, dict(zip(LONG, long, strict=True)), facts, costs, docs, results)
+    return {"arms": arms, "counts": facts, "costs": costs}
 
 
 def ends(arm: dict[str, Any], name: str = "nats") -> list[float]:
@@ -171,7 +172,8 @@ def marks(arms: dict[str, Any], long: dict[str, Any]) -> list[list[Any]]:
 
 
 def write(
-    arms: dict[str, Any], long: dict[str, Any], facts: dict[str, Any], docs: Path, results: Results
+    arms: dict[str, Any], long: dict[str, Any], facts: dict[str, Any], costs: dict[str, Any], docs: Path,
+    results: Results,
 ) -> None:  # fmt: skip
     """Write the section of docs/benchmarks.md and its picture."""
     headers = ["arm", "step 0", "100", "200", f"{STEPS}", "decoder by itself", "test"]
@@ -210,5 +212,7 @@ Counts without a decoder, in nats a token of the whole texts:
 {LONG_STEPS:,} steps, one seed:
 
 {render.table(["arm", *(f"step {n:,}" for n in at), "test"], long_rows)}
-![Validation loss over steps](images/transformers_counts.png)"""
+![Validation loss over steps](images/transformers_counts.png)
+
+{counted_costs.section(costs)}"""
     render.write(docs, "transformers_counts", "Transformers beside counts", conclusion, body, results)
