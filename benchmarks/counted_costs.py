@@ -149,7 +149,8 @@ def beside_loss(model: CountedForCausalLM, batch: Mapping[str, Tensor]) -> Tenso
 
 def targets_loss(base: Any, targets: CountedTargets, batch: Mapping[str, Tensor]) -> Tensor:
     """Return the loss of the decoder with counted targets, from logits."""
-    return targets.loss(base(input_ids=batch["input_ids"]).logits, batch["labels"], WEIGHT)
+    logits: Tensor = base(input_ids=batch["input_ids"]).logits
+    return targets.loss(logits, batch["labels"], WEIGHT)
 
 
 def fused_loss(base: Any, targets: CountedTargets, batch: Mapping[str, Tensor]) -> Tensor:
@@ -158,7 +159,9 @@ def fused_loss(base: Any, targets: CountedTargets, batch: Mapping[str, Tensor]) 
     places = batch["labels"][:, 1:].flatten()
     here = places >= 0
     rows = targets.rows(places[here])
-    return fused_counted_cross_entropy(x, base.lm_head.weight, targets.tokens(places), rows, WEIGHT).sum() / here.sum()
+    losses: Tensor = fused_counted_cross_entropy(x, base.lm_head.weight, targets.tokens(places), rows, WEIGHT)
+    total: Tensor = losses.sum() / here.sum()
+    return total
 
 
 def generation(folder: str, batch: int, sampled: bool, turns: int) -> dict[str, Any]:
@@ -170,14 +173,15 @@ def generation(folder: str, batch: int, sampled: bool, turns: int) -> dict[str, 
         ``seconds`` of a turn on each side, and the new ``tokens`` of a turn.
     """
     torch.set_num_threads(1)
-    ids, model = corpus_of(folder, "valid").tokens, model_of(folder).eval()
+    ids, model = corpus_of(folder, "valid").tokens, model_of(folder)
+    model.train(False)
     firsts = np.linspace(0, ids.size - PROMPT, batch * CALLS[batch]).astype(int)
     prompts = torch.from_numpy(np.stack([ids[first : first + PROMPT] for first in firsts]).astype(np.int64))
     options = {"max_new_tokens": NEW, "do_sample": sampled, "pad_token_id": 0}
 
     def texts(of: Any) -> None:
         torch.manual_seed(0)
-        for rows in prompts.split(batch):
+        for rows in torch.split(prompts, batch):
             found = of.generate(rows, attention_mask=torch.ones_like(rows), **options)
             assert found.shape[1] == PROMPT + NEW  # noqa: S101 - there is no end of a text
 
@@ -253,7 +257,7 @@ def measure(folder: str, results: Results, quick: bool) -> dict[str, Any]:
 def ratio(measured: Mapping[str, Any], side: str) -> float:
     """Return the speed of a side over that of the decoder alone: the median of the ratios of the turns."""
     seconds = measured["seconds"]
-    return statistics.median(a / b for a, b in zip(seconds[ALONE], seconds[side], strict=True))
+    return float(statistics.median(a / b for a, b in zip(seconds[ALONE], seconds[side], strict=True)))
 
 
 def speed(measured: Mapping[str, Any], side: str) -> float:
