@@ -153,57 +153,52 @@ def mix(
     sizes (caches,): see `warmstart._cache_kernels.count`; weights (n, m) float32: of the n-grams first, of caches,
     network and unigram model last.
 
-    What depends on the token alone is one pass over a row. The others are the tokens that followed a context.
+    The tokens that followed a context are few. The others take two passes over a row.
     """
     vocab_size, longest = out.shape[1], orders.max() if orders.size else 0
     counts, seen = np.zeros((vocab_size, longest), np.int32), np.empty(vocab_size, np.int64)
     of_caches, numbers = np.empty((orders.size, longest, 2), np.int32), np.empty(max(order, 1), np.int64)
-    unigram, base = prior.astype(np.float32), probs[:vocab_size].astype(np.float32)
-    found, first = np.zeros(vocab_size, np.uint8), weights.shape[1] - 2 - orders.size
+    unigram, base = prior.astype(np.float32), np.zeros(vocab_size, np.float32)
+    base[: probs[:vocab_size].size] = probs[:vocab_size]  # of the n-grams of one token
+    others, first = np.empty(vocab_size, np.float32), weights.shape[1] - 2 - orders.size
     for i in range(places.size):
-        row, own, share, floor = out[i], weights[i], weights[i, -2], weights[i, -1]
-        if order:
-            contexts = numbers[: _contexts(tokens, places[i], separator, order, last, offsets, numbers)]
-            lowest = own[0]  # of the n-grams of one token
-            for h in contexts:
-                lowest *= np.float32(gammas[h])
-            for y in range(vocab_size):
-                row[y] = share * row[y] + floor * unigram[y] + lowest * base[y]
-            _add_extensions(contexts, last, offsets, probs, gammas, own[0], lowest, base, found, row)
-        else:
-            for y in range(vocab_size):
-                row[y] = share * row[y] + floor * unigram[y]
+        row, share, least = out[i], weights[i, -2], weights[i, -1]
+        for y in range(vocab_size):
+            others[y] = share * row[y] + least * unigram[y]
         rest = np.float32(0.0)
         for c in range(orders.size):
             of_cache = of_caches[c, : orders[c]]
-            n_seen = caches.count(tokens, separator, places[i], sizes[c], of_cache, counts, seen)
-            rest += np.float32(caches.add_row(of_cache, counts, seen[:n_seen], discount, own[first + c], row))
-        if orders.size:
-            for y in range(vocab_size):
-                row[y] += rest
+            n = caches.count(tokens, separator, places[i], sizes[c], of_cache, counts, seen)
+            rest += np.float32(caches.add_row(of_cache, counts, seen[:n], discount, weights[i, first + c], others))
+        contexts = numbers[: _contexts(tokens, places[i], separator, order, last, offsets, numbers) if order else 0]
+        lowest = weights[i, 0] if order else np.float32(0.0)
+        for h in contexts:
+            lowest *= np.float32(gammas[h])
+        for y in range(vocab_size):
+            others[y] += rest
+            row[y] = others[y] + lowest * base[y]
+        if order:
+            _write_extensions(contexts, last, offsets, probs, gammas, weights[i, 0], others, row)
 
 
 @nb.njit(cache=True, nogil=True)
-def _add_extensions(
+def _write_extensions(
     contexts: NDArray[Any], last: NDArray[Any], offsets: NDArray[Any], probs: NDArray[Any], gammas: NDArray[Any],
-    weight: float, lowest: float, base: NDArray[Any], found: NDArray[Any], row: NDArray[Any],
+    weight: Any, others: NDArray[Any], row: NDArray[Any],
 ) -> None:  # fmt: skip
-    """Add the tokens that followed contexts (n,), shortest first, to a row (V,), times a weight.
+    """Write the tokens that followed contexts (n,), shortest first, to a row (V,): longer contexts write over shorter.
 
-    Each has the probability after the longest context that it followed; ``lowest`` times that of ``base`` (V,) is in
-    the row already. found (V,) uint8: zeros, which it leaves.
+    weight: of the n-grams; others (V,): what other experts say.
     """
-    for k in range(contexts.size - 1, -1, -1):
+    weights = np.full(contexts.size, weight)
+    for k in range(contexts.size - 1, 0, -1):
+        weights[k - 1] = weights[k] * np.float32(gammas[contexts[k]])
+    for k in range(contexts.size):
         low, high = offsets[contexts[k]], offsets[contexts[k] + 1]
-        for j in range(low, high):
-            y = last[j]
-            if not found[y]:
-                row[y] += np.float32(weight * probs[j]) - lowest * base[y]
-                found[y] = k > 0  # nothing comes after the shortest
-        weight *= gammas[contexts[k]]
-    for h in contexts[1:]:
-        for j in range(offsets[h], offsets[h + 1]):
-            found[last[j]] = 0
+        tokens, said, own = last[low:high], probs[low:high], weights[k]
+        for j in range(tokens.size):
+            y = np.intp(tokens[j])
+            row[y] = others[y] + own * np.float32(said[j])
 
 
 @nb.njit(cache=True, nogil=True)
