@@ -163,8 +163,7 @@ def mix(
     others, first = np.empty(vocab_size, np.float32), weights.shape[1] - 2 - orders.size
     for i in range(places.size):
         row, share, least = out[i], weights[i, -2], weights[i, -1]
-        for y in range(vocab_size):
-            others[y] = share * row[y] + least * unigram[y]
+        _add(others, share, row, least, unigram, np.float32(0.0))
         rest = np.float32(0.0)
         for c in range(orders.size):
             of_cache = of_caches[c, : orders[c]]
@@ -174,21 +173,26 @@ def mix(
         lowest = weights[i, 0] if order else np.float32(0.0)
         for h in contexts:
             lowest *= np.float32(gammas[h])
-        for y in range(vocab_size):
-            others[y] += rest
-            row[y] = others[y] + lowest * base[y]
+        _add(row, np.float32(1.0), others, lowest, base, rest)
         if order:
-            _write_extensions(contexts, last, offsets, probs, gammas, weights[i, 0], others, row)
+            _write_extensions(contexts, last, offsets, probs, gammas, weights[i, 0], others, rest, row)
+
+
+@nb.njit(cache=True, nogil=True)
+def _add(out: NDArray[Any], a: float, x: NDArray[Any], b: float, y: NDArray[Any], c: float) -> None:
+    """Write ``a x + b y + c`` to ``out`` (V,)."""
+    for i in range(out.size):
+        out[i] = a * x[i] + b * y[i] + c
 
 
 @nb.njit(cache=True, nogil=True)
 def _write_extensions(
     contexts: NDArray[Any], last: NDArray[Any], offsets: NDArray[Any], probs: NDArray[Any], gammas: NDArray[Any],
-    weight: Any, others: NDArray[Any], row: NDArray[Any],
+    weight: Any, others: NDArray[Any], rest: Any, row: NDArray[Any],
 ) -> None:  # fmt: skip
     """Write the tokens that followed contexts (n,), shortest first, to a row (V,): longer contexts write over shorter.
 
-    weight: of the n-grams; others (V,): what other experts say.
+    weight: of the n-grams; others (V,) and rest, for every token: what other experts say.
     """
     weights = np.full(contexts.size, weight)
     for k in range(contexts.size - 1, 0, -1):
@@ -198,7 +202,7 @@ def _write_extensions(
         tokens, said, own = last[low:high], probs[low:high], weights[k]
         for j in range(tokens.size):
             y = np.intp(tokens[j])
-            row[y] = others[y] + own * np.float32(said[j])
+            row[y] = others[y] + rest + own * np.float32(said[j])
 
 
 @nb.njit(cache=True, nogil=True)

@@ -388,8 +388,8 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
     def _read(self, text: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return texts (batch, n) in one, each after a separator, and the places of their tokens (batch, n)."""
         n, length = text.shape
-        tokens = np.full((n, length + 1), self.config.separator)
-        tokens[:, 1:] = text.cpu().numpy()
+        tokens = np.empty((n, length + 1), np.int64)
+        tokens[:, 0], tokens[:, 1:] = self._tables().separator, text.cpu().numpy()
         return tokens.ravel(), np.arange(tokens.size).reshape(tokens.shape)[:, 1:]
 
     def _evidence(self, text: Tensor, targets: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:

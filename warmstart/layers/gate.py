@@ -83,7 +83,8 @@ class MixtureGate(nn.Module):
         """Return the weights of the experts (n, m) in buckets (n,), as numbers without a gradient."""
         from warmstart import _mixture_kernels as kernels  # numba is loaded here, not on import
 
-        logits = self.logits.detach()[torch.from_numpy(buckets).to(self.logits.device)].cpu().float().numpy()
+        index = torch.from_numpy(buckets).to(self.logits.device)
+        logits = self.logits.detach().index_select(0, index).cpu().float().numpy()
         state, h = NOTHING, NOTHING
         if self.state is not None and hidden is not None:
             state, h = (each.detach().cpu().float().numpy() for each in (self.state, hidden))
