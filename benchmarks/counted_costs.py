@@ -84,13 +84,13 @@ def in_turns(sides: Mapping[str, Callable[[], Any]], turns: int) -> dict[str, li
     return seconds
 
 
-def training(folder: str, turns: int) -> dict[str, Any]:
-    """Time steps of training: windows of a `DataLoader`, loss, gradients and AdamW.
+def training(folder: str, turns: int, steps: int, windows: int) -> dict[str, Any]:
+    """Time steps of training, each on some windows of a `DataLoader`: loss, gradients and AdamW.
 
     Returns
     -------
     dict
-        ``seconds`` of a turn of `STEPS_A_TURN` steps on each side, and ``tokens`` of a turn.
+        ``seconds`` of a turn of some steps on each side, and ``tokens`` of a turn.
     """
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -102,25 +102,26 @@ def training(folder: str, turns: int) -> dict[str, Any]:
     targets = CountedTargets(NGramCounts.load(Path(folder, "counts.safetensors")), corpus, folder=Path(folder))
     model = model_of(folder)
     plain, places = Windows(corpus, length), Windows(corpus, length, labels="places")
+    take = partial(stepper, steps, windows)
     bases = [deepcopy(model.base) for _ in range(3)]
     sides = {
-        ALONE: stepper(bases[0], plain, partial(alone_loss, bases[0])),
-        BESIDE: stepper(model, Windows(corpus, length, table), partial(beside_loss, model)),
-        TARGETS: stepper(bases[1], places, partial(targets_loss, bases[1], targets)),
-        FUSED: stepper(bases[2], places, partial(fused_loss, bases[2], targets)),
+        ALONE: take(bases[0], plain, partial(alone_loss, bases[0])),
+        BESIDE: take(model, Windows(corpus, length, table), partial(beside_loss, model)),
+        TARGETS: take(bases[1], places, partial(targets_loss, bases[1], targets)),
+        FUSED: take(bases[2], places, partial(fused_loss, bases[2], targets)),
     }
-    return {"seconds": in_turns(sides, turns), "tokens": STEPS_A_TURN * SHAPE["windows"] * (length - 1)}
+    return {"seconds": in_turns(sides, turns), "tokens": steps * windows * (length - 1)}
 
 
-def stepper(model: nn.Module, windows: Windows, loss: Step) -> Callable[[], None]:
-    """Return what takes `STEPS_A_TURN` steps of training."""
+def stepper(steps: int, size: int, model: nn.Module, windows: Windows, loss: Step) -> Callable[[], None]:
+    """Return what takes some steps of training, each on ``size`` windows. Rates are 0, which takes as long."""
     schedule = decoder_schedule(model=model)
     optimizer = schedule.optimizer(model.train())
-    loader = DataLoader(windows, SHAPE["windows"], shuffle=True)
+    loader = DataLoader(windows, size, shuffle=True)
     batches: Iterator[Any] = chain.from_iterable(repeat(loader))
 
-    def steps() -> None:
-        for _ in range(STEPS_A_TURN):
+    def turn() -> None:
+        for _ in range(steps):
             batch = next(batches)
             with autocast(torch.device("cpu")):
                 value = loss(batch)
@@ -129,7 +130,7 @@ def stepper(model: nn.Module, windows: Windows, loss: Step) -> Callable[[], None
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
 
-    return steps
+    return turn
 
 
 def alone_loss(base: Any, batch: Mapping[str, Tensor]) -> Tensor:
@@ -233,14 +234,14 @@ def precomputation(folder: str) -> dict[str, Any]:
 def measure(folder: str, results: Results, quick: bool) -> dict[str, Any]:
     """Return all measurements, kept or made; ``quick``: few, in this process."""
     common = {**SHAPE, "text": "classics", "order": ORDER, "experts": EXPERTS, "precision": harness.precision()}
-    turns = 1 if quick else TURNS
+    turns, steps, windows = (1, 1, 4) if quick else (TURNS, STEPS_A_TURN, SHAPE["windows"])
 
     def do(key: dict[str, Any], function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
         work = partial(function, folder, *arguments) if quick else partial(harness.alone, function, folder, *arguments)
         return results.row({"cost": function.__name__, **key, **common}, work)
 
     return {
-        "training": do({"turns": turns, "steps": STEPS_A_TURN}, training, turns),
+        "training": do({"turns": turns, "steps": steps}, training, turns, steps, windows),
         "generation": [
             {"batch": batch, "sampled": sampled}
             | do({"batch": batch, "sampled": sampled, "turns": turns, "new": NEW}, generation, batch, sampled, turns)

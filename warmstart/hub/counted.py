@@ -294,7 +294,7 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         return cast("CausalLMOutputWithPast", out)
 
     def _decoded(self, inputs: dict[str, Any], logits_to_keep: int) -> tuple[Any, Tensor | None]:
-        """Return what the decoder returns, its logits those of the last positions, and its states there for the gate."""
+        """Return the output of the decoder with the logits of the last positions, and its states there for the gate."""
         head, takes = self._facts()
         states, last = self.gate.state is not None, slice(-logits_to_keep, None)  # 0: all
         if head is not None and "past_key_values" in takes:  # it keeps nothing else
