@@ -137,14 +137,15 @@ def alone_loss(base: Any, batch: Mapping[str, Tensor]) -> Tensor:
     """Return the loss of the decoder, by the fused cross-entropy."""
     ids = batch["input_ids"]
     spot = slice(0, ids.shape[1] - 1)
-    return network_nats(base, True, ids[:, 1:], spot, base.config.vocab_size, input_ids=ids)[0].mean()
+    nats, _ = network_nats(base, True, ids[:, 1:], spot, base.config.vocab_size, input_ids=ids)
+    mean: Tensor = nats.mean()
+    return mean
 
 
 def beside_loss(model: CountedForCausalLM, batch: Mapping[str, Tensor]) -> Tensor:
     """Return the loss of the mixture and of the decoder."""
     names = ("input_ids", "labels", "expert_probs", "expert_buckets")
-    loss = model(**{name: batch[name] for name in names}).loss
-    assert loss is not None  # noqa: S101 - there are labels
+    loss: Tensor = model(**{name: batch[name] for name in names}).loss
     return loss
 
 

@@ -179,7 +179,7 @@ def mix(
 
 
 @nb.njit(cache=True, nogil=True)
-def _add(out: NDArray[Any], a: float, x: NDArray[Any], b: float, y: NDArray[Any], c: float) -> None:
+def _add(out: NDArray[Any], a: Any, x: NDArray[Any], b: Any, y: NDArray[Any], c: Any) -> None:
     """Write ``a x + b y + c`` to ``out`` (V,)."""
     for i in range(out.size):
         out[i] = a * x[i] + b * y[i] + c

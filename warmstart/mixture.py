@@ -16,7 +16,7 @@ A network without counts beside it has weights that are not fitted, see `Mixture
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,11 +159,12 @@ class Experts:
         """Return the buckets of the gate (n,) for the token after places of a text, see `mix_rows`."""
         from warmstart import _mixture_kernels as kernels  # numba is loaded here, not on import
 
-        own, shapes = self.ngrams, CACHE_SHAPES if self.cache else NO_CACHES
-        tables = NO_CONTEXTS if own is None else (own.order, own.last, own.offsets, own.sizes)
-        sizes = np.array(self.feature_sizes)
-        text = tokens, places, self.separator, len(self.prior)
-        return np.asarray(kernels.buckets(*text, sizes, *tables, *shapes))
+        own, (orders, sizes) = self.ngrams, CACHE_SHAPES if self.cache else NO_CACHES
+        tables: tuple[int, Any, Any, Any] = NO_CONTEXTS
+        if own is not None:
+            tables = own.order, own.last, own.offsets, own.sizes
+        text, of_features = (tokens, places, self.separator, len(self.prior)), np.array(self.feature_sizes)
+        return np.asarray(kernels.buckets(*text, of_features, *tables, orders, sizes))
 
     def mix_rows(self, tokens: Ids, places: Ids, weights: NDArray[np.float32], rows: NDArray[np.float32]) -> None:
         """Turn rows of the network into rows of the mixture: probabilities of every token after places of a text.
@@ -184,9 +185,11 @@ class Experts:
         """
         from warmstart import _mixture_kernels as kernels  # numba is loaded here, not on import
 
-        own, shapes = self.ngrams, CACHE_SHAPES if self.cache else NO_CACHES
-        tables = NO_TABLES if own is None else (own.order, own.last, own.offsets, own.probs, own.gammas)
-        kernels.mix(tokens, places, self.separator, self.prior, *tables, *shapes, DISCOUNT, weights, rows)
+        own, (orders, sizes) = self.ngrams, CACHE_SHAPES if self.cache else NO_CACHES
+        tables: tuple[int, Any, Any, Any, Any] = NO_TABLES
+        if own is not None:
+            tables = own.order, own.last, own.offsets, own.probs, own.gammas
+        kernels.mix(tokens, places, self.separator, self.prior, *tables, orders, sizes, DISCOUNT, weights, rows)
         columns = weights.T[0 if own is None else 1 :]
         for model, column in zip(self.classes, columns, strict=False):
             of_classes, size = model.model.rows(model.labels[tokens], places), CACHES["cache"][1] if self.cache else 0
