@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import harness, render
+from benchmarks import counted_costs, harness, render
 from benchmarks.beside_decoders import ORDER, Beside, Extra, prepare, solve_attention
 from benchmarks.decoders import Start, mean_curve, train_start
 from benchmarks.harness import Results, Workers
@@ -155,7 +155,7 @@ def section(data: Path, docs: Path, quick: bool = False, progress: Progress | No
     """Run every arm and write the section; ``quick``: two arms, four steps, nothing is written."""
     results = Results(None if quick else docs / "results" / "transformers_counts.jsonl", __name__)
     names, long = (QUICK, ()) if quick else (tuple(ARMS), LONG)
-    experts = {ARMS[name].extra.experts for name in names} - {""}
+    experts = {ARMS[name].extra.experts for name in names} - {""} | {counted_costs.EXPERTS}
     size = 1024 if quick else SHAPE["vocab_size"]
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder, Workers(results, progress) as workers:
         facts = prepare(folder, data, "classics", size, experts, workers.n)
@@ -163,9 +163,10 @@ def section(data: Path, docs: Path, quick: bool = False, progress: Progress | No
         if any(ARMS[name].extra.attention for name in names):
             solve_attention(folder, SHAPE["context"])
         made = Bench(folder, workers, quick).all(names, long)
+        costs = counted_costs.measure(folder, results, quick)
         if not quick:
-            write(**made, counts=counts, docs=docs, results=results)
-    return {**made, "counts": counts}
+            write(**made, counts=counts, costs=costs, docs=docs, results=results)
+    return {**made, "counts": counts, "costs": costs}
 
 
 def write_kept(docs: Path) -> None:
@@ -175,7 +176,8 @@ def write_kept(docs: Path) -> None:
     with Workers(results) as workers:
         made = Bench("", workers, quick=False, kept=True).all(tuple(ARMS), LONG)
     counts = {each: results.do(counts_key(each), dict) for each in experts if results.has(counts_key(each))}
-    write(**made, counts=counts, docs=docs, results=results)
+    costs = counted_costs.measure("", results, quick=False)  # all kept
+    write(**made, counts=counts, costs=costs, docs=docs, results=results)
 
 
 def counts_key(experts: str) -> dict[str, Any]:
@@ -228,7 +230,8 @@ def marks(arms: dict[str, Any], long: dict[str, Any]) -> list[list[Any]]:
 
 
 def write(
-    arms: dict[str, Any], long: dict[str, Any], counts: dict[str, Any], docs: Path, results: Results
+    arms: dict[str, Any], long: dict[str, Any], counts: dict[str, Any], costs: dict[str, Any], docs: Path,
+    results: Results,
 ) -> None:  # fmt: skip
     """Write the section of docs/benchmarks.md and its picture."""
     headers = ["arm", "step 0", "100", "200", f"{STEPS}", "decoder by itself", "test"]
@@ -270,5 +273,7 @@ Counts without a decoder, in nats a token of the whole texts:
 {LONG_STEPS:,} steps, one seed:
 
 {render.table(["arm", *(f"step {n:,}" for n in at), "test"], long_rows)}
-![Validation loss over steps](images/transformers_counts.png)"""
+![Validation loss over steps](images/transformers_counts.png)
+
+{counted_costs.section(costs)}"""
     render.write(docs, "transformers_counts", "Transformers beside counts", conclusion, body, results)

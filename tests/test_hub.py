@@ -14,11 +14,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainingArgu
 
 from warmstart import mixture as mixtures
 from warmstart.errors import InputError
-from warmstart.gate import FLOOR
+from warmstart.gate import FLOOR, Gate
 from warmstart.hub import CountedConfig, CountedForCausalLM
 from warmstart.hub.losses import plain_head
 from warmstart.hub.scoring import windows
 from warmstart.hub.tables import CODE, EXPERTS
+from warmstart.layers.gate import MixtureGate
 from warmstart.mixture import Experts, Mixture
 from warmstart.stream import Stream
 
@@ -256,6 +257,18 @@ def test_scores_of_a_text(batch):
     np.testing.assert_allclose(model.score(tokens[1:], length=16, stride=5).log_probs, scores.log_probs, atol=1e-5)
 
 
+@pytest.mark.parametrize("width", [0, 5])
+def test_weights_without_a_gradient_are_those_with_one(width):
+    torch.manual_seed(0)
+    gate = MixtureGate(Gate((7,), np.full((7, 4), 0.25)), width=width)
+    with torch.no_grad():
+        for weight in gate.parameters():
+            weight.copy_(3 * torch.randn(weight.shape))
+    buckets, hidden = np.array([6, 0, 6]), 5 * torch.randn(3, 5) if width else None
+    expected = gate.weights(torch.from_numpy(buckets), hidden).detach().numpy()
+    np.testing.assert_allclose(gate.constants(buckets, hidden), expected, rtol=1e-5)
+
+
 def test_caches_that_are_smaller_than_the_text(monkeypatch):
     shapes = {"cache": (4, 20), "cache 1024": (3, 9), "cache 128": (2, 4)}
     monkeypatch.setattr(mixtures, "CACHES", shapes)
@@ -484,8 +497,6 @@ def test_adapters_of_the_decoder_train():
 def test_the_unigram_model_alone_can_be_beside():
     experts = Experts(SEPARATOR, counted().experts.prior)
     sizes = experts.feature_sizes
-    from warmstart.gate import Gate
-
     model = CountedForCausalLM.beside(decoder(), Mixture(experts, Gate(sizes, np.ones((int(np.prod(sizes)), 1)))), 0.7)
     with torch.no_grad():
         q = model.base.eval()(IDS).logits[..., :V].softmax(-1)

@@ -79,29 +79,6 @@ def _contexts(
 
 
 @nb.njit(cache=True, nogil=True)
-def _add_extensions(
-    contexts: NDArray[Any], last: NDArray[Any], offsets: NDArray[Any], probs: NDArray[Any], gammas: NDArray[Any],
-    weight: float, out: NDArray[Any], added: NDArray[Any], stamps: NDArray[Any], stamp: int,
-) -> None:  # fmt: skip
-    """Add the distribution after contexts (n,), times a weight, to ``out`` (V,).
-
-    added (V,): what is added for the tokens whose ``stamps`` (V,) are ``stamp``, a new one for every call.
-    """
-    n = contexts.size
-    weights = np.full(n + 1, weight)  # of what the extensions of shorter contexts say
-    for k in range(n - 1, -1, -1):
-        weights[k] = weights[k + 1] * gammas[contexts[k]]
-    lowest = weights[0]
-    for y in range(out.size):
-        out[y] += lowest * probs[y]
-    for k in range(n):
-        for j in range(offsets[contexts[k]], offsets[contexts[k] + 1]):
-            y, p = last[j], weights[k + 1] * probs[j]
-            out[y] += p - (added[y] if stamps[y] == stamp else lowest * probs[y])
-            added[y], stamps[y] = p, stamp
-
-
-@nb.njit(cache=True, nogil=True)
 def known_features(
     tokens: NDArray[Any], places: NDArray[Any], separator: int, order: int, last: NDArray[Any], offsets: NDArray[Any],
     sizes: NDArray[Any], out: NDArray[Any],
@@ -116,57 +93,116 @@ def known_features(
 
 
 @nb.njit(cache=True, nogil=True)
-def bucket_index(tokens: NDArray[Any], places: NDArray[Any], sizes: NDArray[Any], features: NDArray[Any]) -> Any:
-    """Return the buckets (n,) of features (n, k), whose last is that of the token before, see `warmstart.gate`."""
+def buckets(
+    tokens: NDArray[Any], places: NDArray[Any], separator: int, vocab_size: int, feature_sizes: NDArray[Any],
+    order: int, last: NDArray[Any], offsets: NDArray[Any], context_sizes: NDArray[Any],
+    orders: NDArray[Any], sizes: NDArray[Any],
+) -> Any:  # fmt: skip
+    """Return the buckets (n,) of the gate for the token after places of a text, see `warmstart.gate`.
+
+    feature_sizes (k,); the others as for `mix`; context_sizes: of the n-gram tables.
+    """
+    features, k = np.empty((places.size, feature_sizes.size), np.int64), feature_sizes.size
+    if orders.size:
+        cache_features(tokens, places, separator, orders, sizes, vocab_size, features)
+    if order:
+        known_features(tokens, places, separator, order, last, offsets, context_sizes, features[:, k - 2])
     out = np.zeros(places.size, np.int64)
     for i in range(places.size):
-        features[i, sizes.size - 1] = ngrams.bits(tokens[places[i]]) // 2
-        for j in range(sizes.size):
-            out[i] = out[i] * sizes[j] + min(features[i, j], sizes[j] - 1)
+        features[i, k - 1] = ngrams.bits(tokens[places[i]]) // 2
+        for j in range(k):
+            out[i] = out[i] * feature_sizes[j] + min(features[i, j], feature_sizes[j] - 1)
     return out
 
 
 @nb.njit(cache=True, nogil=True)
-def blend(prior: NDArray[Any], weights: NDArray[Any], shares: NDArray[Any], out: NDArray[Any]) -> None:
-    """Weigh ``out`` (n, V) by shares (n,), and add probabilities (V,), times weights (n,); all are float32."""
-    for i in range(len(out)):
-        row, weight, share = out[i], weights[i], shares[i]
-        for y in range(prior.size):
-            row[y] = share * row[y] + weight * prior[y]
+def gate_weights(
+    logits: NDArray[Any], state: NDArray[Any], hidden: NDArray[Any], scale: float, least: float, out: NDArray[Any]
+) -> None:
+    """Write the weights of experts (n, m) by logits (n, m), states (n, width) and their matrix (m, width).
 
-
-@nb.njit(cache=True, nogil=True)
-def add_ngrams(
-    tokens: NDArray[Any], places: NDArray[Any], separator: int, order: int, last: NDArray[Any], offsets: NDArray[Any],
-    probs: NDArray[Any], gammas: NDArray[Any], weights: NDArray[Any], out: NDArray[Any],
-) -> None:  # fmt: skip
-    """Add the rows after places of a text by n-gram tables, times weights (n,), to ``out`` (n, V) float32."""
-    contexts, added = np.empty(order, np.int64), np.empty(out.shape[1])
-    stamps = np.full(out.shape[1], -1)
-    for i in range(places.size):
-        n = _contexts(tokens, places[i], separator, order, last, offsets, contexts)
-        _add_extensions(contexts[:n], last, offsets, probs, gammas, weights[i], out[i], added, stamps, i)
-
-
-@nb.njit(cache=True, nogil=True)
-def add_caches(
-    tokens: NDArray[Any], places: NDArray[Any], separator: int, orders: NDArray[Any], sizes: NDArray[Any],
-    discount: float, weights: NDArray[Any], out: NDArray[Any],
-) -> None:  # fmt: skip
-    """Add the rows of caches after places of a text, times weights (n, caches), to ``out`` (n, V) float32.
-
-    places (n,); orders, sizes (caches,); see `warmstart._cache_kernels.count`.
+    They are ``softmax(logits + scale hidden state')``, of which the last gets at least ``least``.
     """
-    vocab_size, longest = out.shape[1], orders.max()
+    n, m = out.shape
+    for i in range(n):
+        highest = -np.inf
+        for j in range(m):
+            added = np.float32(0.0)
+            for d in range(state.shape[1]):
+                added += hidden[i, d] * state[j, d]
+            out[i, j] = logits[i, j] + scale * added
+            highest = max(highest, out[i, j])
+        total = 0.0
+        for j in range(m):
+            out[i, j] = np.exp(out[i, j] - highest)
+            total += out[i, j]
+        for j in range(m):
+            out[i, j] *= (1.0 - least) / total
+        out[i, m - 1] += least
+
+
+@nb.njit(cache=True, nogil=True)
+def mix(
+    tokens: NDArray[Any], places: NDArray[Any], separator: int, prior: NDArray[Any],
+    order: int, last: NDArray[Any], offsets: NDArray[Any], probs: NDArray[Any], gammas: NDArray[Any],
+    orders: NDArray[Any], sizes: NDArray[Any], discount: float, weights: NDArray[Any], out: NDArray[Any],
+) -> None:  # fmt: skip
+    """Turn rows of the network after places of a text (n, V) float32 into those of the mixture without class models.
+
+    prior (V,): of the unigram model; order, last, offsets, probs, gammas: n-gram tables, order 0 for none; orders,
+    sizes (caches,): see `warmstart._cache_kernels.count`; weights (n, m) float32: of the n-grams first, of caches,
+    network and unigram model last.
+
+    The tokens that followed a context are few. The others take two passes over a row.
+    """
+    vocab_size, longest = out.shape[1], orders.max() if orders.size else 0
     counts, seen = np.zeros((vocab_size, longest), np.int32), np.empty(vocab_size, np.int64)
-    contexts = np.empty((longest, 2), np.int32)
+    of_caches, numbers = np.empty((orders.size, longest, 2), np.int32), np.empty(max(order, 1), np.int64)
+    unigram, base = prior.astype(np.float32), np.zeros(vocab_size, np.float32)
+    base[: probs[:vocab_size].size] = probs[:vocab_size]  # of the n-grams of one token
+    others, first = np.empty(vocab_size, np.float32), weights.shape[1] - 2 - orders.size
     for i in range(places.size):
-        rest = 0.0
+        row, share, least = out[i], weights[i, -2], weights[i, -1]
+        _add(others, share, row, least, unigram, np.float32(0.0))
+        rest = np.float32(0.0)
         for c in range(orders.size):
-            own = contexts[: orders[c]]
-            n = caches.count(tokens, separator, places[i], sizes[c], own, counts, seen)
-            rest += caches.add_row(own, counts, seen[:n], discount, weights[i, c], out[i])
-        out[i] += rest
+            of_cache = of_caches[c, : orders[c]]
+            n = caches.count(tokens, separator, places[i], sizes[c], of_cache, counts, seen)
+            rest += np.float32(caches.add_row(of_cache, counts, seen[:n], discount, weights[i, first + c], others))
+        contexts = numbers[: _contexts(tokens, places[i], separator, order, last, offsets, numbers) if order else 0]
+        lowest = weights[i, 0] if order else np.float32(0.0)
+        for h in contexts:
+            lowest *= np.float32(gammas[h])
+        _add(row, np.float32(1.0), others, lowest, base, rest)
+        if order:
+            _write_extensions(contexts, last, offsets, probs, gammas, weights[i, 0], others, rest, row)
+
+
+@nb.njit(cache=True, nogil=True)
+def _add(out: NDArray[Any], a: Any, x: NDArray[Any], b: Any, y: NDArray[Any], c: Any) -> None:
+    """Write ``a x + b y + c`` to ``out`` (V,)."""
+    for i in range(out.size):
+        out[i] = a * x[i] + b * y[i] + c
+
+
+@nb.njit(cache=True, nogil=True)
+def _write_extensions(
+    contexts: NDArray[Any], last: NDArray[Any], offsets: NDArray[Any], probs: NDArray[Any], gammas: NDArray[Any],
+    weight: Any, others: NDArray[Any], rest: Any, row: NDArray[Any],
+) -> None:  # fmt: skip
+    """Write the tokens that followed contexts (n,), shortest first, to a row (V,): longer contexts write over shorter.
+
+    weight: of the n-grams; others (V,) and rest, for every token: what other experts say.
+    """
+    weights = np.full(contexts.size, weight)
+    for k in range(contexts.size - 1, 0, -1):
+        weights[k - 1] = weights[k] * np.float32(gammas[contexts[k]])
+    for k in range(contexts.size):
+        low, high = offsets[contexts[k]], offsets[contexts[k] + 1]
+        tokens, said, own = last[low:high], probs[low:high], weights[k]
+        for j in range(tokens.size):
+            y = np.intp(tokens[j])
+            row[y] = others[y] + rest + own * np.float32(said[j])
 
 
 @nb.njit(cache=True, nogil=True)

@@ -16,7 +16,7 @@ A network without counts beside it has weights that are not fitted, see `Mixture
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,9 @@ from warmstart.progress import Progress
 
 CACHES = {"cache": (4, 131_072), "cache 1024": (3, 1024), "cache 128": (3, 128)}  # order, size
 CACHE_SHAPES = tuple(np.array(list(CACHES.values())).T.copy())
+NO_CACHES = np.zeros(0, np.int64), np.zeros(0, np.int64)
+NO_TABLES = 0, np.zeros(0, np.uint16), np.zeros(0, np.int32), np.zeros(0), np.zeros(0)
+NO_CONTEXTS = (*NO_TABLES[:3], np.zeros(0, np.uint8))
 DISCOUNT = 0.5  # of the caches, chosen on validation text; a cache without other experts needs a larger one
 TARGETS_PER_CHUNK = 1 << 17
 NETWORK_TARGETS = 8192  # that the network scores at once
@@ -156,16 +159,12 @@ class Experts:
         """Return the buckets of the gate (n,) for the token after places of a text, see `mix_rows`."""
         from warmstart import _mixture_kernels as kernels  # numba is loaded here, not on import
 
-        sizes = np.array(self.feature_sizes)
-        found = np.empty((places.size, sizes.size), np.int64)
-        if self.cache:
-            orders, of_caches = CACHE_SHAPES
-            kernels.cache_features(tokens, places, self.separator, orders, of_caches, len(self.prior), found)
-        if self.ngrams is not None:
-            own = self.ngrams
-            tables = own.last, own.offsets, own.sizes
-            kernels.known_features(tokens, places, own.separator, own.order, *tables, found[:, -2])
-        return np.asarray(kernels.bucket_index(tokens, places, sizes, found))
+        own, (orders, sizes) = self.ngrams, CACHE_SHAPES if self.cache else NO_CACHES
+        tables: tuple[int, Any, Any, Any] = NO_CONTEXTS
+        if own is not None:
+            tables = own.order, own.last, own.offsets, own.sizes
+        text, of_features = (tokens, places, self.separator, len(self.prior)), np.array(self.feature_sizes)
+        return np.asarray(kernels.buckets(*text, of_features, *tables, orders, sizes))
 
     def mix_rows(self, tokens: Ids, places: Ids, weights: NDArray[np.float32], rows: NDArray[np.float32]) -> None:
         """Turn rows of the network into rows of the mixture: probabilities of every token after places of a text.
@@ -186,20 +185,16 @@ class Experts:
         """
         from warmstart import _mixture_kernels as kernels  # numba is loaded here, not on import
 
-        kernels.blend(self.prior.astype(np.float32), weights[:, -1], weights[:, -2], rows)
-        columns = iter(weights.T)
-        if self.ngrams is not None:
-            own = self.ngrams
-            tables = own.last, own.offsets, own.probs, own.gammas
-            kernels.add_ngrams(tokens, places, own.separator, own.order, *tables, next(columns), rows)
+        own, (orders, sizes) = self.ngrams, CACHE_SHAPES if self.cache else NO_CACHES
+        tables: tuple[int, Any, Any, Any, Any] = NO_TABLES
+        if own is not None:
+            tables = own.order, own.last, own.offsets, own.probs, own.gammas
+        kernels.mix(tokens, places, self.separator, self.prior, *tables, orders, sizes, DISCOUNT, weights, rows)
+        columns = weights.T[0 if own is None else 1 :]
         for model, column in zip(self.classes, columns, strict=False):
             of_classes, size = model.model.rows(model.labels[tokens], places), CACHES["cache"][1] if self.cache else 0
             shares = model.labels, model.shares
             kernels.add_classes(tokens, places, self.separator, size, ADDED, *shares, of_classes, column, rows)
-        if self.cache:
-            orders, sizes = CACHE_SHAPES
-            of_caches = weights[:, -2 - orders.size : -2]
-            kernels.add_caches(tokens, places, self.separator, orders, sizes, DISCOUNT, of_caches, rows)
 
 
 @dataclass(eq=False)

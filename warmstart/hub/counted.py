@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -46,7 +46,7 @@ from warmstart.progress import Progress
 if TYPE_CHECKING:
     from warmstart.estimators import WarmStartLM
 
-OPTIONAL = frozenset({"logits_to_keep", "position_ids"})  # inputs that some decoders do not take
+OPTIONAL = frozenset({"logits_to_keep", "position_ids", "past_key_values"})  # inputs that some decoders do not take
 IGNORED = -100  # a label that does not count
 ROWS = 64  # places whose rows of all experts are in memory at once
 AUTO_MAP = {
@@ -104,7 +104,7 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
         self.gate = MixtureGate(Gate(tuple(config.gate_sizes), _equal(buckets, m)), width=config.gate_width)
         self.experts: Experts | None = None
         self._folder: tuple[Experts | None, Path] = None, Path()  # experts, and a folder that has their files
-        self._known: tuple[Any, Any, bool, frozenset[str]] | None = None  # see `_facts`
+        self._known: tuple[Any, Any, nn.Module | None, frozenset[str]] | None = None  # see `_facts`
         self._inherit()
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -288,21 +288,31 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
             raise InputError(f"logits_to_keep: expected a whole number, got a {type(logits_to_keep).__name__}")
         inputs |= {"past_key_values": past_key_values, "use_cache": use_cache, "return_dict": True}
         inputs = {name: value for name, value in inputs.items() if value is not None}
-        wanted = inputs.pop("output_hidden_states", False)
-        if wanted or self.gate.state is not None:
-            inputs["output_hidden_states"] = True
-        if "logits_to_keep" in self._facts()[1]:
-            inputs["logits_to_keep"] = logits_to_keep
-        out = self.base(**inputs)
-        logits = out.logits if logits_to_keep == 0 else out.logits[:, -logits_to_keep:]
+        out, hidden = self._decoded(inputs, logits_to_keep)
         text = self._text(input_ids, attention_mask, history_ids) if text_ids is None else text_ids
-        hidden = None if self.gate.state is None else out.hidden_states[-1][:, -logits.shape[1] :]
-        out.logits = _eagerly(self._mixed, logits, text, hidden)
-        if not wanted:
-            out = type(out)(**{name: value for name, value in out.items() if name != "hidden_states"})
+        out.logits = _eagerly(self._mixed, out.logits, text, hidden)
         if loss is not None:
             out.loss = loss
         return cast("CausalLMOutputWithPast", out)
+
+    def _decoded(self, inputs: dict[str, Any], logits_to_keep: int) -> tuple[Any, Tensor | None]:
+        """Return the output of the decoder with the logits of the last positions, and its states there for the gate."""
+        head, takes = self._facts()
+        states, last = self.gate.state is not None, slice(-logits_to_keep, None)  # 0: all
+        if head is not None and "past_key_values" in takes:  # it keeps nothing else
+            body = self.base.base_model(**inputs)
+            hidden = body.last_hidden_state[:, last]
+            kept = {name: body.get(name) for name in ("past_key_values", "hidden_states", "attentions")}
+            return CausalLMOutputWithPast(logits=head(hidden), **kept), hidden if states else None
+        wanted = inputs.get("output_hidden_states", False)
+        inputs |= {"output_hidden_states": True} if states else {}
+        inputs |= {"logits_to_keep": logits_to_keep} if "logits_to_keep" in takes else {}
+        out = self.base(**inputs)
+        out.logits = out.logits[:, last]
+        hidden = out.hidden_states[-1][:, -out.logits.shape[1] :] if states else None
+        if states and not wanted:
+            out = type(out)(**{name: value for name, value in out.items() if name != "hidden_states"})
+        return out, hidden
 
     def _loss(
         self, labels: Tensor, probs: Tensor | None, buckets: Tensor | None, number: Tensor | int | None, text: Tensor,
@@ -345,19 +355,20 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
 
     def _network_nats(self, targets: Tensor, spot: slice, **inputs: Any) -> tuple[Tensor, Tensor | None]:
         size, states = self.config.counted_size, self.gate.state is not None
-        return network_nats(self.base, self._facts()[0], targets, spot, size, states, **inputs)
+        plain = self._facts()[0] is not None
+        return network_nats(self.base, plain, targets, spot, size, states, **inputs)
 
-    def _facts(self) -> tuple[bool, frozenset[str]]:
-        """Return whether the head of the decoder is plain, see `plain_head`, and the optional inputs that it takes.
+    def _facts(self) -> tuple[nn.Module | None, frozenset[str]]:
+        """Return the head of the decoder if it is plain, see `plain_head`, and the optional inputs that it takes.
 
         Both are found again when the decoder or its head was exchanged, as by adapters.
         """
         head = self.base.get_output_embeddings()
         if self._known is None or self._known[0] is not self.base or self._known[1] is not head:
             if torch.compiler.is_compiling():
-                return False, frozenset()
+                return None, frozenset()
             takes = OPTIONAL & inspect.signature(self.base.forward).parameters.keys()
-            self._known = self.base, head, plain_head(self.base), takes
+            self._known = self.base, head, head if plain_head(self.base) else None, takes
         return self._known[2:]
 
     def _checked(self, targets: Tensor, counted: Tensor) -> Tensor:
@@ -396,8 +407,8 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
     def _read(self, text: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return texts (batch, n) in one, each after a separator, and the places of their tokens (batch, n)."""
         n, length = text.shape
-        tokens = np.full((n, length + 1), self.config.separator)
-        tokens[:, 1:] = text.cpu().numpy()
+        tokens = np.empty((n, length + 1), np.int64)
+        tokens[:, 0], tokens[:, 1:] = self._tables().separator, text.cpu().numpy()
         return tokens.ravel(), np.arange(tokens.size).reshape(tokens.shape)[:, 1:]
 
     def _evidence(self, text: Tensor, targets: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:

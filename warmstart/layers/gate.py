@@ -13,6 +13,7 @@ from warmstart.gate import FLOOR, Gate
 STATE_SCALE = 0.1
 LEAST = 1e-30  # share of the softmax that stands for a weight of 0, so that logits are finite
 LEAST_TRAINED = 1e-8  # of a weight at the start of training: with 0, the gate would have no gradient that gives it more
+NOTHING = np.zeros((0, 0), np.float32)
 LEAST_NETWORK = 1e-3  # of the network's; costs 1e-3 nats
 
 
@@ -80,12 +81,16 @@ class MixtureGate(nn.Module):
 
     def constants(self, buckets: NDArray[np.int64], hidden: Tensor | None = None) -> NDArray[np.float32]:
         """Return the weights of the experts (n, m) in buckets (n,), as numbers without a gradient."""
-        scores = self._scores(torch.from_numpy(buckets).to(self.logits.device), hidden)
-        logits = scores.detach().cpu().float().numpy()
-        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares *= (1 - FLOOR) / shares.sum(axis=1, keepdims=True)
-        shares[:, -1] += FLOOR
-        return np.asarray(shares, np.float32)
+        from warmstart import _mixture_kernels as kernels  # numba is loaded here, not on import
+
+        index = torch.from_numpy(buckets).to(self.logits.device)
+        logits = self.logits.detach().index_select(0, index).cpu().float().numpy()
+        state, h = NOTHING, NOTHING
+        if self.state is not None and hidden is not None:
+            state, h = (each.detach().cpu().float().numpy() for each in (self.state, hidden))
+        out = np.empty(logits.shape, np.float32)
+        kernels.gate_weights(logits, state, h, STATE_SCALE, FLOOR, out)
+        return out
 
     def _scores(self, buckets: Tensor, hidden: Tensor | None) -> Tensor:
         scores = functional.embedding(buckets, self.logits)
