@@ -139,11 +139,13 @@ def curves(
     figures.save_figure(figure, path)
 
 
-def write(docs: Path, name: str, title: str, conclusion: str, body: str, results: Results) -> None:
+def write(
+    docs: Path, name: str, title: str, conclusion: str, body: str, results: Results, bench: str | None = None
+) -> None:  # fmt: skip
     """Write the section of a bench in docs/benchmarks.md, stamped, and renew the table of contents.
 
     The section stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` and is appended if it is new. It begins with the
-    conclusion, one sentence that says what the tables show.
+    conclusion, one sentence that says what the tables show. ``bench`` is the one that writes it, if it has several.
 
     Raises
     ------
@@ -154,7 +156,7 @@ def write(docs: Path, name: str, title: str, conclusion: str, body: str, results
     path.parent.mkdir(parents=True, exist_ok=True)
     empty = "# Benchmarks\n\n<!-- contents -->\n<!-- /contents -->\n"
     text = path.read_text(encoding="utf-8") if path.exists() else empty
-    stamp = results.stamp(f"python -m benchmarks {name}")
+    stamp = results.stamp(f"python -m benchmarks {bench or name}")
     text = _replaced(text, name, f"## {title}\n\n**{conclusion}**\n\n{_filled(body.strip())}\n\n{stamp}", path)
     titles = re.findall(r"^## (.*)\n\n\*\*(.*)\*\*$", text, re.M)
     anchors = (re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each, _ in titles)  # as GitHub makes them
