@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 MODEL ?= demo-model
 PIP_FLAGS ?=
 
-.PHONY: demo test lint fuzz bench clean
+.PHONY: demo test lint fuzz bench clean test-first test-rest test-benches
 
 $(BIN)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "warmstart needs Python 3.11 or newer")'
@@ -34,10 +34,20 @@ lint: $(BIN)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# One thread: on busy cores the threads of a process wait for each other most of the time.
+# Two processes with one thread each: on busy cores the threads of a process wait for each other most of the time.
 test: export OMP_NUM_THREADS = 1
 test: lint
-	$(BIN)/python -m pytest
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=line test-first test-rest test-benches
+
+FIRST := $(wildcard tests/test_[a-i]*.py)
+
+test-first:
+	$(BIN)/python -m pytest $(FIRST)
+
+test-rest:
+	$(BIN)/python -m pytest $(filter-out $(FIRST),$(wildcard tests/test_*.py)) bitcipher warmstart benchmarks
+
+test-benches:
 	$(BIN)/python -m benchmarks all --quick --quiet
 
 fuzz: export OMP_NUM_THREADS = 1
