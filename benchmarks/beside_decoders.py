@@ -22,7 +22,7 @@ from warmstart.files import map_arrays
 from warmstart.finetune.evidence import expert_table
 from warmstart.finetune.phases import GATE_RATE
 from warmstart.finetune.targets import CountedTargets
-from warmstart.gate import FLOOR, Gate
+from warmstart.gate import Gate, with_share
 from warmstart.layers.counted import fused_counted_cross_entropy
 from warmstart.layers.gate import STATE_SCALE, MixtureGate
 from warmstart.layers.softmax import fused_cross_entropy
@@ -147,7 +147,7 @@ class Beside(Start):
         if extra.experts:
             with np.load(root / f"{extra.experts}.npz") as gate:
                 start_of_gate = Gate(tuple(gate["sizes"].tolist()), gate["weights"])
-            self.gate = MixtureGate.ready(with_network(start_of_gate), start.model.config.hidden_size)
+            self.gate = MixtureGate.ready(with_share(start_of_gate, NETWORK_SHARE), start.model.config.hidden_size)
             self.said = {part: map_arrays(root / f"{extra.experts}.{part}")[0] for part in PARTS}
         self.targets: CountedTargets | None = None
         if extra.targets or extra.late:
@@ -239,14 +239,6 @@ def solve_attention(folder: str, context: int) -> None:
     solved = solve(counts, Solution(("attended",), 2, network=network)).network
     assert solved is not None  # noqa: S101 - its context is one of the network
     np.save(root / "attention.npy", solved.arrays["contexts.attended.attention.weight"])
-
-
-def with_network(gate: Gate) -> Gate:
-    """Return a gate with the decoder as the last expert but one, `NETWORK_SHARE` of the weight in every bucket."""
-    weights = np.insert((1 - NETWORK_SHARE) * gate.weights, -1, NETWORK_SHARE, axis=1)
-    weights[:, -1] = np.maximum(weights[:, -1], FLOOR)
-    weights[:, :-1] *= (1 - weights[:, -1:]) / weights[:, :-1].sum(axis=1, keepdims=True)
-    return Gate(gate.sizes, weights)
 
 
 def brackets(ids: Tensor, seed: int) -> Tensor:

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from benchmarks import beside_decoders, decoders, mixed_attention
 from benchmarks import transformers_counts as bench
-from warmstart.gate import FLOOR, Gate
+from warmstart.gate import FLOOR, Gate, with_share
 
 
 def run(*losses, alone=None, test=5.0):
@@ -42,7 +42,7 @@ def test_every_run_has_a_key_of_its_own():
 
 
 def test_the_decoder_gets_its_share_and_the_unigram_model_keeps_its_floor():
-    gate = beside_decoders.with_network(Gate((2,), np.array([[0.9, 0.1], [0.99, 0.01]])))
+    gate = with_share(Gate((2,), np.array([[0.9, 0.1], [0.99, 0.01]])), 0.1)
     assert gate.weights[0] == pytest.approx([0.81, 0.1, 0.09])
     assert gate.weights[1, -1] == FLOOR
     assert gate.weights.sum(axis=1) == pytest.approx([1, 1])

@@ -173,6 +173,22 @@ def with_expert(
     return Gate(gate.sizes, _normalised(np.insert((1 - share) * gate.weights, -1, share[:, 0], axis=1)))
 
 
+def with_share(gate: Gate, share: float) -> Gate:
+    """Add an expert, last but one, that has the same weight in every bucket.
+
+    The other weights stay in proportion, as far as the last expert keeps `FLOOR`.
+
+    Examples
+    --------
+    >>> with_share(Gate((1,), np.array([[0.5, 0.5]])), 0.1).weights.tolist()
+    [[0.45, 0.1, 0.45]]
+    """
+    weights = np.insert((1.0 - share) * gate.weights, -1, share, axis=1)
+    weights[:, -1] = np.maximum(weights[:, -1], FLOOR)
+    weights[:, :-1] *= (1.0 - weights[:, -1:]) / weights[:, :-1].sum(axis=1, keepdims=True)
+    return Gate(gate.sizes, weights)
+
+
 def _normalised(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """Divide rows by their sums, with at least `FLOOR` for the last expert: the best weights under this bound."""
     weights: NDArray[np.float64] = sums / sums.sum(axis=1, keepdims=True)

@@ -31,7 +31,7 @@ from warmstart._threads import blocks
 from warmstart.adapters.parts import still
 from warmstart.corpus import Corpus
 from warmstart.errors import InputError
-from warmstart.gate import FLOOR, Gate
+from warmstart.gate import FLOOR, Gate, with_share
 from warmstart.hub.configs import CountedConfig
 from warmstart.hub.losses import network_nats, plain_head, state_width
 from warmstart.hub.near_shallow import NearShallowForCausalLM
@@ -39,6 +39,7 @@ from warmstart.hub.scoring import Scores, documents, window_nats, window_size, w
 from warmstart.hub.tables import check_tokenizer, copy_experts, find_folder, load_experts, save_code, save_experts
 from warmstart.kneser_ney import KneserNey
 from warmstart.layers.gate import MixtureGate
+from warmstart.layers.near_shallow import IGNORED
 from warmstart.mixture import Experts, Mixture
 from warmstart.ngrams import vocabulary_digest
 from warmstart.progress import Progress
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from warmstart.estimators import WarmStartLM
 
 OPTIONAL = frozenset({"logits_to_keep", "position_ids", "past_key_values"})  # inputs that some decoders do not take
-IGNORED = -100  # a label that does not count
 ROWS = 64  # places whose rows of all experts are in memory at once
 AUTO_MAP = {
     "AutoConfig": "modeling_warmstart.CountedConfig",
@@ -147,13 +147,10 @@ class CountedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-u
             raise InputError("expected a mixture without a network, got one with it; leave its contexts out of `solve`")
         if not 0 < network_share < 1 - FLOOR:
             raise InputError(f"network_share: expected a number above 0 and below {1 - FLOOR}, got {network_share}")
-        weights = np.insert(mixture.gate.weights, -1, 0.0, axis=1)
-        weights *= (1.0 - network_share) / weights.sum(axis=1, keepdims=True)
-        weights[:, -2] = network_share
         names = [*experts.names[:-1], "network", experts.names[-1]]
         if not vocabulary and isinstance(experts.ngrams, KneserNey):
             vocabulary = experts.ngrams.counts.vocabulary
-        gate = MixtureGate.ready(_floored(Gate, mixture.gate.sizes, weights), state_width(base))
+        gate = MixtureGate.ready(with_share(mixture.gate, network_share), state_width(base))
         return cls._of(base, experts, names, gate, network_loss, vocabulary)
 
     @classmethod
@@ -603,10 +600,3 @@ def _outside(method: Callable[..., Any], *args: Any) -> Any:
 def _equal(buckets: int, m: int) -> Any:
     """Return equal weights (buckets, m)."""
     return np.full((buckets, m), 1.0 / m)
-
-
-def _floored(kind: type[Gate], sizes: tuple[int, ...], weights: Any) -> Gate:
-    """Return a gate of weights, the last of which are at least `FLOOR`."""
-    weights[:, -1] = np.maximum(weights[:, -1], FLOOR)
-    weights[:, :-1] *= (1.0 - weights[:, -1:]) / weights[:, :-1].sum(axis=1, keepdims=True)
-    return kind(sizes, weights)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from warmstart.errors import InputError
 from warmstart.gate import FLOOR, Gate
 
 STATE_SCALE = 0.1
@@ -94,8 +95,10 @@ class MixtureGate(nn.Module):
 
     def _scores(self, buckets: Tensor, hidden: Tensor | None) -> Tensor:
         scores = functional.embedding(buckets, self.logits)
-        if self.state is None or hidden is None:
+        if self.state is None:
             return scores
+        if hidden is None:
+            raise InputError("expected the states of the network, which this gate reads, got none; give them as hidden")
         return scores + STATE_SCALE * (hidden.to(scores.dtype) @ self.state.T)
 
     def nats(self, network: Tensor, probs: Tensor, buckets: Tensor, hidden: Tensor | None = None) -> Tensor:
