@@ -235,7 +235,7 @@ class Log:
 
     def _events(self, condition: str, *values: object) -> list[Event]:
         rows = self._execute(f"SELECT id, time, kind, about, body, sound FROM events WHERE {condition}", *values)  # noqa: S608 (conditions are our own)
-        return [Event(*row, json.loads(body), sound) for *row, body, sound in rows]
+        return [Event(i, time, kind, about, json.loads(body), sound) for i, time, kind, about, body, sound in rows]
 
     def _execute(self, statement: str, *values: object) -> sqlite3.Cursor:
         with self._explained():
