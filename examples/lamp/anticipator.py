@@ -80,7 +80,8 @@ class Anticipator:
 
     def _replay(self, start: float, end: int) -> Pairing:
         """Pair anew all that can touch what happened from ``start``, up to the event ``end``; mend the lessons."""
-        pairing, lessons = Pairing(self.tags.none, self.log.setting("window")), {}
+        pairing = Pairing(self.tags.none, self.log.setting("window"))
+        lessons: dict[int, Lesson] = {}
         for event in self.log.since(start - SETTINGS["window"].high, PAIRED):
             if event.id <= end:
                 lessons |= {lesson.utterance: lesson for lesson in self._pair(pairing, event)}
@@ -122,7 +123,7 @@ class Anticipator:
         guess = self.predictor.predict(text) if self.predictor else None
         ms = 1000 * (time.perf_counter() - start)
         sure = guess.probabilities if guess else {self.tags.none: 1.0}
-        probabilities = {name: float(sure.get(name, 0.0)) for name in self.tags.names}
+        probabilities = {name: sure.get(name, 0.0) for name in self.tags.names}
         tag = max(probabilities, key=probabilities.__getitem__)
         return {
             "probabilities": probabilities,

@@ -247,7 +247,7 @@ class Log:
         return newest.body["tag"] if newest and newest.body["tag"] in tags.names[:-1] else tags.start
 
     def _events(self, condition: str, *values: object) -> list[Event]:
-        rows = self._execute(f"SELECT id, time, kind, about, body, sound FROM events WHERE {condition}", *values)  # noqa: S608 (conditions are our own)
+        rows = self._execute(f"SELECT id, time, kind, about, body, sound FROM events WHERE {condition}", *values)  # noqa: S608 - our own
         return [Event(i, time, kind, about, json.loads(body), sound) for i, time, kind, about, body, sound in rows]
 
     def _execute(self, statement: str, *values: object) -> sqlite3.Cursor:

@@ -1,7 +1,7 @@
 """The process that takes utterances: what was typed, spoken or read from a file becomes one clean line, or is refused.
 
-With ``--file`` it follows a text file; each line that is added is an utterance. How far the file was read is kept in the
-log, in one transaction with the lines, so that no line is lost or read twice.
+With ``--file`` it follows a text file; each line that is added is an utterance. How far the file was read is kept in
+the log, in one transaction with the lines, so that no line is lost or read twice.
 """
 
 import argparse
@@ -21,11 +21,11 @@ CHUNK = 2**16  # bytes of the file that are read at once, and the longest line
 
 
 def clean(text: str) -> str:
-    """Return a text in composed form (NFC), on one line, with single spaces and without control characters.
+    r"""Return a text in composed form (NFC), on one line, with single spaces and without control characters.
 
     Examples
     --------
-    >>> clean(" Light\\n on,\\tplease ")
+    >>> clean(" Light\n on,\tplease ")
     'Light on, please'
     """
     kept = (" " if unicodedata.category(sign) in ("Cc", "Cs") else sign for sign in unicodedata.normalize("NFC", text))

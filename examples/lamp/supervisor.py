@@ -86,7 +86,7 @@ class Supervisor:
             with self._starting:
                 if self._stopping.is_set():
                     return
-                process = self._processes[name] = subprocess.Popen(
+                process = self._processes[name] = subprocess.Popen(  # noqa: S603 - our own
                     self._command(name), env=_environment(), stdin=subprocess.DEVNULL, start_new_session=True
                 )
             began = time.monotonic()

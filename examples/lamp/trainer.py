@@ -28,6 +28,7 @@ class Trainer:
         self.log, self.tags, self.path = log, tags, log.path.with_name(MODEL)
         for half in self.path.parent.glob(f".{MODEL}.*"):  # what a trainer that was killed has left
             shutil.rmtree(half)
+        _warm_up(tags)
         self.learnt: set[int] = set()
         self.unknown: set[str] = set()
         self.model = LampModel(tags.names, tags.none)
@@ -91,6 +92,13 @@ class Trainer:
     def _body(self, ms: float) -> dict[str, object]:
         names = list(self.tags.names)
         return {"lessons": len(self.learnt), "ms": ms, "model": MODEL, "digest": self._digest(), "names": names}
+
+
+def _warm_up(tags: Tags) -> None:
+    """Solve a model that is thrown away, so that the first lesson need not wait for code to be compiled or loaded."""
+    model = LampModel(tags.names, tags.none)
+    model.learn(0, tags.none, tags.none)
+    model.solve()
 
 
 def prepare(log: Log, tags: Tags, _options: argparse.Namespace) -> Callable[[], bool]:
