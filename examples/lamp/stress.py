@@ -2,11 +2,12 @@
 
 python -m examples.lamp.stress --interactions 1000 --kill-every 20 --json
 
-An interaction is an utterance, then a flip of the switch or silence. What must come of it is known from the interactions
-alone. It is compared with the log when the processes have dealt with everything.
+An interaction is an utterance, then a flip of the switch or silence. What must come of it is known from the
+interactions alone. It is compared with the log when the processes have dealt with everything.
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -75,13 +76,8 @@ def stress(folder: Path, count: int, kill_every: int, seed: int = 0) -> dict[str
                 kills += 1
         _drain(log, count)
         found = _found(log, done)
-    slowest = max((interaction.ms for interaction in done), default=0.0)
-    return {
-        **found,
-        "kills": kills,
-        "slowest_flip_ms": round(slowest, 1),
-        "seconds": round(time.monotonic() - start, 1),
-    }
+    slowest, seconds = max(interaction.ms for interaction in done), time.monotonic() - start
+    return {**found, "kills": kills, "slowest_flip_ms": round(slowest, 1), "seconds": round(seconds, 1)}
 
 
 def _drain(log: Log, count: int) -> None:
@@ -105,23 +101,24 @@ def _found(log: Log, done: list[Interaction]) -> dict[str, float]:
         guesses, acts, lessons = (log.about(said[0].id, (kind,)) for kind in ("guess", "act", "lesson"))
         guessed, taught = guessed + bool(guesses), taught + bool(lessons)
         bodies = [lesson.body for lesson in lessons]
-        again = sum(first == second for first, second in zip(bodies, bodies[1:], strict=False))
+        again = sum(first == second for first, second in itertools.pairwise(bodies))
         doubled += max(0, len(guesses) - 1) + max(0, len(acts) - 1) + again
         if lessons:
             lesson = (lessons[-1].body["reason"], lessons[-1].body["tag"])
             kept = [("kept", act.body["tag"]) for act in acts] or [("silence", "none")]
             flipped = [("flip", interaction.flip), ("correction", "none")]
             wrong += lesson not in (kept if interaction.flip is None else flipped)
-    trained, flips = log.newest(("trained",)), sum(interaction.flip is not None for interaction in done)
+    trained = log.newest(("trained",))
+    learnt, flips = trained.body["lessons"] if trained else 0, sum(interaction.flip is not None for interaction in done)
     kept_flips, refused = len(log.after(0, ("flip",), 2**31)), sum(interaction.refused for interaction in done)
-    lost = 3 * len(done) - logged - guessed - taught + max(0, flips - kept_flips)
+    lost = 4 * len(done) - logged - guessed - taught - learnt + max(0, flips - kept_flips)
     return {
         "said": len(done),
         "logged": logged,
         "guessed": guessed,
         "lessons": taught,
         "wrong_lessons": wrong,
-        "learnt": trained.body["lessons"] if trained else 0,
+        "learnt": learnt,
         "flips": flips,
         "flips_refused": refused,
         "lost": lost,
