@@ -1,8 +1,10 @@
 """Recorded sound becomes text: WAV files, wav2vec2 (a tiny random model), Vosk, and the process beside the log."""
 
+import contextlib
 import importlib
 import importlib.util
 import io
+import itertools
 import json
 import os
 import shutil
@@ -19,7 +21,8 @@ import numpy as np
 import pytest
 
 from examples.lamp.log import Log
-from examples.lamp.transcriber import Vosk, Wav2Vec2, kind_of, load, open_transcriber, read_wav, step
+from examples.lamp.sound import read_wav
+from examples.lamp.transcriber import Vosk, Wav2Vec2, kind_of, load, open_transcriber, step
 from warmstart.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -98,6 +101,17 @@ def test_what_is_no_sentence_of_sound(sound, found):
     with pytest.raises(InputError, match=r"^sound: expected .*, got") as caught:
         read_wav(sound)
     assert found in str(caught.value)
+
+
+def test_damaged_files_are_refused_or_read():
+    """Cut anywhere, or with any byte of the header changed."""
+    sound = wav(tone(440, seconds=0.11))
+    for length in range(len(sound)):
+        with pytest.raises(InputError, match="^sound: expected"):
+            read_wav(sound[:length])
+    for place, value in itertools.product(range(44), (0, 1, 127, 255)):
+        with contextlib.suppress(InputError):
+            assert len(read_wav(sound[:place] + bytes([value]) + sound[place + 1 :])) > 0
 
 
 def test_a_compressed_wav_file():

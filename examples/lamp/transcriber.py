@@ -1,29 +1,24 @@
 """The process that turns recorded sound into text, with a speech model in a folder of this machine.
 
 Two kinds of model are understood, and what the folder holds tells which one it is: a wav2vec2 model of Hugging Face
-transformers with a CTC head (`config.json`), and a model of Vosk (`am/` and `conf/`).
+transformers with a CTC head (`config.json`), and a model of Vosk (`am/` and `conf/`). What they need is loaded with
+them: without a model this is a light process, which only says that there is none.
 """
 
 import argparse
-import io
 import json
-import wave
-from math import gcd
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy.signal import resample_poly
-
 from examples.lamp.log import Log
+from examples.lamp.process import arguments, run
+from examples.lamp.tags import Tags
 from warmstart.errors import InputError
 from warmstart.formats import parse_json, read_settings
 
 PROCESS = "transcriber"
-RATE = 16_000  # samples a second that speech models are trained with
-RATES = range(8_000, 192_001)
-SHORTEST, LONGEST = 0.1, 60.0  # seconds
 CHUNK = 8_000  # bytes that Vosk gets at a time
 MODELS = (
     "a folder with a wav2vec2 model of Hugging Face transformers (config.json) or with a Vosk model (am/ and conf/, "
@@ -42,46 +37,6 @@ class Transcriber(Protocol):
         InputError
             It is no WAV file of one channel with 16 bits a sample, or too short or too long.
         """
-
-
-def read_wav(sound: bytes) -> NDArray[np.int16]:
-    """Return the samples of a WAV file at 16,000 a second.
-
-    Raises
-    ------
-    InputError
-        It is no WAV file of one channel with 16 bits a sample, or too short or too long.
-    """
-    try:
-        with wave.open(io.BytesIO(sound)) as file:
-            channels, width, rate, promised = file.getparams()[:4]
-            data = file.readframes(promised)
-    except (wave.Error, EOFError) as error:
-        found = str(error) or "the end of the file"
-        raise InputError(f"sound: expected a WAV file, got: {found}; record it again") from error
-    if (channels, width) != (1, 2) or rate not in RATES:
-        raise InputError(
-            "sound: expected one channel, 16 bits a sample and 8,000 to 192,000 samples a second, got "
-            f"{channels} of {8 * width} bits at {rate:,}; record or convert it so"
-        )
-    samples = np.frombuffer(data, "<i2")
-    seconds = len(samples) / rate
-    if len(samples) < promised or not SHORTEST <= seconds <= LONGEST:
-        found = f"{seconds:.2f}" + (f" of {promised / rate:.2f}" if len(samples) < promised else "")
-        raise InputError(
-            f"sound: expected {SHORTEST} to {LONGEST:.0f} seconds, got {found}; record one sentence at a time"
-        )
-    return _resampled(samples, rate)
-
-
-def _resampled(samples: NDArray[np.int16], rate: int) -> NDArray[np.int16]:
-    """Change the number of samples a second, without what the new one cannot carry (a low-pass filter)."""
-    common = gcd(rate, RATE)
-    if rate == RATE:
-        return samples
-    changed: NDArray[np.float64] = resample_poly(samples.astype(np.float64), RATE // common, rate // common)
-    limits = np.iinfo(np.int16)
-    return np.clip(np.rint(changed), limits.min, limits.max).astype(np.int16)
 
 
 class Wav2Vec2:
@@ -116,7 +71,9 @@ class Wav2Vec2:
         """Return the most probable characters, without blanks and repetitions. Text all in capitals is made small."""
         import torch
 
-        samples = read_wav(sound).astype(np.float32) / 2**15
+        from examples.lamp.sound import RATE, read_wav
+
+        samples = read_wav(sound) / 2**15
         inputs = self._processor(samples, sampling_rate=RATE, return_tensors="pt")
         with torch.inference_mode():
             scores = self._model(**inputs).logits  # (1, frames, characters)
@@ -147,6 +104,8 @@ class Vosk:
     def text(self, sound: bytes) -> str:
         """Return the words of all pieces that the recognizer hears, one after another."""
         from vosk import KaldiRecognizer
+
+        from examples.lamp.sound import RATE, read_wav
 
         data = read_wav(sound).astype("<i2").tobytes()
         recognizer = KaldiRecognizer(self._model, RATE)
@@ -221,19 +180,18 @@ def load(folder: Path | None) -> Transcriber | InputError:
         return error
 
 
-def main() -> None:
+def prepare(log: Log, tags: Tags, options: argparse.Namespace) -> Callable[[], bool]:
+    """Load the model; return what transcribes the next recording."""
+    transcriber = load(options.model)
+    return lambda: step(log, transcriber)
+
+
+def main() -> int:
     """Transcribe each recording of the log, until the process is stopped."""
-    parser = argparse.ArgumentParser(prog="python -m examples.lamp.transcriber", description=__doc__)
-    parser.add_argument("--log", type=Path, required=True)
+    parser = arguments("Turn the recordings of the log into text.")
     parser.add_argument("--model", type=Path, help=MODELS)
-    arguments = parser.parse_args()
-    transcriber = load(arguments.model)
-    with Log(arguments.log) as log:
-        while True:
-            while step(log, transcriber):
-                pass
-            log.wait(60)
+    return run(parser, prepare)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
