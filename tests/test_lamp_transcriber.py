@@ -84,9 +84,9 @@ def cut(sound):
 @pytest.mark.parametrize(
     ("sound", "found"),
     [
-        (b"", "the end of the file"),
+        (b"", "a part of one"),
         (b"\x1aE\xdf\xa3 webm, as some browsers record", "does not start with RIFF"),
-        (wav(tone(440))[:30], "the end of the file"),
+        (wav(tone(440))[:30], "a part of one"),
         (wav(tone(440), channels=2), "2 of 16 bits at 16,000"),
         (wav(tone(440), width=1), "1 of 8 bits at 16,000"),
         (wav(tone(440), rate=4_000), "1 of 16 bits at 4,000"),
@@ -107,7 +107,7 @@ def test_damaged_files_are_refused_or_read():
     """Cut anywhere, or with any byte of the header changed."""
     sound = wav(tone(440, seconds=0.11))
     for length in range(len(sound)):
-        with pytest.raises(InputError, match="^sound: expected"):
+        with pytest.raises(InputError, match=r"^sound: expected"):
             read_wav(sound[:length])
     for place, value in itertools.product(range(44), (0, 1, 127, 255)):
         with contextlib.suppress(InputError):

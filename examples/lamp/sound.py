@@ -27,8 +27,8 @@ def read_wav(sound: bytes) -> NDArray[np.int16]:
         with wave.open(io.BytesIO(sound)) as file:
             channels, width, rate, promised = file.getparams()[:4]
             data = file.readframes(promised)
-    except (wave.Error, EOFError) as error:
-        found = str(error) or "the end of the file"
+    except (wave.Error, EOFError, RuntimeError) as error:  # the last one without words, for a chunk that ends too early
+        found = str(error) or "a part of one"
         raise InputError(f"sound: expected a WAV file, got: {found}; record it again") from error
     if (channels, width) != (1, 2) or rate not in RATES:
         raise InputError(
