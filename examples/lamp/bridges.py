@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from examples.lamp.tags import Tags
 from warmstart.errors import InputError
 
 TOKEN, USER, PASSWORD = (f"WARMSTART_LAMP_{name}" for name in ("TOKEN", "MQTT_USER", "MQTT_PASSWORD"))
@@ -235,6 +236,27 @@ class Mqtt:
         return json.dumps(
             {"state": "ON", "brightness": max(1, round(level * BRIGHTEST))} if level else {"state": "OFF"}
         )
+
+
+def open_bridge(
+    tags: Tags, mqtt: str | None, home_assistant: str | None, entity: str | None, token: Path | None
+) -> Bridge | None:
+    """Return the bridge that the options of the command line name, or None if they name none. Nothing is connected yet.
+
+    Raises
+    ------
+    InputError
+        The options do not fit together, or one of them cannot be used.
+    """
+    levels = {state.name: state.level for state in tags.states}
+    if entity is None and (home_assistant is not None or token is not None):
+        raise InputError("expected --entity with --home-assistant and --token, got none; name the lamp, as in light.desk")
+    if entity is None:
+        return None if mqtt is None else Mqtt.parse(mqtt, levels)
+    if home_assistant is None or mqtt is not None:
+        raise InputError("expected --home-assistant with --entity, or --mqtt, got another mixture; name one lamp")
+    read_token(token)  # so that it is missed at the start
+    return HomeAssistant(home_assistant, lambda: read_token(token), entity, levels)
 
 
 class Driver:
