@@ -1,9 +1,10 @@
 """What the processes have in common: each deals with the events of the log, and waits when there are none."""
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from examples.lamp.log import Log
@@ -30,11 +31,6 @@ def work(log: Log, step: Callable[[], bool], parent: int | None = None) -> None:
             log.wait(PAUSE)
 
 
-def main(description: str, prepare: Callable[[Log, Tags, argparse.Namespace], Callable[[], bool]]) -> int:
-    """Run a process whose only options are those that all have."""
-    return run(arguments(description), prepare)
-
-
 def run(
     parser: argparse.ArgumentParser,
     prepare: Callable[[Log, Tags, argparse.Namespace], Callable[[], bool]],
@@ -46,11 +42,21 @@ def run(
     """
     options = parser.parse_args(command)
     try:
-        with Log(options.log) as log:
+        with Log(options.log) as log, _told(log, Path(parser.prog).stem):
             work(log, prepare(log, Tags.read(options.tags), options), options.parent)
-    except InputError as error:
+    except (InputError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return BAD_INPUT
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def _told(log: Log, process: str) -> Iterator[None]:
+    """Write into the log why a process ends, for the page."""
+    try:
+        yield
+    except (InputError, OSError) as error:
+        log.append("trouble", {"process": process, "why": str(error)})
+        raise
