@@ -24,7 +24,7 @@ from warmstart.errors import InputError
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-UsageError = typer.BadParameter.__mro__[1]  # typer does not export it in all versions
+UsageError: Any = typer.BadParameter.__mro__[1]  # typer does not export it in all versions
 
 Folder = Annotated[Path, typer.Option("--folder", help="Holds the log and the model.")]
 TagsFile = Annotated[Path, typer.Option("--tags", metavar="TOML", help="The states of the switch.", show_default=False)]
@@ -87,7 +87,8 @@ def serve(
         "transcriber": _options({"--model": speech}),
         "operator": _options(given),
     }
-    names = {"localhost"} if host in LOCAL else {"localhost", host, socket.gethostname(), f"{socket.gethostname()}.local"}
+    here = socket.gethostname()
+    names = ["localhost"] if host in LOCAL else ["localhost", host, here, f"{here}.local"]
     with Supervisor(folder, tags, options) as supervisor:
         shown = f"[{host}]" if ":" in host else "localhost" if host in LOCAL else host
         typer.echo(f"{states.name}: http://{shown}:{port}/ (Ctrl-C ends it)")
@@ -211,8 +212,7 @@ def main() -> int:
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
     except UsageError as error:
-        usage: Any = error
-        sys.stderr.write(f"error: {usage.format_message().rstrip('.')}; see python -m examples.lamp --help\n")
+        sys.stderr.write(f"error: {error.format_message().rstrip('.')}; see python -m examples.lamp --help\n")
     return BAD_INPUT
 
 

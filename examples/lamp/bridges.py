@@ -250,7 +250,7 @@ def open_bridge(
     """
     levels = {state.name: state.level for state in tags.states}
     if entity is None and (home_assistant is not None or token is not None):
-        raise InputError("expected --entity with --home-assistant and --token, got none; name the lamp, as in light.desk")
+        raise InputError("expected --entity beside --home-assistant and --token, got none; give one, as in light.desk")
     if entity is None:
         return None if mqtt is None else Mqtt.parse(mqtt, levels)
     if home_assistant is None or mqtt is not None:
