@@ -1,4 +1,4 @@
-"""The command line of the lamp: ``python -m examples.lamp serve``, ``say``, ``flip``, ``forget``, ``log`` and others.
+"""The command line of the lamp: `python -m examples.lamp serve`, `say`, `flip`, `forget`, `log` and `stress`.
 
 Results go to stdout, errors to stderr in one line. The status is 2 if somebody has to mend something first.
 """
@@ -23,7 +23,7 @@ from warmstart.errors import InputError
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 UsageError: Any = typer.BadParameter.__mro__[1]  # typer does not export it in all versions
 
 Folder = Annotated[Path, typer.Option("--folder", help="Holds the log and the model.")]
@@ -42,6 +42,11 @@ class Running:
         """Return the names of the processes, and whether they run."""
         pids = self._supervisor.pids()
         return {name: name in pids for name in PROCESSES}
+
+
+@app.callback()
+def lamp() -> None:
+    """Work with a lamp that learns when you want light, from your words and your flips of its switch."""
 
 
 @app.command()
@@ -208,11 +213,13 @@ def main() -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        return app(prog_name="python -m examples.lamp", standalone_mode=False) or 0
+        return app(sys.argv[1:] or ["--help"], prog_name="python -m examples.lamp", standalone_mode=False) or 0
     except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
+        why = str(error)
     except UsageError as error:
-        sys.stderr.write(f"error: {error.format_message().rstrip('.')}; see python -m examples.lamp --help\n")
+        where = "python -m examples.lamp" if error.ctx is None else error.ctx.command_path
+        why = f"{error.format_message().rstrip('.')}; see {where} --help"
+    sys.stderr.write(f"error: {why}\n")
     return BAD_INPUT
 
 
