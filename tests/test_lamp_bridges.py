@@ -8,15 +8,20 @@ import queue
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from examples.lamp import bridges
-from examples.lamp.bridges import PASSWORD, TOKEN, USER, Driver, HomeAssistant, Mqtt, read_token
+from examples.lamp.bridges import PASSWORD, TOKEN, USER, Driver, HomeAssistant, Mqtt, open_bridge, read_token
+from examples.lamp.log import Log
+from examples.lamp.tags import Tags
 from warmstart.errors import InputError
 
+ROOT = Path(__file__).parents[1]
 LEVELS = {"off": 0.0, "dim": 0.25, "on": 1.0, "faint": 0.001}
 SECRET = "eyJ0-a-secret-token"  # noqa: S105 (of this file's server)
 WAIT = 30  # seconds that a test waits for another process at most
@@ -458,3 +463,86 @@ def test_a_broker_starts_again_and_gets_the_newest_state(tmp_path, quick):
             driver.set("off")
             assert heard.get(timeout=WAIT)[1]["state"] == "OFF"
     assert len(reports) == 1
+
+
+# The operator's process
+
+
+@contextlib.contextmanager
+def operator(log, *options, **environment):
+    command = [sys.executable, "-m", "examples.lamp.operator", "--log", log, *options]
+    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}) as process:
+        try:
+            yield
+            assert process.poll() is None
+        finally:
+            process.terminate()
+
+
+def test_the_operator_lets_a_lamp_of_home_assistant_follow(tmp_path):
+    installed("websockets")
+    port = free_port()
+    options = ["--home-assistant", f"http://127.0.0.1:{port}", "--entity", "light.desk"]
+    with Log(tmp_path / "log") as log, operator(tmp_path / "log", *options, **{TOKEN: SECRET}):
+        log.append("flip", {"tag": "on"})
+        until(lambda: log.after(0, ["trouble"]))
+        log.append("flip", {"tag": "off"})
+        log.append("flip", {"tag": "on"})
+        with FakeHomeAssistant(port) as home:
+            until(lambda: home.calls)
+            assert [call["service"] for call in home.calls] == ["turn_on"]
+            log.append("flip", {"tag": "off"})
+            until(lambda: len(home.calls) == 2)
+        (trouble,) = log.after(0, ["trouble"])
+        assert trouble.body["process"] == "operator"
+        assert "Home Assistant: expected it at" in trouble.body["why"]
+    assert home.calls[1]["service"] == "turn_off"
+    assert home.tokens == [SECRET] * 2
+    assert all(SECRET.encode() not in file.read_bytes() for file in tmp_path.iterdir())
+
+
+def test_the_operator_lets_a_lamp_of_mqtt_follow(tmp_path):
+    port = free_port()
+    with broker(tmp_path, port, "allow_anonymous true"), lamp(port, "desk") as heard, Log(tmp_path / "log") as log:
+        log.append("flip", {"tag": "on"})
+        with operator(tmp_path / "log", "--mqtt", f"127.0.0.1:{port}/desk"):  # at its start it tells how things stand
+            assert heard.get(timeout=WAIT)[1] == {"state": "ON", "brightness": 255}
+            log.append("flip", {"tag": "off"})
+            until(lambda: heard.get(timeout=WAIT)[1] == {"state": "OFF"})
+        assert log.after(0, ["trouble"]) == []
+
+
+# What the command line names
+
+
+def test_which_bridge_the_options_name(tmp_path):
+    (tmp_path / "token").write_text(SECRET)
+    tags = Tags.read()
+    assert open_bridge(tags, None, None, None, None) is None
+    bridge = open_bridge(tags, "host:1/desk", None, None, None)
+    assert isinstance(bridge, Mqtt)
+    assert (bridge.host, bridge.port, bridge.topic, bridge.levels) == ("host", 1, "desk", {"on": 1.0, "off": 0.0})
+    bridge = open_bridge(tags, None, "http://host", "light.desk", tmp_path / "token")
+    assert isinstance(bridge, HomeAssistant)
+    assert (bridge.address, bridge.entity, bridge.token()) == ("ws://host/api/websocket", "light.desk", SECRET)
+    (tmp_path / "token").write_text("mended")
+    assert bridge.token() == "mended"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("host/desk", "http://host", "light.desk", "token"),
+        ("host/desk", None, None, "token"),
+        (None, "http://host", None, "token"),
+        (None, None, "light.desk", "token"),
+        ("", None, None, None),
+        (None, "", "light.desk", None),
+    ],
+)
+def test_options_that_name_no_lamp(tmp_path, monkeypatch, options):
+    monkeypatch.setenv(TOKEN, SECRET)
+    (tmp_path / "token").write_text(SECRET)
+    *others, token = options
+    with pytest.raises(InputError, match="expected"):
+        open_bridge(Tags.read(), *others, token and tmp_path / token)
