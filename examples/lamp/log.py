@@ -261,8 +261,9 @@ class Log:
         except sqlite3.DatabaseError as error:
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF  # of `_check`: none
             if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                way = "It is left as it is: move it away to begin anew, or restore a copy"
-                raise InputError(f"expected a log of the lamp, {self.path} is damaged ({error}). {way}") from error
+                problem, way = str(error).splitlines()[-1], "move it away to begin anew, or restore a copy"
+                message = f"expected a log of the lamp, {self.path} is damaged ({problem}). It is left as it is: {way}"
+                raise InputError(message) from error
             if code == sqlite3.SQLITE_ERROR:  # a mistake in a statement
                 raise
             raise InputError(f"expected a log that can be written, got {self.path}: {error}") from error

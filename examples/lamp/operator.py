@@ -13,7 +13,6 @@ from pathlib import Path
 from examples.lamp.log import Event, Log
 from examples.lamp.process import arguments, run
 from examples.lamp.tags import Tags
-from warmstart.errors import InputError
 
 NAME = "operator"
 KINDS = ("flip", "guess")
@@ -56,24 +55,18 @@ def prepare(log: Log, tags: Tags, options: argparse.Namespace) -> Callable[[], b
 
 
 def _driver(path: Path, tags: Tags, options: argparse.Namespace) -> Callable[[str], None] | None:
-    if options.home_assistant is None and options.mqtt is None:
+    given = (options.mqtt, options.home_assistant, options.entity, options.token)
+    if not any(given):
         return None
-    from examples.lamp.bridges import Bridge, Driver, HomeAssistant, Mqtt, read_token
+    from examples.lamp.bridges import Driver, open_bridge
 
-    levels = {state.name: state.level for state in tags.states}
-    if options.home_assistant is None:
-        bridge: Bridge = Mqtt.parse(options.mqtt, levels)
-    elif options.mqtt is None and options.entity is not None:
-        read_token(options.token)  # so that it is missed at the start
-        bridge = HomeAssistant(options.home_assistant, lambda: read_token(options.token), options.entity, levels)
-    else:
-        raise InputError("expected --home-assistant with --entity, or --mqtt; give one of the two")
+    bridge = open_bridge(tags, *given)
 
     def report(why: str) -> None:
         with Log(path) as log:  # the driver has a thread of its own
             log.append("trouble", {"process": NAME, "why": why})
 
-    return Driver(bridge, report).__enter__().set  # its thread ends with the process
+    return Driver(bridge, report).__enter__().set if bridge else None  # its thread ends with the process
 
 
 if __name__ == "__main__":
