@@ -126,7 +126,7 @@ $("say").addEventListener("submit", (event) => {
   $("words").focus();
 });
 $("undo").addEventListener("click", () => connection.send({ do: "flip", tag: story.before }));
-$("threshold").addEventListener("input", () => drawThreshold(state.settings.threshold));
+$("threshold").addEventListener("input", (event) => drawThreshold(event.target.value));
 $("threshold").addEventListener("change", (event) => {
   connection.send({ do: "set", name: "threshold", value: Number(event.target.value) });
 });

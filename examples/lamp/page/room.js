@@ -10,12 +10,24 @@ export function buildSwitch(given, flip) {
   const states = [...tags.states].sort((a, b) => a.level - b.level);
   const choices = states.map((state) => {
     const input = make("input", { type: "radio", name: "state", value: state.name });
-    input.addEventListener("click", () => flip(state.name));
+    listen(input, () => flip(state.name));
     return make("label", {}, input, make("span", {}, state.label));
   });
   $("switch").replaceChildren($("switch").firstElementChild, ...choices, make("i", { ariaHidden: "true" }));
   $("switch").style.setProperty("--states", states.length);
   document.title = `${tags.name} that learns`;
+}
+
+/** Browsers do not agree on whether a key on a radio button that is checked clicks it. */
+function listen(input, flip) {
+  let pressed = false;
+  input.addEventListener("keydown", (event) => {
+    if (event.repeat || !input.checked || ![" ", "Enter"].includes(event.key)) return;
+    pressed = true;
+    flip();
+  });
+  input.addEventListener("keyup", () => setTimeout(() => (pressed = false)));
+  input.addEventListener("click", () => pressed || flip());
 }
 
 export const label = (tag) => tags.states.find((state) => state.name === tag)?.label ?? "nothing";

@@ -18,9 +18,10 @@ export function buildBars(tags) {
   $("bars").replaceChildren(...rows);
 }
 
+/** Show the threshold of the server, or what the slider shows while it moves. */
 export function drawThreshold(threshold) {
   const slider = $("threshold");
-  if (document.activeElement !== slider || !slider.matches(":active")) slider.value = threshold;
+  if (!slider.matches(":active")) slider.value = threshold; // else it is being dragged
   slider.ariaValueText = `${percent(slider.value)} sure`;
   $("threshold-value").textContent = percent(slider.value);
   $("thoughts").style.setProperty("--threshold", slider.value);
