@@ -35,10 +35,13 @@ from warmstart.gate import Gate, fit_gate
 
 SAID, FIRST_TAG = 256, 257  # tokens: bytes, the end of an utterance, the tags, the end of a lesson
 ORDER = 8
-FAMILIAR = (0.3, 0.45, 0.6, 0.8)  # similarities that part the buckets of the gate
+FAMILIAR = (0.45, 0.55, 0.65, 0.8)  # similarities that part the buckets of the gate
 EXPERTS = ("n-grams", "recent", "similar", "words", "frequency")
 NEWEST = 512  # lessons that are compared with, and that the gate is fitted on; all are counted
+START, START_NONE = 0.5, 5  # lessons that are counted before the first: doing nothing is usual
+TRUST = 4  # lessons in each bucket of the gate, before the first, of which the similar ones told the tag
 SHOWN = 4  # words and sentences of an explanation
+TRUSTED = (0.3, 0.3, 0.9, 0.5, 0.3)  # probability by each expert in these lessons
 TABLES = ("bases", "last", "offsets", "probs", "gammas", "sizes")
 
 
@@ -94,6 +97,7 @@ class LampModel:
         if none not in names or len(set(names)) != len(names):
             raise InputError(f"expected different tags with {none!r} among them, got {list(names)}")
         self.names, self.none, self.sharpness, self.ridge = tuple(names), none, sharpness, ridge
+        self.start = np.array([START_NONE if name == none else START for name in names])
         self.lessons: dict[int, tuple[str, int]] = {}
         self._features: dict[int, Features] = {}
         self._predictor: Predictor | None = None
@@ -144,18 +148,31 @@ class LampModel:
         tables = Table.of([each.phrases for each in said]), Table.of([each.pieces for each in said])
         words, of_words = Words.fit(tables, Y, newest)
         compared = [Table.of([getattr(each, name) for each in said[newest]]) for name in ("words", "pieces")]
-        similar, of_similar, familiar = Similar.fit(compared[0], compared[1], Y[newest], self.sharpness, self.ridge)
+        similar, of_similar, familiar = Similar.fit(
+            compared[0], compared[1], Y[newest], self.start, self.sharpness, self.ridge
+        )
         ngrams, of_ngrams = self._ngrams(texts, own, newest)
         endings, counts = endings_of(texts), Y.sum(axis=0)
         lesson, of_own = np.arange(own.size)[newest], (np.arange(of_similar.size), own[newest])
         earlier = lesson[:, None] - np.arange(1, RECENT + 1)
         same = np.where(earlier < 0, -1, same_ends(endings[np.maximum(earlier, 0)], endings[lesson][:, None]))
-        of_recent = recent(same, own[np.maximum(earlier, 0)], prior(np.cumsum(Y, axis=0) - Y)[newest])[of_own]
-        of_prior = prior(counts - Y[newest])[of_own]
+        of_recent = recent(same, own[np.maximum(earlier, 0)], prior(np.cumsum(Y, axis=0) - Y + self.start)[newest])[
+            of_own
+        ]
+        of_prior = prior(counts - Y[newest] + self.start)[of_own]
         left_out = [of_ngrams, of_recent, of_similar, of_words, of_prior]
-        gate, _ = fit_gate(np.stack(left_out, axis=1), bucket(familiar)[:, None], (len(FAMILIAR) + 1,))
+        known = np.repeat(np.arange(len(FAMILIAR) + 1), TRUST)
+        rows = np.concatenate([np.stack(left_out, axis=1), np.tile(TRUSTED, (known.size, 1))])
+        gate, _ = fit_gate(rows, np.concatenate([bucket(familiar), known])[:, None], (len(FAMILIAR) + 1,))
         parts = Parts(
-            np.array(order[newest]), words, similar, ngrams, endings[-RECENT:], own[-RECENT:], prior(counts), gate
+            np.array(order[newest]),
+            words,
+            similar,
+            ngrams,
+            endings[-RECENT:],
+            own[-RECENT:],
+            prior(counts + self.start),
+            gate,
         )
         return Predictor(self.names, self.none, parts)
 
@@ -245,7 +262,13 @@ class Predictor:
         if self.parts is None:
             return {}, facts
         utterances, words, similar, ngrams, endings, tags, of_tags, gate = self.parts
-        arrays: dict[str, NDArray[Any]] = {"utterances": utterances, "endings": endings, "tags": tags, "prior": of_tags, "gate": gate.weights}
+        arrays: dict[str, NDArray[Any]] = {
+            "utterances": utterances,
+            "endings": endings,
+            "tags": tags,
+            "prior": of_tags,
+            "gate": gate.weights,
+        }
         arrays |= {f"words.ids.{i}": ids for i, ids in enumerate(words.ids)}
         arrays |= {f"words.weights.{i}": weights for i, weights in enumerate(words.weights)}
         arrays |= {"words.log_prior": words.log_prior, "alphas": similar.alphas, "mean": similar.mean}
@@ -285,8 +308,8 @@ class Predictor:
 
 
 def prior(counts: Array) -> Array:
-    """Return the frequency of tags (..., C) given their counts, with half a lesson more for each."""
-    return np.asarray((counts + 0.5) / (counts + 0.5).sum(axis=-1, keepdims=True))
+    """Return the frequency of tags (..., C) of their counts."""
+    return np.asarray(counts / counts.sum(axis=-1, keepdims=True))
 
 
 def bucket(similarity: Array) -> NDArray[np.int64]:

@@ -22,7 +22,7 @@ from warmstart.progress import Progress
 
 WINDOW, PAUSE = 10.0, 30.0  # seconds: of an utterance, and between two
 WRONG, LATE = 0.03, 0.05  # shares of the flips
-THRESHOLD = 0.7
+THRESHOLD = 0.6
 CURVE, SPAN = 10, 100  # points of the curve, and interactions that each looks back to
 
 
