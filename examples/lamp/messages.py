@@ -13,7 +13,6 @@ Each has a `key` as well, which the answer repeats.
 """
 
 import base64
-import binascii
 import json
 from collections import deque
 from collections.abc import Collection
@@ -110,7 +109,7 @@ def _utterance(log: Log, message: dict[str, Any]) -> int:
 def _wav(message: dict[str, Any]) -> bytes:
     try:
         sound = base64.b64decode(_text(message, "wav", LONGEST), validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise InputError(f"expected as wav a sound in base64, got something else ({error})") from error
     if len(sound) > LONGEST_SOUND:
         raise InputError(f"expected a sound of at most {LONGEST_SOUND:,} bytes (30 seconds), got {len(sound):,}")

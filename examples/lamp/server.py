@@ -13,12 +13,13 @@ import contextlib
 import dataclasses
 import secrets
 import socket
+import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import uvicorn
 from fastapi import FastAPI, Query, WebSocket, WebSocketDisconnect
@@ -27,23 +28,17 @@ from fastapi.responses import FileResponse
 from examples.lamp.guard import Guard
 from examples.lamp.log import KINDS, SETTINGS, Event, Log
 from examples.lamp.messages import LONGEST, answer
-from examples.lamp.tags import Tags
+from examples.lamp.supervisor import LOG, PROCESSES, Supervisor
+from examples.lamp.tags import DEFAULT, Tags
 from warmstart.errors import InputError
 
 PAGE = Path(__file__).with_name("page")
 BATCH = 500  # events in a message
 LOOK = 0.5  # seconds between two looks at the processes
 REMEMBERED = 1000  # keys of messages that were taken: one that is sent again after a lost connection is taken once
+SILENT = dict.fromkeys(("auto_configure", "tracing", "metrics", "logs"), False)  # newer FastAPI can report to others
 
 Ask = Callable[..., Awaitable[Any]]
-
-
-class Processes(Protocol):
-    """What the page shows of a supervisor: which processes there are, and whether each runs."""
-
-    def running(self) -> Mapping[str, bool]:
-        """Return the names of the processes, and whether they run."""
-        ...
 
 
 def app(
@@ -51,7 +46,7 @@ def app(
     tags: Tags,
     hosts: Collection[str] = ("localhost",),
     transcriber: bool = False,
-    supervisor: Processes | None = None,
+    supervisor: Supervisor | None = None,
 ) -> FastAPI:
     """Make the application that serves the page.
 
@@ -65,12 +60,12 @@ def app(
         The names of this machine by which a browser may ask for the page. Its addresses in numbers always work.
     transcriber : bool
         Whether a process turns recorded sound into text. If not, the page uses the browser's own recognition.
-    supervisor : Processes or None
+    supervisor : Supervisor or None
         Tells which processes run.
     """
-    application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, telemetry=SILENT)
     application.add_middleware(Guard, hosts=frozenset(name.lower() for name in hosts))
-    path = Path(folder, "log.sqlite")
+    path = Path(folder, LOG)
     run = secrets.token_hex(8)  # another run of the server may have another log: the page then begins anew
     taken: deque[str] = deque(maxlen=REMEMBERED)
     hello = {"server": run, "tags": dataclasses.asdict(tags), "transcriber": transcriber}
@@ -98,7 +93,7 @@ def app(
 class News:
     """What a tab was not told yet: the events after the number ``after``, and the state where it has changed."""
 
-    def __init__(self, tags: Tags, supervisor: Processes | None, hello: Mapping[str, Any] | None, after: int) -> None:
+    def __init__(self, tags: Tags, supervisor: Supervisor | None, hello: Mapping[str, Any] | None, after: int) -> None:
         self.tags = tags
         self.supervisor = supervisor
         self.hello = hello
@@ -117,7 +112,7 @@ class News:
         state = {
             "lamp": log.lamp(self.tags),
             "settings": {name: log.setting(name) for name in SETTINGS},
-            "processes": self.supervisor.running() if self.supervisor else {},
+            "processes": self._processes(),
         }
         if not events and not erased and state == self.state:
             return None
@@ -128,6 +123,12 @@ class News:
         self.forgetting -= erased
         return message
 
+    def _processes(self) -> dict[str, bool]:
+        if self.supervisor is None:
+            return {}
+        running = self.supervisor.pids()
+        return {name: name in running for name in PROCESSES}
+
 
 def _told(event: Event) -> dict[str, Any]:
     return {key: value for key, value in event._asdict().items() if key != "sound"}
@@ -135,28 +136,54 @@ def _told(event: Event) -> dict[str, Any]:
 
 def serve(
     folder: str | Path,
-    tags: Tags,
+    tags: str | Path = DEFAULT,
     host: str = "127.0.0.1",
     port: int = 8000,
     hosts: Collection[str] = ("localhost",),
-    transcriber: bool = False,
-    supervisor: Processes | None = None,
+    options: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """Serve the page until the process is told to stop. The parameters are those of `app`, and the address.
+    """Start the processes of the lamp, and serve its page until Ctrl-C or SIGTERM.
+
+    Parameters
+    ----------
+    folder : path
+        Holds the log and the model; it is made if there is none.
+    tags : path
+        The file with the states of the switch.
+    host, port : str, int
+        The address to listen at. With the default, only this machine can reach it.
+    hosts : names
+        As for `app`.
+    options : mapping of str to sequence of str
+        Options of the processes, as for `Supervisor`. With any for the transcriber, the page records sound for it.
 
     Raises
     ------
     InputError
-        The address cannot be used, or the log is damaged.
+        The address, the folder, its log or the file of tags cannot be used.
     """
-    with Log(Path(folder, "log.sqlite")):
-        application = app(folder, tags, hosts, transcriber, supervisor)
+    states = Tags.read(tags)
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise InputError(f"expected a free address of this machine, got {host}:{port}: {error.strerror}") from error
-    with listener:
-        server(application).run(sockets=[listener])
+    except (OSError, OverflowError) as error:
+        raise InputError(f"expected a free address of this machine, got {host}, port {port}: {error}") from error
+    with listener, Supervisor(Path(folder), Path(tags), options) as supervisor:
+        transcriber = bool(options and options.get("transcriber"))
+        server(app(folder, states, hosts, transcriber, supervisor)).run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def serving(application: FastAPI, port: int = 0) -> Iterator[str]:
+    """Serve in a thread of its own while a block runs, at a free port or the given one; give the address."""
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        running = server(application)
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            running.should_exit = True
+            thread.join()
 
 
 def server(application: FastAPI) -> uvicorn.Server:

@@ -20,8 +20,9 @@ export class Connection {
     this.socket.onmessage = ({ data }) => {
       const news = JSON.parse(data);
       if (!("answer" in news)) return this.onNews(news);
+      const message = this.unanswered.get(news.answer);
       this.unanswered.delete(news.answer);
-      if (news.refused) this.onRefusal(news.refused);
+      if (news.refused) this.onRefusal(news.refused, message ? JSON.parse(message) : {});
     };
     this.socket.onclose = () => {
       this.onChange(false);

@@ -7,7 +7,7 @@ import { likeliest } from "./story.js";
 const PAGE = 10;
 const REASONS = {
   flip: "you flipped the switch",
-  correction: "you set it right",
+  correction: "you corrected it",
   kept: "you kept what it did",
   silence: "you left the switch alone",
 };
@@ -75,7 +75,8 @@ function build(id) {
 
 function update(item, utterance, now, window) {
   const { guess, lesson, act } = utterance;
-  const left = utterance.time + window - now; // seconds
+  const length = guess?.window ?? window; // seconds in which a flip belongs to it
+  const left = utterance.time + length - now;
   const [text, { children: [select, forget] }, { children: [why, reason] }] = item.children;
   text.textContent = utterance.text + (utterance.cut ? " …" : "");
   select.value = lesson?.tag ?? "";
@@ -93,6 +94,6 @@ function update(item, utterance, now, window) {
   }
   reason.textContent = lesson ? REASONS[lesson.reason] : left > 0 ? "waiting for your flip" : "";
   item.classList.toggle("open", !lesson && left > 0);
-  item.style.setProperty("--window", `${window}s`);
-  item.style.setProperty("--passed", `${left - window}s`);
+  item.style.setProperty("--window", `${length}s`);
+  item.style.setProperty("--passed", `${left - length}s`);
 }

@@ -20,12 +20,18 @@ let drawing = false;
 const connection = new Connection({
   resume: () => ({ server, after: story?.last ?? 0 }),
   onNews: hear,
-  onRefusal: notice,
+  onRefusal: refused,
   onChange: (open) => {
     document.body.classList.toggle("away", !open);
     if (!open && state) say("The connection to the lamp is lost. Trying again.");
   },
 });
+
+/** Say why, and give words back that were not taken. */
+function refused(why, message) {
+  notice(why);
+  if (message.do === "say" && !$("words").value) $("words").value = message.text;
+}
 
 function hear(news) {
   if (news.trouble) return notice(news.trouble);
@@ -76,7 +82,7 @@ function draw() {
   requestAnimationFrame(() => {
     drawing = false;
     const { threshold, window } = state.settings;
-    drawRoom(state.lamp, story.before);
+    drawRoom(state.lamp, story);
     drawThreshold(threshold);
     drawThoughts(story.utterances.get(asked) ?? story.newest, story, tags, threshold);
     drawConversation(story, state.time, window);

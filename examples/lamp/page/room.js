@@ -20,14 +20,13 @@ export function buildSwitch(given, flip) {
 
 export const label = (tag) => tags.states.find((state) => state.name === tag)?.label ?? "nothing";
 
-/** Show the state. `about` is the utterance that the model acted on, if it did. */
-export function drawRoom(lamp, before) {
+export function drawRoom(lamp, { before, byItself }) {
   const state = tags.states.find((candidate) => candidate.name === lamp);
   document.documentElement.style.setProperty("--level", state.level);
   const inputs = [...$("switch").querySelectorAll("input")];
   for (const input of inputs) input.checked = input.value === lamp;
   $("switch").style.setProperty("--place", inputs.findIndex((input) => input.checked));
-  const sentence = `${tags.name}: ${state.label}`;
+  const sentence = `${tags.name}: ${state.label}${byItself ? ", by itself" : ""}`;
   $("lamp-now").textContent = sentence;
   $("picture-title").textContent = sentence;
   $("undo").disabled = before === lamp;

@@ -7,9 +7,9 @@ export class Story {
     this.waiting = new Map(); // id of what was typed or recorded -> its text, until the recorder has taken it
     this.changed = new Set(); // utterances to draw anew
     this.lamp = this.before = start;
+    this.byItself = false; // whether the model set the lamp
     this.trained = null;
     this.troubles = [];
-    this.refusals = [];
   }
 
   add(event) {
@@ -26,13 +26,14 @@ export class Story {
       this.changed.add(event.id);
     } else if (event.kind === "refused") {
       this.waiting.delete(event.about);
-      this.refusals.push(event);
     } else if (event.kind === "flip" || event.kind === "act") {
       if (event.body.tag !== this.lamp) this.before = this.lamp;
       this.lamp = event.body.tag;
+      this.byItself = event.kind === "act";
     } else if (event.kind === "trained") {
       this.trained = event.body;
     } else if (event.kind === "trouble") {
+      this.waiting.delete(event.about); // a recording that was not understood
       this.troubles.push(event);
     }
     if (utterance && ["guess", "act", "lesson", "forget"].includes(event.kind)) {
