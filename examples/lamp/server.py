@@ -36,7 +36,9 @@ PAGE = Path(__file__).with_name("page")
 BATCH = 500  # events in a message
 LOOK = 0.5  # seconds between two looks at the processes
 REMEMBERED = 1000  # keys of messages that were taken: one that is sent again after a lost connection is taken once
-SILENT = dict.fromkeys(("auto_configure", "tracing", "metrics", "logs"), False)  # newer FastAPI can report to others
+SILENT: Any = dict.fromkeys(
+    ("auto_configure", "tracing", "metrics", "logs"), False
+)  # newer FastAPI can report to others
 
 Ask = Callable[..., Awaitable[Any]]
 
