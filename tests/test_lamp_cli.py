@@ -166,7 +166,8 @@ def test_serve_starts_the_page_and_the_processes_and_ctrl_c_ends_them(tmp_path):
     )
     try:
         assert process.stdout.readline() == f"Lamp: http://localhost:{port}/ (Ctrl-C ends it)\n"
-        assert b"<html" in until(lambda: page(port))
+        assert b"<html" in until(lambda: process.poll() or page(port))
+        words[-1] = str(free_port())
         again = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
         assert (again.returncode, again.stderr.count("\n")) == (2, 1)
         assert "a lamp runs there already" in again.stderr

@@ -17,7 +17,7 @@ import typer
 from examples.lamp.bridges import open_bridge
 from examples.lamp.log import KINDS, Event, Log
 from examples.lamp.process import BAD_INPUT
-from examples.lamp.supervisor import LOG, PROCESSES, Supervisor
+from examples.lamp.supervisor import LOG
 from examples.lamp.tags import DEFAULT, Tags
 from warmstart.errors import InputError
 
@@ -30,18 +30,6 @@ Folder = Annotated[Path, typer.Option("--folder", help="Holds the log and the mo
 TagsFile = Annotated[Path, typer.Option("--tags", metavar="TOML", help="The states of the switch.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DATA = Path("lamp-data")
-
-
-class Running:
-    """What the page shows of the processes."""
-
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
-
-    def running(self) -> Mapping[str, bool]:
-        """Return the names of the processes, and whether they run."""
-        pids = self._supervisor.pids()
-        return {name: name in pids for name in PROCESSES}
 
 
 @app.callback()
@@ -94,10 +82,9 @@ def serve(
     }
     here = socket.gethostname()
     names = ["localhost"] if host in LOCAL else ["localhost", host, here, f"{here}.local"]
-    with Supervisor(folder, tags, options) as supervisor:
-        shown = f"[{host}]" if ":" in host else "localhost" if host in LOCAL else host
-        typer.echo(f"{states.name}: http://{shown}:{port}/ (Ctrl-C ends it)")
-        serve_page(folder, states, host, port, names, speech is not None, Running(supervisor))
+    shown = f"[{host}]" if ":" in host else "localhost" if host in LOCAL else host
+    typer.echo(f"{states.name}: http://{shown}:{port}/ (Ctrl-C ends it)")
+    serve_page(folder, tags, host, port, names, options)
 
 
 def _options(given: Mapping[str, object]) -> list[str]:
