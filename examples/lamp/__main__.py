@@ -21,7 +21,7 @@ from examples.lamp.supervisor import LOG
 from examples.lamp.tags import DEFAULT, Tags
 from warmstart.errors import InputError
 
-LOCAL = ("localhost", "127.0.0.1", "::1")
+LOCAL, EVERYWHERE = ("localhost", "127.0.0.1", "::1"), ("0.0.0.0", "::")  # noqa: S104 (only if asked for)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 UsageError: Any = typer.BadParameter.__mro__[1]  # typer does not export it in all versions
@@ -82,7 +82,8 @@ def serve(
     }
     here = socket.gethostname()
     names = ["localhost"] if host in LOCAL else ["localhost", host, here, f"{here}.local"]
-    shown = f"[{host}]" if ":" in host else "localhost" if host in LOCAL else host
+    reached = {**dict.fromkeys(LOCAL, "localhost"), **dict.fromkeys(EVERYWHERE, here)}.get(host, host)
+    shown = f"[{reached}]" if ":" in reached else reached
     typer.echo(f"{states.name}: http://{shown}:{port}/ (Ctrl-C ends it)")
     serve_page(folder, tags, host, port, names, options)
 
