@@ -39,6 +39,7 @@ SCHEMA = (
     "CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, kind TEXT NOT NULL,"
     " about INTEGER, body TEXT NOT NULL, sound BLOB)",
     "CREATE INDEX abouts ON events (about)",
+    "CREATE INDEX times ON events (time)",
     "CREATE TABLE positions (process TEXT PRIMARY KEY, event INTEGER NOT NULL)",
     "CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     f"PRAGMA application_id = {APPLICATION}",
@@ -132,6 +133,10 @@ class Log:
         """Return the oldest events of these kinds after the given number."""
         return self._events(f"id > ? AND {_among(kinds)} ORDER BY id LIMIT ?", event, *kinds, limit)
 
+    def since(self, time: float, kinds: Sequence[str]) -> list[Event]:
+        """Return the events of these kinds from a time on, in the order of their times."""
+        return self._events(f"time >= ? AND {_among(kinds)} ORDER BY time, id", time, *kinds)
+
     def newest(self, kinds: Sequence[str], before: int = 2**62) -> Event | None:
         """Return the newest event of these kinds, before the given number."""
         return next(iter(self._events(f"id < ? AND {_among(kinds)} ORDER BY id DESC LIMIT 1", before, *kinds)), None)
@@ -150,8 +155,16 @@ class Log:
         return int(row[0]) if row else 0
 
     def move(self, process: str, event: int) -> None:
-        """Set the position of a process."""
+        """Move the position of a process forward, or to 0: it begins anew.
+
+        Raises
+        ------
+        InputError
+            It is there already: another process of this name works on the same log.
+        """
         with self.transaction():
+            if 0 < event <= self.position(process):
+                raise InputError(f"expected one {process} for {self.path}, got two; stop one of them")
             self._execute("INSERT OR REPLACE INTO positions VALUES (?, ?)", process, event)
 
     def next(self, process: str, kinds: Sequence[str]) -> Event | None:
@@ -234,7 +247,7 @@ class Log:
         return newest.body["tag"] if newest and newest.body["tag"] in tags.names[:-1] else tags.start
 
     def _events(self, condition: str, *values: object) -> list[Event]:
-        rows = self._execute(f"SELECT id, time, kind, about, body, sound FROM events WHERE {condition}", *values)  # noqa: S608 (conditions are our own)
+        rows = self._execute(f"SELECT id, time, kind, about, body, sound FROM events WHERE {condition}", *values)  # noqa: S608 - our own
         return [Event(i, time, kind, about, json.loads(body), sound) for i, time, kind, about, body, sound in rows]
 
     def _execute(self, statement: str, *values: object) -> sqlite3.Cursor:
@@ -248,8 +261,9 @@ class Log:
         except sqlite3.DatabaseError as error:
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF  # of `_check`: none
             if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                way = "It is left as it is: move it away to begin anew, or restore a copy"
-                raise InputError(f"expected a log of the lamp, {self.path} is damaged ({error}). {way}") from error
+                problem, way = str(error).splitlines()[-1], "move it away to begin anew, or restore a copy"
+                message = f"expected a log of the lamp, {self.path} is damaged ({problem}). It is left as it is: {way}"
+                raise InputError(message) from error
             if code == sqlite3.SQLITE_ERROR:  # a mistake in a statement
                 raise
             raise InputError(f"expected a log that can be written, got {self.path}: {error}") from error

@@ -1,0 +1,1 @@
+"""Programs that use the package. They are not part of its wheel."""
