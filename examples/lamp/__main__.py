@@ -1,4 +1,4 @@
-"""The command line of the lamp: `python -m examples.lamp serve`, `say`, `flip`, `forget`, `log` and `stress`.
+"""The command line of the lamp: `python -m examples.lamp serve`, `say`, `flip`, `forget`, `log`, `simulate` and `stress`.
 
 Results go to stdout, errors to stderr in one line. The status is 2 if somebody has to mend something first.
 """
@@ -159,6 +159,30 @@ def show_log(
 def _told(event: Event) -> dict[str, Any]:
     """Return an event with the size of its recording in place of the recording."""
     return {**event._asdict(), "sound": None if event.sound is None else len(event.sound)}
+
+
+@app.command("simulate")
+def run_simulation(
+    file: Annotated[Path, typer.Argument(metavar="TSV", help="Columns text and label, the tag that is meant.")],
+    source: Annotated[
+        str | None, typer.Option(help="Play only rows with this in their column source, and test on all others.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Order of the rows, and what the person does.")] = 0,
+    errors: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the words to drop, swap or misspell, as speech recognition.")
+    ] = 0.0,
+    baselines: Annotated[bool, typer.Option(help="Play to the baselines too.")] = True,
+    tags: TagsFile = DEFAULT,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Play a person with a switch from a file of utterances, and score the lamp beside simple baselines."""
+    from examples.lamp.simulator import play
+    from warmstart.progress import Reporter
+
+    with Reporter(quiet) as progress:
+        result = play(file, Tags.read(tags), source, seed, errors, baselines, progress)
+    _print(result, as_json)
 
 
 @app.command("stress")

@@ -103,7 +103,8 @@ class Similar:
     """Similar lessons: a ridge regression of the tags on the similarity of utterances.
 
     The similarity of two utterances is ``exp(-s (1 - c))`` with the sharpness s and the mean c of the cosines of their
-    words and of their pieces: 1 for the same words, ``exp(-s)`` for no piece in common. All tags weigh the same, so lessons of a rare tag weigh more.
+    words and of their pieces: 1 for the same words, ``exp(-s)`` for no piece in common. All tags weigh the same, so
+    lessons of a rare tag weigh more.
 
     Attributes
     ----------
