@@ -1,5 +1,7 @@
 # make demo   set up, fit a model on Python's own documentation, score it and generate text
 # make test   set up, then run the linter, the type checker, the tests and a short form of every bench that has its data
+# make lamp   set up, then start the lamp that learns (examples/lamp) with its page on localhost
+# make test-lamp  install what its tests need besides (Debian: a browser, an MQTT broker, a voice), and skip none of them
 # make fuzz   try 2,000 command lines, and 2,000 damaged files of every kind that is read
 # make bench  measure every table and plot of docs/benchmarks.md (needs the data sets, see README)
 #
@@ -12,7 +14,7 @@ BIN := $(VENV)/bin
 MODEL ?= demo-model
 PIP_FLAGS ?=
 
-.PHONY: demo test lint fuzz bench clean test-first test-rest test-benches
+.PHONY: demo lamp test test-lamp lint fuzz bench clean test-first test-rest test-benches
 
 $(BIN)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "warmstart needs Python 3.11 or newer")'
@@ -24,10 +26,17 @@ $(BIN)/installed-dev: $(BIN)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_FLAGS) --editable '.[dev]'
 	touch $@
 
+$(BIN)/installed-lamp: $(BIN)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_FLAGS) --editable '.[lamp]'
+	touch $@
+
 demo: $(BIN)/installed
 	$(BIN)/warmstart fit --output $(MODEL)
 	$(BIN)/warmstart eval $(MODEL)
 	$(BIN)/warmstart generate $(MODEL) --prompt "Return the"
+
+lamp: $(BIN)/installed-lamp
+	$(BIN)/python -m examples.lamp serve
 
 lint: $(BIN)/installed-dev
 	$(BIN)/ruff check .
@@ -45,10 +54,21 @@ test-first:
 	$(BIN)/python -m pytest $(FIRST)
 
 test-rest:
-	$(BIN)/python -m pytest $(filter-out $(FIRST),$(wildcard tests/test_*.py)) bitcipher warmstart benchmarks
+	$(BIN)/python -m pytest $(filter-out $(FIRST),$(wildcard tests/test_*.py)) bitcipher warmstart benchmarks examples/lamp
 
 test-benches:
 	$(BIN)/python -m benchmarks all --quick --quiet
+
+TOOLS := chromium mosquitto espeak-ng
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+test-lamp: export OMP_NUM_THREADS = 1
+test-lamp: export WARMSTART_LAMP = 1
+test-lamp: $(BIN)/installed-dev
+	dpkg --status $(TOOLS) > /dev/null 2>&1 || \
+	    { $(SUDO) apt-get update && $(SUDO) apt-get install --yes --no-install-recommends $(TOOLS); }
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_FLAGS) --editable '.[vosk]'
+	$(BIN)/python -m pytest $(wildcard tests/test_lamp_*.py) examples/lamp
 
 fuzz: export OMP_NUM_THREADS = 1
 fuzz: $(BIN)/installed-dev

@@ -1,6 +1,7 @@
-"""The command line of the lamp: what it writes into the log, what it refuses, and that `serve` starts everything."""
+"""The command line of the lamp: what it writes into the log, what it refuses, that `serve` starts all; its README."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -11,13 +12,16 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from examples.lamp import __main__ as command_line
-from examples.lamp.bridges import TOKEN
+from examples.lamp.bridges import PASSWORD, TOKEN, USER
 from examples.lamp.log import Log
-from examples.lamp.supervisor import LOG
+from examples.lamp.supervisor import LOG, PROCESSES
+from examples.lamp.tags import Tags
 
 ROOT = Path(__file__).parents[1]
+GUIDE = (ROOT / "examples" / "lamp" / "README.md").read_text(encoding="utf-8")
 WAIT = 60  # seconds that a test waits for a process at most
 
 
@@ -166,7 +170,8 @@ def test_serve_starts_the_page_and_the_processes_and_ctrl_c_ends_them(tmp_path):
     )
     try:
         assert process.stdout.readline() == f"Lamp: http://localhost:{port}/ (Ctrl-C ends it)\n"
-        assert b"<html" in until(lambda: page(port))
+        assert b"<html" in until(lambda: process.poll() or page(port))
+        words[-1] = str(free_port())
         again = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
         assert (again.returncode, again.stderr.count("\n")) == (2, 1)
         assert "a lamp runs there already" in again.stderr
@@ -183,3 +188,28 @@ def test_serve_starts_the_page_and_the_processes_and_ctrl_c_ends_them(tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in err
     assert page(port) is None
+
+
+# examples/lamp/README.md
+
+
+def test_its_commands_and_options_exist():
+    known = get_command(command_line.app).commands
+    lines = re.findall(r"python -m examples\.lamp ([^\n#`]*)", GUIDE)
+    assert len(lines) >= 8
+    for name, *words in map(str.split, lines):
+        options = {option for parameter in known[name].params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options
+    named = set(re.findall(r"`(--[a-z-]+)", GUIDE)) - {"--help"}
+    assert named <= {option for command in known.values() for parameter in command.params for option in parameter.opts}
+
+
+def test_its_variables_and_files_exist():
+    assert set(re.findall(r"WARMSTART_\w+", GUIDE)) == {TOKEN, USER, PASSWORD}
+    assert f"lamp-data/{LOG}" in GUIDE
+    assert all(f"\n| {name} |" in GUIDE for name in PROCESSES)
+
+
+def test_its_switch_is_one(tmp_path):
+    (tmp_path / "tags.toml").write_text(re.search(r"```toml\n(.*?)```", GUIDE, re.S)[1])
+    assert Tags.read(tmp_path / "tags.toml").names == ("off", "dim", "bright", "none")

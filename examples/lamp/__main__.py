@@ -1,4 +1,4 @@
-"""The command line of the lamp: `python -m examples.lamp serve`, `say`, `flip`, `forget`, `log` and `stress`.
+"""The command line of the lamp: `python -m examples.lamp serve`, `say`, `flip`, `forget`, `log`, `simulate` and `stress`.
 
 Results go to stdout, errors to stderr in one line. The status is 2 if somebody has to mend something first.
 """
@@ -17,11 +17,11 @@ import typer
 from examples.lamp.bridges import open_bridge
 from examples.lamp.log import KINDS, Event, Log
 from examples.lamp.process import BAD_INPUT
-from examples.lamp.supervisor import LOG, PROCESSES, Supervisor
+from examples.lamp.supervisor import LOG
 from examples.lamp.tags import DEFAULT, Tags
 from warmstart.errors import InputError
 
-LOCAL = ("localhost", "127.0.0.1", "::1")
+LOCAL, EVERYWHERE = ("localhost", "127.0.0.1", "::1"), ("0.0.0.0", "::")  # noqa: S104 (only if asked for)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 UsageError: Any = typer.BadParameter.__mro__[1]  # typer does not export it in all versions
@@ -30,18 +30,6 @@ Folder = Annotated[Path, typer.Option("--folder", help="Holds the log and the mo
 TagsFile = Annotated[Path, typer.Option("--tags", metavar="TOML", help="The states of the switch.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DATA = Path("lamp-data")
-
-
-class Running:
-    """What the page shows of the processes."""
-
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
-
-    def running(self) -> Mapping[str, bool]:
-        """Return the names of the processes, and whether they run."""
-        pids = self._supervisor.pids()
-        return {name: name in pids for name in PROCESSES}
 
 
 @app.callback()
@@ -94,10 +82,10 @@ def serve(
     }
     here = socket.gethostname()
     names = ["localhost"] if host in LOCAL else ["localhost", host, here, f"{here}.local"]
-    with Supervisor(folder, tags, options) as supervisor:
-        shown = f"[{host}]" if ":" in host else "localhost" if host in LOCAL else host
-        typer.echo(f"{states.name}: http://{shown}:{port}/ (Ctrl-C ends it)")
-        serve_page(folder, states, host, port, names, speech is not None, Running(supervisor))
+    reached = {**dict.fromkeys(LOCAL, "localhost"), **dict.fromkeys(EVERYWHERE, here)}.get(host, host)
+    shown = f"[{reached}]" if ":" in reached else reached
+    typer.echo(f"{states.name}: http://{shown}:{port}/ (Ctrl-C ends it)")
+    serve_page(folder, tags, host, port, names, options)
 
 
 def _options(given: Mapping[str, object]) -> list[str]:
@@ -171,6 +159,30 @@ def show_log(
 def _told(event: Event) -> dict[str, Any]:
     """Return an event with the size of its recording in place of the recording."""
     return {**event._asdict(), "sound": None if event.sound is None else len(event.sound)}
+
+
+@app.command("simulate")
+def run_simulation(
+    file: Annotated[Path, typer.Argument(metavar="TSV", help="Columns text and label, the tag that is meant.")],
+    source: Annotated[
+        str | None, typer.Option(help="Play only rows with this in their column source, and test on all others.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Order of the rows, and what the person does.")] = 0,
+    errors: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the words to drop, swap or misspell, as speech recognition.")
+    ] = 0.0,
+    baselines: Annotated[bool, typer.Option(help="Play to the baselines too.")] = True,
+    tags: TagsFile = DEFAULT,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Play a person with a switch from a file of utterances, and score the lamp beside simple baselines."""
+    from examples.lamp.simulator import play
+    from warmstart.progress import Reporter
+
+    with Reporter(quiet) as progress:
+        result = play(file, Tags.read(tags), source, seed, errors, baselines, progress)
+    _print(result, as_json)
 
 
 @app.command("stress")

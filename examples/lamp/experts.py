@@ -23,7 +23,8 @@ from examples.lamp.features import Features, Ids, Table
 SMOOTHING = 0.05  # co-occurrences added to each feature
 SHARPNESS = 1.0  # of the similarity
 RIDGE = 0.3  # over the similarity of a lesson to itself, which is 1
-TEMPERATURES = np.geomspace(0.02, 2.0, 47)
+TEMPERATURES = np.geomspace(0.05, 1.0, 31)
+USUAL, FIRM = 0.2, 3.0  # temperature before any lesson, and how firmly it is believed, in nats a squared nat
 RECENT, ENDING, DISCOUNT = 200, 16, 0.5  # lessons and bytes of the cache, and its discount
 
 Array = NDArray[np.float64]
@@ -102,7 +103,8 @@ class Similar:
     """Similar lessons: a ridge regression of the tags on the similarity of utterances.
 
     The similarity of two utterances is ``exp(-s (1 - c))`` with the sharpness s and the mean c of the cosines of their
-    words and of their pieces: 1 for the same words. All tags weigh the same, so lessons of a rare tag weigh more.
+    words and of their pieces: 1 for the same words, ``exp(-s)`` for no piece in common. All tags weigh the same, so
+    lessons of a rare tag weigh more.
 
     Attributes
     ----------
@@ -123,18 +125,22 @@ class Similar:
     sharpness: float
 
     @classmethod
-    def fit(cls, words: Table, pieces: Table, Y: Array, sharpness: float, ridge: float) -> tuple[Self, Array, Array]:
+    def fit(
+        cls, words: Table, pieces: Table, Y: Array, start: Array, sharpness: float, ridge: float
+    ) -> tuple[Self, Array, Array]:
         """Return the expert, the probability of the own tag of each lesson left out, and its highest similarity."""
         K = (cosines(words) + cosines(pieces)) / 2
         K = np.exp(-sharpness * (1 - K))
         counts = Y.sum(axis=0)
         weights = Y @ (len(Y) / (np.count_nonzero(counts) * np.maximum(counts, 1)))
-        mean = (weights @ Y + 0.5) / (weights.sum() + 0.5 * Y.shape[1])
+        mean = weights @ Y + start
+        mean /= mean.sum()
         inverse = np.linalg.inv(K + np.diag(ridge / weights))
         alphas = inverse @ (Y - mean)
         left_out = Y - alphas / np.diag(inverse)[:, None]
         own = Y.argmax(axis=1)
-        losses = [-np.log(softmax(left_out / t)[np.arange(own.size), own]).mean() for t in TEMPERATURES]
+        losses = [-np.log(softmax(left_out / t)[np.arange(own.size), own]).sum() for t in TEMPERATURES]
+        losses += FIRM * np.log(TEMPERATURES / USUAL) ** 2
         temperature = float(TEMPERATURES[int(np.argmin(losses))])
         np.fill_diagonal(K, 0.0)
         probs = softmax(left_out / temperature)[np.arange(own.size), own]

@@ -84,7 +84,7 @@ class Pairing:
         """Return what the windows teach that have ended without a flip; their utterances wait no longer."""
         ended = [waiting for waiting in self._waiting if waiting.end < time]
         self._waiting = [waiting for waiting in self._waiting if waiting.end >= time]
-        return [self._unflipped(waiting) for waiting in ended if not waiting.flipped]
+        return [self._unflipped(each) for each in ended if not each.flipped and each.acted != each.state]
 
     def forget(self, utterance: int) -> None:
         """Let an utterance wait no longer."""

@@ -22,7 +22,7 @@ from warmstart.progress import Progress
 
 WINDOW, PAUSE = 10.0, 30.0  # seconds: of an utterance, and between two
 WRONG, LATE = 0.03, 0.05  # shares of the flips
-THRESHOLD = 0.7
+THRESHOLD = 0.6
 CURVE, SPAN = 10, 100  # points of the curve, and interactions that each looks back to
 
 
@@ -156,26 +156,57 @@ def flips(state: str, wanted: str, states: Sequence[str], rng: random.Random) ->
         yield after, wanted
 
 
+def play(
+    path: Path, tags: Tags, source: str | None, seed: int, errors: float, baselines: bool,
+    progress: Progress | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Simulate the rows of a file in a random order; with a source, only its rows, and test on those of all others.
+
+    Raises
+    ------
+    InputError
+        The file cannot be used, or its rows are all of the source, or none is.
+    """
+    rows, rng = read(path, tags), random.Random(seed)  # noqa: S311 - nothing secret
+    here = [row for row in rows if source is None or row.get("source") == source]
+    others = [row for row in rows if source is not None and row.get("source") != source]
+    if source is not None and not (here and others):
+        known = ", ".join(sorted({str(row.get("source")) for row in rows}))
+        raise InputError(f"{path}: expected a source among several in the column source, {known}, got {source!r}")
+    rng.shuffle(here)
+    stream, test = ([Said(misheard(row["text"], errors, rng), row["label"]) for row in part] for part in (here, others))
+    return simulate(stream, tags, seed, test, baselines, progress)
+
+
 def simulate(
-    stream: Sequence[Said], tags: Tags, seed: int = 0, baselines: bool = True, progress: Progress | None = None
+    stream: Sequence[Said],
+    tags: Tags,
+    seed: int = 0,
+    test: Sequence[Said] = (),
+    baselines: bool = True,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Play a stream to the lamp and to baselines, which are taught the same, and score their guesses.
+
+    Other utterances, the test, are guessed but never taught, after each tenth of the stream.
 
     Returns
     -------
     dict
         ``interactions``; `Scores` of the last third; ``curve``: macro F1 of the last 100 interactions; ``actions``:
         those by itself, right and wrong; ``first_right_action``: number of the interaction; ``lessons``, and how many
-        of them are not what was meant; ``milliseconds``, medians and maxima; ``baselines``: scores and curve of each.
+        of them are not what was meant; ``milliseconds``, medians and maxima; ``test``: a curve, if there is one;
+        ``baselines``: scores and curves of each.
     """
     if not stream:
         raise InputError("expected utterances to play, got none")
-    lamp, arms = LampModel(tags.names, tags.none), dict[str, Learner]()
+    lamp, arms = Lamp(tags), dict[str, Learner]()
     if baselines:
         arms = {"majority": Majority(tags), "keywords": Keywords(tags), "logistic_regression": LogisticRegression(tags)}
     guessed: dict[str, list[str]] = {name: [] for name in ("lamp", *arms)}
+    tested: dict[str, list[dict[str, Any]]] = {name: [] for name in guessed}
     steps, taught = list[dict[str, Any]](), dict[int, str]()
-    for step in interactions(stream, tags, lamp, seed):
+    for step in interactions(stream, tags, lamp.model, seed):
         guessed["lamp"].append(step["guess"].tag)
         for name, arm in arms.items():
             guessed[name] += arm.tags([stream[len(steps)].text])
@@ -183,6 +214,10 @@ def simulate(
                 arm.learn(lesson.utterance, stream[lesson.utterance].text, lesson.tag)
         taught |= {lesson.utterance: lesson.tag for lesson in step["lessons"]}
         steps.append(step)
+        if test and len(steps) in points(len(stream)):
+            for name, arm in {"lamp": lamp, **arms}.items():
+                f1 = scored([said.tag for said in test], arm.tags([said.text for said in test]), tags).macro_f1
+                tested[name].append({"interactions": len(steps), "macro_f1": f1})
         if progress:
             progress("interactions", len(steps), len(stream))
     meant = [said.tag for said in stream]
@@ -195,15 +230,23 @@ def simulate(
         "first_right_action": first,
         "lessons": {"all": len(taught), "not_meant": sum(meant[u] != tag for u, tag in taught.items())},
         "milliseconds": {name: _times([step[name] for step in steps]) for name in ("predict", "update")},
-        "baselines": {name: _summary(meant, guessed[name], tags) for name in arms},
+        **({"test": tested["lamp"]} if test else {}),
+        "baselines": {
+            name: _summary(meant, guessed[name], tags) | ({"test": tested[name]} if test else {}) for name in arms
+        },
     }
+
+
+def points(n: int) -> list[int]:
+    """Return where a curve of n interactions has its points: after each tenth."""
+    return sorted({-(-i * n // CURVE) for i in range(1, CURVE + 1)})
 
 
 def _summary(meant: Sequence[str], guessed: Sequence[str], tags: Tags) -> dict[str, Any]:
     """Return the scores of the last third, and a curve: macro F1 of the last `SPAN` interactions after each tenth."""
     n = len(meant)
     last = slice(n - max(1, n // 3), n)
-    parts = [slice(max(0, end - SPAN), end) for end in sorted({-(-i * n // CURVE) for i in range(1, CURVE + 1)})]
+    parts = [slice(max(0, end - SPAN), end) for end in points(n)]
     curve = [{"interactions": p.stop, "macro_f1": scored(meant[p], guessed[p], tags).macro_f1} for p in parts]
     return {**scored(meant[last], guessed[last], tags)._asdict(), "curve": curve}
 
