@@ -1,5 +1,6 @@
 """The lamp's page in a real browser, with the real processes behind it."""
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -13,22 +14,18 @@ from typing import Any
 
 import pytest
 
-CHROMIUM = shutil.which("chromium") or ""
-try:
-    from playwright.sync_api import Browser, Page, expect, sync_playwright
-
-    from examples.lamp.__main__ import Running
-    from examples.lamp.log import Log
-    from examples.lamp.server import app, serving
-    from examples.lamp.supervisor import LOG, Supervisor
-    from examples.lamp.tags import Tags
-except ImportError as error:
-    MISSING = f"needs the packages of the extra lamp, and playwright: {error}"
-else:
-    MISSING = "" if CHROMIUM else "needs a browser: apt-get install chromium"
+CHROMIUM = shutil.which("chromium")
+NEEDED = ("fastapi", "uvicorn", "websockets", "playwright")
+MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None] + ([] if CHROMIUM else ["chromium"])
 if MISSING and os.environ.get("WARMSTART_LAMP") != "1":
-    pytest.skip(MISSING, allow_module_level=True)
-assert not MISSING, MISSING
+    pytest.skip(f"needs {', '.join(MISSING)}: make test-lamp", allow_module_level=True)
+
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from examples.lamp.log import Log
+from examples.lamp.server import app, serving
+from examples.lamp.supervisor import LOG, Supervisor
+from examples.lamp.tags import Tags
 
 TAGS = Tags.read()
 PATIENCE = 15  # seconds
@@ -129,7 +126,7 @@ def bare(page: Page, tmp_path: Path) -> Iterator[Lamp]:
 def lamp(page: Page, tmp_path: Path) -> Iterator[Lamp]:
     with (
         Supervisor(tmp_path) as supervisor,
-        serving(app(tmp_path, TAGS, supervisor=Running(supervisor))) as address,
+        serving(app(tmp_path, TAGS, supervisor=supervisor)) as address,
         Log(tmp_path / LOG) as log,
     ):
         log.set("window", WINDOW)

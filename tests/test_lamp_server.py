@@ -3,9 +3,11 @@
 import base64
 import contextlib
 import json
+import signal
 import socket
 import subprocess
 import sys
+import time
 import wave
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -170,7 +172,7 @@ def test_what_a_person_does_is_written_into_the_log(address, log):
     assert written == [
         ("typed", None, {"text": "It is dark", "via": "typed"}),
         ("flip", None, {"tag": "on"}),
-        ("lesson", utterance, {"tag": "none", "reason": "correction"}),
+        ("lesson", utterance, {"tag": "none", "reason": "correction", "by": "page"}),
         ("forget", utterance, {}),
     ]
     assert log.setting("threshold") == 0.9
@@ -347,14 +349,15 @@ def test_a_tab_is_told_what_was_erased_also_when_it_was_away(address, log):
 
 def test_the_page_is_told_which_processes_run(tmp_path):
     class Two:
-        def running(self) -> dict[str, bool]:
-            return {"recorder": True, "trainer": not ended.is_set()}
+        def pids(self) -> dict[str, int]:
+            return {"recorder": 7} if ended.is_set() else {"recorder": 7, "trainer": 8}
 
     ended = Event()
-    with serving(app(tmp_path, TAGS, supervisor=Two())) as address, opened(address) as tab:
-        assert tab.state["processes"] == {"recorder": True, "trainer": True}
+    none = dict.fromkeys(["recorder", "transcriber", "anticipator", "trainer", "operator"], False)
+    with serving(app(tmp_path, TAGS, supervisor=Two())) as address, opened(address) as tab:  # type: ignore[arg-type]
+        assert tab.state["processes"] == none | {"recorder": True, "trainer": True}
         ended.set()
-        tab.wait(lambda: tab.state["processes"] == {"recorder": True, "trainer": False})
+        tab.wait(lambda: tab.state["processes"] == none | {"recorder": True})
 
 
 def test_a_damaged_log_is_told_in_plain_words_and_left_as_it_is(tmp_path):
@@ -375,9 +378,30 @@ def test_an_address_that_cannot_be_used_is_refused(tmp_path):
         socket.create_server(("127.0.0.1", 0)) as other,
         pytest.raises(InputError, match="a free address of this mach"),
     ):
-        serve(tmp_path, TAGS, port=other.getsockname()[1])
+        serve(tmp_path / "lamp", port=other.getsockname()[1])
     with pytest.raises(InputError, match=r"got 192\.0\.2\.1, port 8765"):
-        serve(tmp_path, TAGS, host="192.0.2.1")
+        serve(tmp_path / "lamp", host="192.0.2.1")
+    assert not (tmp_path / "lamp").exists()
+
+
+def test_serve_starts_the_processes_and_ends_with_them(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "examples.lamp", "serve", "--folder", str(tmp_path), "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        assert f"http://localhost:{port}/" in process.stdout.readline()
+        for _ in range(100 * PATIENCE):
+            with contextlib.suppress(OSError), opened(f"http://127.0.0.1:{port}") as tab:
+                tab.wait(lambda: all(tab.state["processes"].values()))
+                assert tab.ask(do="say", text="hello", via="typed") == ""
+                tab.wait(lambda: "guess" in tab.kinds())
+                break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        said = process.stdout.read()
+    assert process.returncode in (0, 130)
+    assert said == ""
 
 
 def test_the_server_reports_to_nobody(tmp_path, monkeypatch, caplog):

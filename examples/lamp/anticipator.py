@@ -115,6 +115,8 @@ class Anticipator:
         for lesson in lessons:
             body = {"tag": lesson.tag, "reason": lesson.reason}
             known = self.log.about(lesson.utterance, ("lesson",))
+            if known and known[-1].body.get("by") == "page":
+                continue  # what was set right by hand stands
             if self.log.event(lesson.utterance) and not (known and known[-1].body == body):
                 self.log.append("lesson", body, lesson.utterance)
 

@@ -5,7 +5,7 @@
 | `say` | text, via: "typed" or "speech" | `typed` |
 | `sound` | wav: base64 | `sound` |
 | `flip` | tag: a state | `flip` |
-| `lesson` | about: an utterance, tag | `lesson`, with the reason "correction" |
+| `lesson` | about: an utterance, tag | `lesson`, with the reason "correction", by "page" |
 | `forget` | about: an utterance | `forget` |
 | `set` | name, value | none: a setting of the log |
 
@@ -54,7 +54,7 @@ def _write(log: Log, message: dict[str, Any], tags: Tags, transcriber: bool) -> 
         case "flip":
             log.append("flip", {"tag": _among(message, "tag", tags.names[:-1])})
         case "lesson":
-            lesson = {"tag": _among(message, "tag", tags.names), "reason": "correction"}
+            lesson = {"tag": _among(message, "tag", tags.names), "reason": "correction", "by": "page"}
             log.append("lesson", lesson, _utterance(log, message))
         case "forget":
             log.append("forget", about=_utterance(log, message))

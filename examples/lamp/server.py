@@ -16,10 +16,10 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import uvicorn
 from fastapi import FastAPI, Query, WebSocket, WebSocketDisconnect
@@ -28,8 +28,8 @@ from fastapi.responses import FileResponse
 from examples.lamp.guard import Guard
 from examples.lamp.log import KINDS, SETTINGS, Event, Log
 from examples.lamp.messages import LONGEST, answer
-from examples.lamp.supervisor import LOG
-from examples.lamp.tags import Tags
+from examples.lamp.supervisor import LOG, PROCESSES, Supervisor
+from examples.lamp.tags import DEFAULT, Tags
 from warmstart.errors import InputError
 
 PAGE = Path(__file__).with_name("page")
@@ -43,20 +43,12 @@ SILENT: Any = dict.fromkeys(
 Ask = Callable[..., Awaitable[Any]]
 
 
-class Processes(Protocol):
-    """What the page shows of a supervisor."""
-
-    def running(self) -> Mapping[str, bool]:
-        """Return the names of the processes, and whether they run."""
-        ...
-
-
 def app(
     folder: str | Path,
     tags: Tags,
     hosts: Collection[str] = ("localhost",),
     transcriber: bool = False,
-    supervisor: Processes | None = None,
+    supervisor: Supervisor | None = None,
 ) -> FastAPI:
     """Make the application that serves the page.
 
@@ -70,7 +62,7 @@ def app(
         The names of this machine by which a browser may ask for the page. Its addresses in numbers always work.
     transcriber : bool
         Whether a process turns recorded sound into text. If not, the page uses the browser's own recognition.
-    supervisor : Processes or None
+    supervisor : Supervisor or None
         Tells which processes run.
     """
     application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, telemetry=SILENT)
@@ -103,7 +95,7 @@ def app(
 class News:
     """What a tab was not told yet: the events after the number ``after``, and the state where it has changed."""
 
-    def __init__(self, tags: Tags, supervisor: Processes | None, hello: Mapping[str, Any] | None, after: int) -> None:
+    def __init__(self, tags: Tags, supervisor: Supervisor | None, hello: Mapping[str, Any] | None, after: int) -> None:
         self.tags = tags
         self.supervisor = supervisor
         self.hello = hello
@@ -122,7 +114,7 @@ class News:
         state = {
             "lamp": log.lamp(self.tags),
             "settings": {name: log.setting(name) for name in SETTINGS},
-            "processes": self.supervisor.running() if self.supervisor else {},
+            "processes": self._processes(),
         }
         if not events and not erased and state == self.state:
             return None
@@ -133,6 +125,12 @@ class News:
         self.forgetting -= erased
         return message
 
+    def _processes(self) -> dict[str, bool]:
+        if self.supervisor is None:
+            return {}
+        running = self.supervisor.pids()
+        return {name: name in running for name in PROCESSES}
+
 
 def _told(event: Event) -> dict[str, Any]:
     return {key: value for key, value in event._asdict().items() if key != "sound"}
@@ -140,26 +138,40 @@ def _told(event: Event) -> dict[str, Any]:
 
 def serve(
     folder: str | Path,
-    tags: Tags,
+    tags: str | Path = DEFAULT,
     host: str = "127.0.0.1",
     port: int = 8765,
     hosts: Collection[str] = ("localhost",),
-    transcriber: bool = False,
-    supervisor: Processes | None = None,
+    options: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """Serve the page until Ctrl-C or SIGTERM. The parameters are those of `app`, and the address to listen at.
+    """Start the processes of the lamp, and serve its page until Ctrl-C or SIGTERM.
+
+    Parameters
+    ----------
+    folder : path
+        Holds the log and the model; it is made if there is none.
+    tags : path
+        The file with the states of the switch.
+    host, port : str, int
+        The address to listen at. With the default, only this machine can reach it.
+    hosts : names
+        As for `app`.
+    options : mapping of str to sequence of str
+        Options of the processes, as for `Supervisor`. With any for the transcriber, the page records sound for it.
 
     Raises
     ------
     InputError
-        The address cannot be used.
+        The address, the folder, its log or the file of tags cannot be used.
     """
+    states = Tags.read(tags)
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise InputError(f"expected a free address of this machine, got {host}, port {port}: {error}") from error
-    with listener:
-        server(app(folder, tags, hosts, transcriber, supervisor)).run(sockets=[listener])
+    with listener, Supervisor(Path(folder), Path(tags), options) as supervisor:
+        transcriber = bool(options and options.get("transcriber"))
+        server(app(folder, states, hosts, transcriber, supervisor)).run(sockets=[listener])
 
 
 @contextlib.contextmanager
