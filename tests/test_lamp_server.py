@@ -221,7 +221,7 @@ def test_a_bad_message_is_refused_in_plain_words_and_writes_nothing(address, log
         assert len(refused) < 200
         assert tab.ask(do="flip", tag="on") == ""  # the connection goes on
     assert [event.body for event in everything(log)] == [{"tag": "off"}, {"tag": "on"}]
-    assert log.setting("threshold") == 0.7
+    assert log.setting("threshold") == 0.6
 
 
 def test_a_message_beyond_all_limits_ends_its_connection_and_no_other(address):

@@ -1,4 +1,4 @@
-"""The command line of the lamp: `python -m examples.lamp serve`, `say`, `flip`, `forget`, `log`, `simulate` and `stress`.
+"""The command line of the lamp, `python -m examples.lamp`: serve, say, flip, forget, log, simulate and stress.
 
 Results go to stdout, errors to stderr in one line. The status is 2 if somebody has to mend something first.
 """
@@ -177,12 +177,12 @@ def run_simulation(
     as_json: Json = False,
 ) -> None:
     """Play a person with a switch from a file of utterances, and score the lamp beside simple baselines."""
-    from examples.lamp.simulator import play
+    from examples.lamp.simulator import play, told
     from warmstart.progress import Reporter
 
     with Reporter(quiet) as progress:
         result = play(file, Tags.read(tags), source, seed, errors, baselines, progress)
-    _print(result, as_json)
+    typer.echo(json.dumps(result) if as_json else told(result))
 
 
 @app.command("stress")

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from examples.lamp.log import SETTINGS, Event, Log
-from examples.lamp.model import Predictor
 from examples.lamp.pairing import Lesson, Pairing
+from examples.lamp.predictor import Predictor
 from examples.lamp.process import arguments, run
 from examples.lamp.tags import Tags
 from warmstart.errors import InputError

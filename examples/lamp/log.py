@@ -66,7 +66,7 @@ class Setting(NamedTuple):
 
 
 SETTINGS = {
-    "threshold": Setting(0.7, 0.0, 1.0),  # the lamp acts by itself if it is at least so sure
+    "threshold": Setting(0.6, 0.0, 1.0),  # the lamp acts by itself if it is at least so sure
     "window": Setting(10.0, 0.2, 60.0),  # seconds after an utterance in which a flip belongs to it
 }
 

@@ -157,10 +157,8 @@ class Predictor:
         similar = Similar(tables[0], tables[1], a["alphas"], a["mean"], facts["temperature"], facts["sharpness"])
         size = FIRST_TAG + len(names) + 1
         ngrams = BackoffModel(size, size - 1, ORDER, *(a[f"ngrams.{name}"] for name in TABLES))
-        gate = Gate((len(FAMILIAR) + 1,), a["gate"])
-        return cls(
-            names, none, Parts(a["utterances"], words, similar, ngrams, a["endings"], a["tags"], a["prior"], gate)
-        )
+        lessons = a["utterances"], a["endings"], a["tags"], a["frequency"]
+        return cls(names, none, Parts(words, similar, ngrams, *lessons, Gate((BUCKETS,), a["gate"])))
 
 
 def bucket(similarity: Array) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from examples.lamp.baselines import Keywords, Learner, LogisticRegression, Majority
-from examples.lamp.model import LampModel
+from examples.lamp.model import LampModel, warm_up
 from examples.lamp.pairing import Lesson, Pairing
 from examples.lamp.tags import Tags
 from warmstart.errors import InputError
@@ -110,6 +110,7 @@ def interactions(stream: Sequence[Said], tags: Tags, lamp: LampModel, seed: int)
 
     The model is taught only by flips, as in the application, never by what is meant.
     """
+    warm_up()
     rng, pairing, now = random.Random(seed), Pairing(tags.none, WINDOW), 0.0  # noqa: S311 - nothing secret
     states = [state.name for state in tags.states]
     state = tags.start
@@ -268,3 +269,23 @@ def scored(meant: Sequence[str], guessed: Sequence[str], tags: Tags) -> Scores:
 
 def _by(names: Sequence[str], values: Sequence[float]) -> dict[str, float]:
     return {name: float(value) for name, value in zip(names, values, strict=True)}
+
+
+def told(result: dict[str, Any]) -> str:
+    """Return what `simulate` found, to be read."""
+    arms = {"lamp": result, **result["baselines"]}
+    lines = [f"{'':20} {'macro F1':>9} {'accuracy':>9}" + ("  macro F1 on the test" if "test" in result else "")]
+    for name, arm in arms.items():
+        test = f"{arm['test'][-1]['macro_f1']:>23.3f}" if "test" in arm else ""
+        lines.append(f"{name.replace('_', ' '):20} {arm['macro_f1']:>9.3f} {arm['accuracy']:>9.3f}{test}")
+    ms, actions, lessons = result["milliseconds"], result["actions"], result["lessons"]
+    curve = "  ".join(f"{point['interactions']}: {point['macro_f1']:.2f}" for point in result["curve"])
+    return "\n".join([
+        f"macro F1 of the lamp's last {SPAN} guesses, by interactions of {result['interactions']}:",
+        curve, "", "in the last third", *lines, "",
+        f"by itself: {actions['right']} right, {actions['wrong']} wrong; the first right one at interaction "
+        f"{result['first_right_action'] or '-'}",
+        f"lessons: {lessons['all']}, of which {lessons['not_meant']} are not what was meant",
+        f"milliseconds: prediction {ms['predict']['median']:.1f}, at most {ms['predict']['most']:.1f}; update "
+        f"{ms['update']['median']:.1f}, at most {ms['update']['most']:.1f}",
+    ])  # fmt: skip

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from examples.lamp.log import Event, Log
-from examples.lamp.model import LampModel
+from examples.lamp.model import LampModel, warm_up
 from examples.lamp.process import arguments, run
 from examples.lamp.tags import Tags
 
@@ -28,7 +28,7 @@ class Trainer:
         self.log, self.tags, self.path = log, tags, log.path.with_name(MODEL)
         for half in self.path.parent.glob(f".{MODEL}.*"):  # what a trainer that was killed has left
             shutil.rmtree(half)
-        _warm_up(tags)
+        warm_up()
         self.learnt: set[int] = set()
         self.unknown: set[str] = set()
         self.model = LampModel(tags.names, tags.none)
@@ -92,13 +92,6 @@ class Trainer:
     def _body(self, ms: float) -> dict[str, object]:
         names = list(self.tags.names)
         return {"lessons": len(self.learnt), "ms": ms, "model": MODEL, "digest": self._digest(), "names": names}
-
-
-def _warm_up(tags: Tags) -> None:
-    """Solve a model that is thrown away, so that the first lesson need not wait for code to be compiled or loaded."""
-    model = LampModel(tags.names, tags.none)
-    model.learn(0, tags.none, tags.none)
-    model.solve()
 
 
 def prepare(log: Log, tags: Tags, _options: argparse.Namespace) -> Callable[[], bool]:
