@@ -20,12 +20,12 @@ MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None] + 
 if MISSING and os.environ.get("WARMSTART_LAMP") != "1":
     pytest.skip(f"needs {', '.join(MISSING)}: make test-lamp", allow_module_level=True)
 
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402
 
-from examples.lamp.log import Log
-from examples.lamp.server import app, serving
-from examples.lamp.supervisor import LOG, Supervisor
-from examples.lamp.tags import Tags
+from examples.lamp.log import Log  # noqa: E402
+from examples.lamp.server import app, serving  # noqa: E402
+from examples.lamp.supervisor import LOG, Supervisor  # noqa: E402
+from examples.lamp.tags import Tags  # noqa: E402
 
 TAGS = Tags.read()
 PATIENCE = 15  # seconds
@@ -232,8 +232,7 @@ def test_the_switch_by_mouse_and_keys_and_a_press_on_what_is_set(bare):
         bare.until(lambda known=known: len(bare.log.after(0, ["flip"])) == known + 1)
         assert bare.log.lamp(TAGS) == state
         expect(bare.page.get_by_label(state.capitalize(), exact=True)).to_be_checked()
-    level = "getComputedStyle(document.documentElement).getPropertyValue('--level')"
-    assert float(bare.page.evaluate(level)) == 1.0
+    bare.page.wait_for_function("getComputedStyle(document.documentElement).getPropertyValue('--level') == 1")
 
 
 NAME = "(e => e.ariaLabel || e.value || e.textContent.trim() || e.id)(document.activeElement)"
