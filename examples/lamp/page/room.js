@@ -15,6 +15,7 @@ export function buildSwitch(given, flip) {
   });
   $("switch").replaceChildren($("switch").firstElementChild, ...choices, make("i", { ariaHidden: "true" }));
   $("switch").style.setProperty("--states", states.length);
+  $("switch").classList.toggle("many", states.length > 4);
   document.title = `${tags.name} that learns`;
 }
 
