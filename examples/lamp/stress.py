@@ -135,7 +135,7 @@ def _found(log: Log, done: list[Interaction]) -> dict[str, float]:
 
 def _costs(log: Log, pids: Mapping[str, int]) -> dict[str, float]:
     """Return milliseconds of updates and predictions, and the memory of anticipator and trainer on Linux."""
-    costs = {}
+    costs: dict[str, float] = {}
     for name, kind in (("update", "trained"), ("guess", "guess")):
         ms = sorted(event.body["ms"] for event in log.after(0, (kind,), 2**31)) or [0.0]
         costs |= {f"{name}_ms": ms[len(ms) // 2], f"slow_{name}_ms": ms[len(ms) * 99 // 100]}
