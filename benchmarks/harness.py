@@ -30,13 +30,14 @@ from bitcipher.files import replacing
 from warmstart.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("benchmarks", "bitcipher", "warmstart")
+PACKAGES = ("benchmarks", "bitcipher", "examples", "warmstart")
 NEUTRAL = (
     "benchmarks.harness",
     "benchmarks.render",
     "benchmarks.needs",
     "benchmarks.lm_section",
     "benchmarks.beside_section",
+    "benchmarks.lamp_section",
     "warmstart.progress",
 )  # cannot change results
 OLDER = " †"  # marks a row whose result was made by other code

@@ -64,6 +64,11 @@ def test_a_flip_without_an_utterance_that_waits_teaches_nothing():
     assert taught((5, 1, "off"), (4, "on")) == []  # it was before
 
 
+def test_an_act_that_nobody_could_see_teaches_nothing():
+    assert taught((0, 1, "on"), (1, "act", 1, "on"), (30, "end")) == []
+    assert taught((0, 1, "on"), (1, "act", 1, "on"), (2, "off")) == [Lesson(1, "off", "flip")]
+
+
 def test_a_flip_belongs_to_the_newest_utterance():
     lessons = taught((0, 1, "off"), (2, 2, "off"), (3, "on"), (30, "end"))
     assert lessons == [Lesson(2, "on", "flip"), Lesson(1, "none", "silence")]
@@ -117,8 +122,10 @@ def naive(events, window):
         if own:
             back = events[own[-1]][2] == state and any(tag != state for j, _, _, tag in later if j < own[-1])
             result[i] = Lesson(i, "none", "correction") if back else Lesson(i, events[own[-1]][2], "flip")
-        else:
-            result[i] = Lesson(i, acts[-1], "kept") if acts else Lesson(i, "none", "silence")
+        elif not acts:
+            result[i] = Lesson(i, "none", "silence")
+        elif acts[-1] != state:
+            result[i] = Lesson(i, acts[-1], "kept")
     return result
 
 

@@ -25,7 +25,7 @@ SHARPNESS = 1.0  # of the similarity
 RIDGE = 0.3  # over the similarity of a lesson to itself, which is 1
 TEMPERATURES = np.geomspace(0.05, 1.0, 31)
 USUAL, FIRM = 0.2, 3.0  # temperature before any lesson, and how firmly it is believed, in nats a squared nat
-RECENT, ENDING, DISCOUNT = 200, 16, 0.5  # lessons and bytes of the cache, and its discount
+RECENT, ENDING, DISCOUNT = 100, 16, 0.5  # lessons and bytes of the cache, and its discount
 
 Array = NDArray[np.float64]
 

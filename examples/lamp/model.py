@@ -32,7 +32,7 @@ from warmstart.errors import InputError
 from warmstart.files import save_arrays
 from warmstart.gate import fit_gate
 
-NEWEST = 512  # lessons that are compared with, and that the gate is fitted on; all are counted
+NEWEST = 448  # lessons that are compared with, and that the gate is fitted on; all are counted
 START, START_NONE = 0.5, 5.0  # lessons that are counted before the first: doing nothing is usual
 TRUST = 4  # lessons in each bucket of the gate before the first; similar ones told their tags
 TRUSTED = (0.3, 0.3, 0.9, 0.5, 0.3)  # probability by each expert in these lessons

@@ -15,7 +15,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,24 +75,28 @@ def stress(folder: Path, count: int, kill_every: int, seed: int = 0) -> dict[str
                 os.kill(pids[chance.choice(sorted(pids))], signal.SIGKILL)
                 kills += 1
         _drain(log, count)
-        found = _found(log, done)
+        found = {**_found(log, done), **_costs(log, supervisor.pids())}
     slowest, seconds = max(interaction.ms for interaction in done), time.monotonic() - start
     return {**found, "kills": kills, "slowest_flip_ms": round(slowest, 1), "seconds": round(seconds, 1)}
 
 
 def _drain(log: Log, count: int) -> None:
-    """Wait until each utterance has its lesson and all lessons are learnt; what is missing then is lost."""
+    """Wait until each utterance has been guessed, its window has ended, and all lessons are learnt.
+
+    What is missing after `PATIENCE` is lost.
+    """
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
-        trained = log.newest(("trained",))
-        if trained and trained.body["lessons"] == count and not log.next("trainer", ("lesson",)):
+        guesses = log.newest(("guess",))
+        done = guesses and len(log.after(0, ("guess",), 2**31)) == count and time.time() > guesses.time + 2 * WINDOW
+        if done and not any(log.next(name, ("said", "flip", "act", "lesson")) for name in ("anticipator", "trainer")):
             return
         log.wait(0.1)
 
 
 def _found(log: Log, done: list[Interaction]) -> dict[str, float]:
     """Compare the log with the interactions."""
-    logged = guessed = taught = wrong = doubled = 0
+    logged = guessed = taught = wrong = doubled = unseen = 0
     for interaction in done:
         said = log.about(interaction.typed, ("said",))
         logged, doubled = logged + bool(said), doubled + max(0, len(said) - 1)
@@ -100,6 +104,7 @@ def _found(log: Log, done: list[Interaction]) -> dict[str, float]:
             continue
         guesses, acts, lessons = (log.about(said[0].id, (kind,)) for kind in ("guess", "act", "lesson"))
         guessed, taught = guessed + bool(guesses), taught + bool(lessons)
+        unseen += bool(acts and interaction.flip is None and not lessons)  # the lamp had this state already
         bodies = [lesson.body for lesson in lessons]
         again = sum(first == second for first, second in itertools.pairwise(bodies))
         doubled += max(0, len(guesses) - 1) + max(0, len(acts) - 1) + again
@@ -111,12 +116,13 @@ def _found(log: Log, done: list[Interaction]) -> dict[str, float]:
     trained = log.newest(("trained",))
     learnt, flips = trained.body["lessons"] if trained else 0, sum(interaction.flip is not None for interaction in done)
     kept_flips, refused = len(log.after(0, ("flip",), 2**31)), sum(interaction.refused for interaction in done)
-    lost = 4 * len(done) - logged - guessed - taught - learnt + max(0, flips - kept_flips)
+    lost = 4 * len(done) - logged - guessed - taught - learnt - 2 * unseen + max(0, flips - kept_flips)
     return {
         "said": len(done),
         "logged": logged,
         "guessed": guessed,
         "lessons": taught,
+        "unseen_acts": unseen,
         "wrong_lessons": wrong,
         "learnt": learnt,
         "flips": flips,
@@ -125,6 +131,18 @@ def _found(log: Log, done: list[Interaction]) -> dict[str, float]:
         "doubled": doubled + max(0, kept_flips - flips),
         "restarts": len(log.after(0, ("trouble",), 2**31)),
     }
+
+
+def _costs(log: Log, pids: Mapping[str, int]) -> dict[str, float]:
+    """Return milliseconds of updates and predictions, and the memory of anticipator and trainer on Linux."""
+    costs: dict[str, float] = {}
+    for name, kind in (("update", "trained"), ("guess", "guess")):
+        ms = sorted(event.body["ms"] for event in log.after(0, (kind,), 2**31)) or [0.0]
+        costs |= {f"{name}_ms": ms[len(ms) // 2], f"slow_{name}_ms": ms[len(ms) * 99 // 100]}
+    status = [Path("/proc", str(pids[name]), "statm") for name in ("anticipator", "trainer") if name in pids]
+    pages = [int(path.read_text("ascii").split()[1]) for path in status if path.exists()]
+    memory = {"memory_mib": sum(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20} if len(pages) == 2 else {}
+    return {name: round(value, 1) for name, value in (costs | memory).items()}
 
 
 def main() -> int:
