@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -208,6 +209,20 @@ def test_erased_words_are_nowhere_in_the_files(path, log, length):
         said for number, said in enumerate(utterances) if number not in erased
     ]
     assert log.append("flip") > max(utterances)  # a number is never given twice
+
+
+def test_no_trace_is_left_where_pages_were_split(path, log):
+    sizes, utterances = random.Random(31), []  # noqa: S311 - here `secure_delete` leaves a trace without VACUUM
+    with log.transaction():
+        for number in range(40):
+            word = f"Q{number:04d}" + "z" * sizes.choice([3, 30, 300, 900, 2500])
+            typed = log.append("typed", {"text": word})
+            utterances.append(log.append("said", {"text": word}, typed))
+            log.append("guess", {"why": [word, word]}, utterances[-1])
+    for number in sizes.sample(range(40), 12):
+        assert f"Q{number:04d}z".encode() in contents(path)
+        log.erase(utterances[number])
+        assert f"Q{number:04d}z".encode() not in contents(path)
 
 
 def test_erasing_keeps_the_wish_to_forget(log):

@@ -264,6 +264,23 @@ def test_lessons_do_not_depend_on_when_the_process_was_killed(log, restart):
     assert lessons(log) == before
 
 
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_changed_window_counts_for_new_utterances(log, restart):
+    now = time.time() - 1000
+    anticipator = Anticipator(log, TAGS, lambda: now)
+    first = say(log, time=now)
+    all_of(anticipator.step)
+    log.set("window", 2)
+    if restart:
+        anticipator = Anticipator(log, TAGS, lambda: now)
+    log.append("flip", {"tag": "on"}, time=now + 5)
+    second = say(log, time=now + 20)
+    all_of(anticipator.step)
+    log.append("flip", {"tag": "on"}, time=now + 25)
+    all_of(anticipator.step)
+    assert lessons(log) == [(first, "on", "flip"), (second, "none", "silence")]
+
+
 def test_an_utterance_that_is_forgotten_while_it_waits_is_not_taught(log):
     now = time.time()
     anticipator = Anticipator(log, TAGS, lambda: now + 1)
@@ -278,6 +295,20 @@ def test_an_utterance_that_is_forgotten_while_it_waits_is_not_taught(log):
     all_of(anticipator.step)
     assert lessons(log) == [(first, "on", "flip")]
     assert [event.about for event in log.after(0, ("guess",))] == [first]
+
+
+def test_an_utterance_that_is_forgotten_during_its_prediction_gets_no_guess(log, path):
+    class Slow(Fixed):
+        def predict(self, text):
+            with Log(path) as other:
+                other.erase(said)
+            return self.guess
+
+    anticipator = Anticipator(log, TAGS)
+    anticipator.predictor = Slow(on=1.0)
+    said = say(log)
+    all_of(anticipator.step)
+    assert log.after(0, ("said", "guess", "lesson")) == []
 
 
 def test_a_flood_of_flips_is_kept_and_the_last_one_counts(log):
@@ -559,7 +590,7 @@ def test_a_damaged_log_starts_nothing_and_is_left_as_it_is(tmp_path):
 def start(name, *arguments):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", f"examples.lamp.{name}", *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
@@ -567,7 +598,10 @@ def test_the_processes_end_with_their_supervisor_however_it_ends(tmp_path, numbe
     folder = tmp_path / "lamp"
     with start("supervisor", folder) as supervisor:
         until(lambda: len(running(folder)) == len(PROCESSES))
-        supervisor.send_signal(number)
+        if number == signal.SIGINT:
+            os.killpg(supervisor.pid, number)  # as a terminal does
+        else:
+            supervisor.send_signal(number)
         assert supervisor.wait(PATIENCE) == (-signal.SIGKILL if number == signal.SIGKILL else 0)
         assert supervisor.stderr.read() == ""
     until(lambda: not running(folder))

@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -96,41 +97,42 @@ def _drain(log: Log, count: int) -> None:
 
 def _found(log: Log, done: list[Interaction]) -> dict[str, float]:
     """Compare the log with the interactions."""
-    logged = guessed = taught = wrong = doubled = unseen = 0
-    for interaction in done:
-        said = log.about(interaction.typed, ("said",))
-        logged, doubled = logged + bool(said), doubled + max(0, len(said) - 1)
-        if not said:
-            continue
-        guesses, acts, lessons = (log.about(said[0].id, (kind,)) for kind in ("guess", "act", "lesson"))
-        guessed, taught = guessed + bool(guesses), taught + bool(lessons)
-        unseen += bool(acts and interaction.flip is None and not lessons)  # the lamp had this state already
-        bodies = [lesson.body for lesson in lessons]
-        again = sum(first == second for first, second in itertools.pairwise(bodies))
-        doubled += max(0, len(guesses) - 1) + max(0, len(acts) - 1) + again
-        if lessons:
-            lesson = (lessons[-1].body["reason"], lessons[-1].body["tag"])
-            kept = [("kept", act.body["tag"]) for act in acts] or [("silence", "none")]
-            flipped = [("flip", interaction.flip), ("correction", "none")]
-            wrong += lesson not in (kept if interaction.flip is None else flipped)
+    parts = sum((_traces(log, interaction) for interaction in done), Counter[str]())
     trained = log.newest(("trained",))
     learnt, flips = trained.body["lessons"] if trained else 0, sum(interaction.flip is not None for interaction in done)
-    kept_flips, refused = len(log.after(0, ("flip",), 2**31)), sum(interaction.refused for interaction in done)
-    lost = 4 * len(done) - logged - guessed - taught - learnt - 2 * unseen + max(0, flips - kept_flips)
+    more_flips = len(log.after(0, ("flip",), 2**31)) - flips
+    missing = 4 * len(done) - parts["logged"] - parts["guessed"] - parts["lessons"] - learnt - 2 * parts["unseen_acts"]
+    names = ("logged", "guessed", "lessons", "unseen_acts", "wrong_lessons")
     return {
         "said": len(done),
-        "logged": logged,
-        "guessed": guessed,
-        "lessons": taught,
-        "unseen_acts": unseen,
-        "wrong_lessons": wrong,
+        **{name: parts[name] for name in names},
         "learnt": learnt,
         "flips": flips,
-        "flips_refused": refused,
-        "lost": lost,
-        "doubled": doubled + max(0, kept_flips - flips),
+        "flips_refused": sum(interaction.refused for interaction in done),
+        "lost": missing + max(0, -more_flips),
+        "doubled": parts["doubled"] + max(0, more_flips),
         "restarts": len(log.after(0, ("trouble",), 2**31)),
     }
+
+
+def _traces(log: Log, interaction: Interaction) -> Counter[str]:
+    """Count what came of one interaction, and what is wrong with it."""
+    said = log.about(interaction.typed, ("said",))
+    if not said:
+        return Counter()
+    guesses, acts, lessons = (log.about(said[0].id, (kind,)) for kind in ("guess", "act", "lesson"))
+    kept = [("kept", act.body["tag"]) for act in acts] or [("silence", "none")]
+    right = kept if interaction.flip is None else [("flip", interaction.flip), ("correction", "none")]
+    taught = [(lesson.body["reason"], lesson.body["tag"]) for lesson in lessons]
+    again = sum(first == second for first, second in itertools.pairwise(taught))
+    return Counter(
+        logged=1,
+        guessed=bool(guesses),
+        lessons=bool(lessons),
+        unseen_acts=bool(acts and interaction.flip is None and not lessons),  # the lamp had this state already
+        wrong_lessons=bool(taught and taught[-1] not in right),
+        doubled=again + sum(max(0, len(events) - 1) for events in (said, guesses, acts)),
+    )
 
 
 def _costs(log: Log, pids: Mapping[str, int]) -> dict[str, float]:

@@ -42,7 +42,7 @@ class Trainer:
             return False
         start = time.perf_counter()
         forgotten = {event.about for event in events if event.kind == "forget" and event.about is not None}
-        self._learn(event for event in events if event.kind == "lesson" and event.about not in forgotten)
+        self._learn(event for event in events if event.kind == "lesson")
         for utterance in forgotten & self.learnt:
             self.model.forget(utterance)
         self.learnt -= forgotten
