@@ -2,8 +2,8 @@
 
     python -m examples.lamp.page_picture docs/images/lamp.png    (and lamp-dark.png)
 
-It needs playwright, Pillow, and Debian's chromium and fonts-inter. What the lamp
- shows is what it has learnt in that half minute.
+It needs playwright, Pillow, and Debian's chromium and fonts-inter. What the lamp shows is what
+it has learnt in that half minute.
 """
 
 import io

@@ -34,7 +34,7 @@ from warmstart.errors import InputError
 
 PAGE = Path(__file__).with_name("page")
 BATCH = 500  # events in a message
-LOOK = 0.5  # seconds between two looks at the processes
+LOOK = 0.2  # seconds between two looks at the processes
 REMEMBERED = 1000  # keys of messages that were taken: one that is sent again after a lost connection is taken once
 SILENT: Any = dict.fromkeys(
     ("auto_configure", "tracing", "metrics", "logs"), False
