@@ -3,7 +3,8 @@
 An utterance waits for some seconds, its window. A flip belongs to the newest utterance that waits. It teaches the
 state that was set; but a flip that sets back the state from before the utterance, after the lamp had left it, is a
 correction: nothing was wanted. A later flip within the window replaces the lesson. A window that ends without a flip
-teaches what the model did, since it was not corrected, or that nothing was wanted.
+teaches what the model did, since it was not corrected, or that nothing was wanted. It teaches nothing if the model
+would have set the state that the lamp had already: nobody could see it, so nobody could object.
 """
 
 from dataclasses import dataclass
