@@ -43,6 +43,7 @@ BENCHES = {
     "memory": Needs(),
     "retrieval": Needs(),
     "blimp": Needs(("blimp/blimp_dev15.jsonl", *CLASSICS), ("transformers",), plots=False),
+    "little_data": Needs(CLASSICS, ("transformers",), plots=False),
 }
 EXTRAS = {"transformers": "hf", "gensim": "bench", "matplotlib": "plot"}
 

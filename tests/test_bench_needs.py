@@ -35,7 +35,7 @@ def test_word_pairs_are_the_files_of_the_probes(data):
 @pytest.mark.parametrize(
     ("package", "extra", "quick", "lost"),
     [
-        ("transformers", "hf", True, ["transformers", "mixers", "embeddings", "blimp"]),
+        ("transformers", "hf", True, ["transformers", "mixers", "embeddings", "blimp", "little_data"]),
         ("matplotlib", "plot", True, []),
         ("matplotlib", "plot", False, [name for name, needed in needs.BENCHES.items() if needed.plots]),
         ("gensim", "bench", False, ["vectors", "defaults"]),
