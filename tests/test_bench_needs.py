@@ -77,7 +77,7 @@ def test_all_goes_on_with_the_others_and_one_alone_is_an_error(tmp_path):
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert found == [{"bench": "memory", "ran": 1}, {"bench": "retrieval", "ran": 1}]
-    assert "left out: transformers, mixers, embeddings, blimp: expected transformers" in done.stderr
+    assert "left out: transformers, mixers, embeddings, blimp, little_data: expected transformers" in done.stderr
     assert "pip install 'warmstart[hf]'" in done.stderr
     assert "left out: classifier, attention" in done.stderr
     alone = bench("transformers", "--quick")
