@@ -1,0 +1,164 @@
+"""How little data: counts alone, a GPT-2 from a cold and a warm start, and the warm one beside counts, by size of text.
+
+A text of a size is the beginning of `BOOKS` books, as much of each. Its tokenizer is trained on it alone, so losses are
+compared within a size, not between sizes. Every arm is read at its best validation: small texts are soon learnt by
+heart.
+"""
+
+import itertools
+import lzma
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks import harness, render, texts
+from benchmarks.beside_decoders import ORDER, Extra, prepare
+from benchmarks.decoders import train_start
+from benchmarks.harness import Results, Workers
+from benchmarks.starts import RECIPES, SHAPE
+from benchmarks.transformers_counts import STARTS, STEPS, Arm, beside
+from warmstart.progress import Progress
+
+SIZES = {"10 k tokens": 40_000, "100 k tokens": 400_000, "1 M tokens": 4_000_000, "14 M tokens": 0}  # characters; all
+BOOKS = 16
+COUNTED = "ngrams,cache"
+COUNTS = "n-grams and cache alone"
+ARMS = {
+    "cold start": Arm("cold"),
+    "warm start": Arm("warm"),
+    "warm start beside n-grams and cache": Arm("warm", Extra(COUNTED)),
+}
+AT = (0, 10, 20, 50, 100, 200, 300, 400, 500, 600)
+SHOWN = (0, 100, 600)
+
+
+def shortened(data: Path, folder: Path, characters: int) -> Path:
+    """Return a folder of data whose training text has about so many characters; all of them if 0."""
+    if not characters:
+        return data
+    target = folder / "classics"
+    target.mkdir(parents=True)
+    for part in ("valid", "test"):
+        (target / f"{part}.txt").symlink_to(texts.source(data, "classics", part).resolve())
+    with lzma.open(texts.source(data, "classics", "train"), "rt", encoding="utf-8") as file:
+        books = re.split(texts.SPLITS["classics"], file.read())
+    chosen = [book for book in books if len(book) >= characters / BOOKS][:BOOKS]
+    with lzma.open(target / "train.txt.xz", "wt", encoding="utf-8") as file:
+        file.write("\n\n".join(book[: characters // len(chosen)] for book in chosen))
+    return folder
+
+
+class Bench:
+    """The runs of one size of text.
+
+    Parameters
+    ----------
+    data, folder : Path
+        Of the whole data, and for what `benchmarks.beside_decoders.prepare` writes.
+    characters : int
+    workers : Workers
+    quick : bool
+        Two steps with a small vocabulary.
+    """
+
+    def __init__(self, data: Path, folder: Path, characters: int, workers: Workers, quick: bool) -> None:
+        self.data, self.folder, self.characters, self.workers = data, folder, characters, workers
+        self.steps, self.vocab_size = (2, 512) if quick else (STEPS, SHAPE["vocab_size"])
+        self.facts: dict[str, Any] = {}
+
+    def key(self, **more: Any) -> dict[str, Any]:
+        """Return the configuration of a run."""
+        text = {"text": "classics", "characters": self.characters, "books": BOOKS if self.characters else 0}
+        return {**more, **SHAPE, **text, "order": ORDER, "precision": harness.precision()}
+
+    def keys(self) -> dict[str, dict[str, Any]]:
+        """Return the configuration of every arm."""
+        keys = {COUNTS: self.key(counts=COUNTED)}
+        for name, arm in ARMS.items():
+            start, recipe, rate = STARTS[arm.start]
+            keys[name] = self.key(arm=start, beside=arm.extra.key, recipe=recipe, rate=rate, seed=0, steps=self.steps)
+        return keys
+
+    def run(self) -> dict[str, Any]:
+        """Return the curve of every arm; nothing is written or counted if all are kept."""
+        keys = self.keys()
+        if not all(self.workers.results.has(key) for key in keys.values()):
+            short = shortened(self.data, self.folder / "data", self.characters)
+            self.facts = prepare(str(self.folder), short, "classics", self.vocab_size, {COUNTED}, self.workers.n)
+        jobs = [partial(self.arm, name, keys[name]) for name in ARMS]
+        counts = self.workers.results.do(keys[COUNTS], lambda: self.facts[COUNTED])
+        found = dict(zip(ARMS, self.workers.together(jobs), strict=True))
+        return {COUNTS: {"steps": [0], "nats": [counts["valid"]]}, **found}
+
+    def arm(self, name: str, key: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the curve of an arm."""
+        arm, at = ARMS[name], [step for step in AT if step <= self.steps]
+        _, recipe, rate = STARTS[arm.start]
+        start = partial(beside, arm, str(self.folder), 0)
+        arguments = (str(self.folder), start, 0, rate, RECIPES[recipe], SHAPE, self.steps, at)
+        made: dict[str, Any] = self.workers.do(key, train_start, *arguments)
+        return made
+
+
+def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+    """Train every arm on every size of text."""
+    results = Results(None if quick else docs / "results" / "little_data.jsonl", __name__, progress=progress)
+    sizes = {"10 k tokens": SIZES["10 k tokens"]} if quick else SIZES
+    found = {}
+    with Workers(results, progress) as workers:
+        for name, characters in sizes.items():
+            with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
+                found[name] = Bench(data, Path(folder), characters, workers, quick).run()
+    if not quick:
+        render.write(docs, "little_data", "How little data", *section(found), results)
+    return {"sizes": found}
+
+
+def best(curve: Mapping[str, Any], until: int) -> float:
+    """Return the lowest validation loss of a curve in its first steps.
+
+    Examples
+    --------
+    >>> best({"steps": [0, 10, 20], "nats": [3.0, 2.0, 1.0]}, until=10)
+    2.0
+    """
+    return float(min(nats for step, nats in zip(curve["steps"], curve["nats"], strict=True) if step <= until))
+
+
+def winner(arms: Mapping[str, Mapping[str, Any]], until: int, names: Sequence[str]) -> str:
+    """Return the best of some arms after so many steps, and its loss."""
+    name = min(names, key=lambda each: best(arms[each], until))
+    return f"{name}, {best(arms[name], until):.3f}"
+
+
+def section(found: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
+    """Return the conclusion and the body of the section."""
+    names, plain = (COUNTS, *ARMS), [*ARMS][:2]
+    rows = []
+    for size, arms in found.items():
+        ends = [arms[name]["steps"][arms[name]["nats"].index(min(arms[name]["nats"]))] for name in names]
+        rows += [[size, *(f"{best(arms[n], STEPS):.3f} at {end}" for n, end in zip(names, ends, strict=True))]]
+    choice = [
+        [size, f"{until} steps", winner(arms, until, names), winner(arms, until, plain)]
+        for (size, arms), until in itertools.product(found.items(), SHOWN)
+    ]
+    gains = {size: best(arms[plain[0]], STEPS) - best(arms[plain[1]], STEPS) for size, arms in found.items()}
+    lasting = {size: best(arms[plain[1]], STEPS) - best(arms[names[0]], STEPS) for size, arms in found.items()}
+    conclusion = (
+        f"The warm start ends {', '.join(f'{gain:.2f}' for gain in gains.values())} nats below the cold one with "
+        f"{', '.join(found)} of text, and counts alone are {', '.join(f'{gap:.2f}' for gap in lasting.values())} nats "
+        f"below the warm start after {STEPS} steps."
+    )
+    body = f"""GPT-2 of 3 layers of width 128, {STEPS} steps of {SHAPE["windows"] * SHAPE["context"]:,} tokens, a seed;
+recipes and rates are those of "Transformers: spectral warm starts", found with the whole text. A text is the beginning
+of {BOOKS} books, and its tokenizer is trained on it alone: compare within a row. Lowest validation loss in nats a token
+along the run, and the step of it:
+
+{render.table(["text", *names], rows)}
+What to use when, by validation loss: the best of all, and the best model without counts beside it:
+
+{render.table(["text", "trained for", "best", "best without counts"], choice)}"""
+    return conclusion, body
