@@ -19,8 +19,9 @@ import typer
 from bitcipher import CapacityError
 from warmstart import __version__
 from warmstart.errors import InputError
-from warmstart.formats import Reading, parse_json, read_settings
+from warmstart.formats import Reading, read_settings
 from warmstart.progress import Reporter
+from warmstart.records import parse_json
 
 LARGEST = 2**63 - 1  # seed that all generators take
 

@@ -20,12 +20,13 @@ from warmstart.finetune.loop import Run, Settings
 from warmstart.finetune.phases import BESIDE_GROUPS, GROUPS, Schedule, named_schedule
 from warmstart.finetune.words import Marks, words_per_token
 from warmstart.folder import WEIGHTS, check_target
-from warmstart.formats import parse_json, read_settings
+from warmstart.formats import read_settings
 from warmstart.gate import Gate
 from warmstart.mixture import Experts, Mixture
 from warmstart.near_shallow import NearShallowModel
 from warmstart.ngrams import NGramCounts
 from warmstart.progress import Progress
+from warmstart.records import parse_json
 
 
 @dataclass(frozen=True)
