@@ -63,6 +63,7 @@ FILES = ("counts.npy", "documents.npy", "tokenizer.json", "tokens.npy")
 SIZES = ("n_bytes", "n_documents", "n_tokens", "n_unknown", "separator", "vocab_size")
 
 Folder = str | os.PathLike[str] | None
+Text = Sources | TokenFiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +100,7 @@ class Corpus:
     @classmethod
     def build(
         cls,
-        sources: Sources | TokenFiles = None,
+        sources: Text = None,
         *,
         tokenizer: str | Path | Tokenizer = "bpe",
         vocab_size: int = 8192,
@@ -125,7 +126,8 @@ class Corpus:
             ``~/.cache/warmstart``.
         progress : callable, optional
             Called as ``progress(stage, done, total)`` after every MiB of text, possibly from another thread. ``done``
-            and ``total`` are bytes. Stages are "train tokenizer" and "encode text". An unknown total is None.
+            and ``total`` are bytes. Stages are "train tokenizer" and "encode text", or "read tokens". An unknown total
+            is None.
         **reading
             ``split_documents``, ``format``, ``text_field``, ``skip_bad_records``: see `warmstart.formats.Reading`.
 
@@ -136,6 +138,8 @@ class Corpus:
             gives no token. No file is left.
         """
         if isinstance(sources, TokenFiles):
+            if tokenizer not in ("bpe", sources.tokenizer):
+                raise InputError("expected no tokenizer besides that of the files of tokens, got one; leave it out")
             tokenizer = sources.tokenizer
         kind = tokenizer if isinstance(tokenizer, str) and tokenizer in KINDS else load_tokenizer(tokenizer)
         return cls._make(_Recipe(kind, vocab_size, Reading(**reading), ranked=True), sources, cache_dir, progress)
@@ -143,7 +147,7 @@ class Corpus:
     @classmethod
     def encode(
         cls,
-        sources: Sources | TokenFiles,
+        sources: Text,
         tokenizer: str | Path | Tokenizer,
         *,
         cache_dir: Folder = None,
@@ -238,19 +242,11 @@ class Corpus:
         return hashlib.sha256(json.dumps(self.manifest["files"], sort_keys=True).encode()).hexdigest()
 
     @classmethod
-    def _make(
-        cls, recipe: "_Recipe", sources: Sources | TokenFiles, cache_dir: Folder, progress: Progress | None
-    ) -> Self:
+    def _make(cls, recipe: "_Recipe", sources: Text, cache_dir: Folder, progress: Progress | None) -> Self:
         cache = Path(cache_dir) if cache_dir is not None else default_cache()
+        files_or_texts = find_sources(sources.files if isinstance(sources, TokenFiles) else sources, recipe.reading)
         if isinstance(sources, TokenFiles):
-            if recipe.reading != Reading():
-                raise InputError(
-                    "expected files of tokens without settings of how text is read, such as split_documents, got some; "
-                    "end_of_text names the token that ends documents"
-                )
-            recipe = replace(recipe, table=id_table(sources, load_tokenizer(recipe.tokenizer)))
-            sources = sources.files
-        files_or_texts = find_sources(sources, recipe.reading)
+            recipe = replace(recipe, table=_check_tokens(sources, recipe))
         if not isinstance(files_or_texts, list):
             recipe = replace(recipe, reading=Reading())
         try:
@@ -333,6 +329,19 @@ class _Recipe:
             "reading": reading,
             "tokenizer": tokenizer | {"tokenizers": tokenizers.__version__},
         }
+
+
+def _check_tokens(files: TokenFiles, recipe: _Recipe) -> NDArray[np.int64]:
+    """Return the `id_table` of files of tokens, if they are what they say."""
+    if recipe.reading != Reading():
+        raise InputError(
+            "expected files of tokens without settings of how text is read, such as split_documents, got some; "
+            "end_of_text names the token that ends documents"
+        )
+    table = id_table(files, load_tokenizer(recipe.tokenizer))
+    for path in files.files:
+        layout_of(path, len(table))
+    return table
 
 
 class _Meter:
@@ -458,28 +467,29 @@ def _write_tokens(recipe: _Recipe, files: list[Path], raw: IO[bytes], progress: 
     tokenizer: Any = recipe.tokenizer
     vocab_size, separator = tokenizer.get_vocab_size(), tokenizer.token_to_id(SEPARATOR)
     table = np.asarray(recipe.table, _id_type(vocab_size))
-    total, done = sum(path.stat().st_size for path in files), 0
+    layouts = [layout_of(path, len(table)) for path in files]
+    total, done = sum(layout.n_tokens * layout.dtype.itemsize for layout in layouts), 0
     counts, documents, position = np.zeros(vocab_size, np.int64), [np.zeros(1, np.int64)], 0
     left_out: list[str] = []
     raw.write(np.array(separator, table.dtype).tobytes())
-    for path in files:
-        layout, borders = layout_of(path, len(table)), 0
-        for targets, ends in read_tokens(layout, table, separator):
+    for layout in layouts:
+        borders = 0
+        for targets, ends, n_bytes in read_tokens(layout, table, separator):
             raw.write(targets.tobytes())
             counts += np.bincount(targets, minlength=vocab_size)
             documents.append(position + 1 + ends)
             position += len(targets)
             borders += len(ends)
-            done += len(targets) * layout.dtype.itemsize
+            done += n_bytes
             if progress:
-                progress("read tokens", min(done, total), total)
+                progress("read tokens", done, total)
         if layout.ends is None and borders == 1:
             hint = "end_of_text (--end-of-text) names another token that ends documents"
-            left_out.append(f"{path.name}: read as one document; {hint}")
+            left_out.append(f"{layout.path.name}: read as one document; {hint}")
     if position == counts[separator]:
         raise InputError("expected files with tokens, got none; give other files")
-    n_bytes = int(counts @ token_bytes(tokenizer) - counts[separator] * len(SEPARATOR))
-    return _Written(tokenizer, counts, np.concatenate(documents), n_bytes, left_out)
+    text_bytes = int(counts @ token_bytes(tokenizer) - counts[separator] * len(SEPARATOR))
+    return _Written(tokenizer, counts, np.concatenate(documents), text_bytes, left_out)
 
 
 def _id_type(vocab_size: int) -> np.dtype[np.unsignedinteger]:

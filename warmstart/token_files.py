@@ -266,7 +266,7 @@ def _unfit(path: Path, expected: str, n_bytes: int) -> InputError:
 
 def read_tokens(
     layout: Layout, table: NDArray[np.unsignedinteger[Any]], separator: int
-) -> Iterator[tuple[Numbers, NDArray[np.int64]]]:
+) -> Iterator[tuple[NDArray[np.unsignedinteger[Any]], NDArray[np.int64], int]]:
     """Yield the documents of a file as blocks of targets, with a separator after each document.
 
     Parameters
@@ -281,6 +281,8 @@ def read_tokens(
     targets : (n,) as the table
     ends : (n_ends,) int64
         Places of the separators among the targets of the block.
+    n_bytes : int
+        Size of what the block was read from.
 
     Raises
     ------
@@ -303,7 +305,7 @@ def read_tokens(
         if len(ends) and not ends[0] and not open_tokens:
             ends = ends[1:]
         open_tokens = int(before[-1] - ends[-1]) if len(ends) else open_tokens + int(before[-1])
-        yield np.insert(targets[kept], ends, separator), ends + np.arange(len(ends))
+        yield np.insert(targets[kept], ends, separator), ends + np.arange(len(ends)), block.nbytes
 
 
 def _blocks(layout: Layout) -> Iterator[tuple[int, Numbers]]:
