@@ -35,6 +35,8 @@ def kind_of(start: bytes) -> str | None:
 def read_column(path: Path, kind: str, column: str, report: Callable[[str], None]) -> Iterator[bytes | None]:
     """Yield the values of a column of strings or of binary data; None is a missing value.
 
+    Of Parquet, a few pages are in memory. Arrow is memory-mapped; only of a compressed file a whole batch is in memory.
+
     Parameters
     ----------
     path : Path
@@ -85,13 +87,11 @@ def _arrow(path: Path, kind: str, column: str) -> Iterator[Any]:
     import pyarrow
 
     opened = pyarrow.ipc.open_file if kind == "Arrow file" else pyarrow.ipc.open_stream
-    with pyarrow.memory_map(str(path)) as source:
-        place = _place(path, opened(source).schema, column)
-        source.seek(0)
-        reader = opened(source, options=pyarrow.ipc.IpcReadOptions(included_fields=[place]))
+    with pyarrow.memory_map(str(path)) as source, opened(source) as reader:
+        place = _place(path, reader.schema, column)
         batches = map(reader.get_batch, range(reader.num_record_batches)) if kind == "Arrow file" else reader
         for batch in batches:
-            yield from (batch.column(0).slice(row, ROWS) for row in range(0, batch.num_rows, ROWS))
+            yield from (batch.column(place).slice(row, ROWS) for row in range(0, batch.num_rows, ROWS))
 
 
 def _place(path: Path, schema: Any, column: str) -> int:

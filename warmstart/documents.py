@@ -211,7 +211,7 @@ def _files(path: Path, reading: Reading, report: Report) -> list[Path]:
     if others:
         names = sorted(str(file.relative_to(path)) for file in others)
         report(
-            f"{path}: left out {named(names)}; a folder is searched for text and JSON lines with the endings "
+            f"{path}: left out {named(names)}; a folder is searched for text, JSON lines and tables with the endings "
             f"{endings}; give other files by name"
         )
     return sorted(files, key=lambda file: file.relative_to(path).parts)
