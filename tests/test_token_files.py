@@ -90,18 +90,25 @@ def test_every_format_gives_the_corpus_of_the_text(tmp_path, tokenizer, ids, wri
 @pytest.mark.parametrize(
     ("write", "settings"),
     [
-        (bare, {"dtype": "<u4"}),
         (llm_c, {"magic": 20240801, "version": 7, "dtype": "<u4"}),
         (megatron, {"code": 4, "dtype": "<i4"}),
         (datatrove, {"dtype": "<u4"}),
     ],
 )
-def test_more_than_65536_ids(tmp_path, write, settings):
+def test_ids_of_more_than_16_bits(tmp_path, write, settings):
+    path = write(tmp_path, [[2**16 + 8, 2], [3, 3]], 2**16 + 9, **settings)
+    table = np.arange(2**16 + 10, dtype=np.uint32)
+    ((targets, ends, _),) = read_tokens(layout_of(path, len(table)), table, 2**16 + 9)
+    assert targets.tolist() == [2**16 + 8, 2, 2**16 + 9, 3, 3, 2**16 + 9]
+    assert ends.tolist() == [2, 5]
+
+
+@pytest.mark.parametrize("end", [2**16 + 9, f"w{2**16 + 9}"])
+def test_more_than_65536_tokens(tmp_path, end):
     vocabulary = {f"w{i}": i for i in range(2**16 + 10)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="w1"))  # noqa: S106 - no password
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    path = write(tmp_path, [[2**16 + 8, 2], [3, 3]], 2**16 + 9, **settings)
-    end = 2**16 + 9 if write is bare else f"w{2**16 + 9}"
+    path = bare(tmp_path, [[2**16 + 8, 2], [3, 3]], 2**16 + 9, "<u4")
     corpus = Corpus.encode(TokenFiles(path, tokenizer, end), tokenizer, cache_dir=tmp_path / "cache")
     new = 2**16 + 10  # the separator, which the tokenizer did not have
     assert corpus.tokens.tolist() == [new, 2**16 + 8, 2, new, 3, 3, new]

@@ -16,6 +16,7 @@ from warmstart.errors import InputError
 
 SIGNS = {b"PAR1": "Parquet", b"ARROW1": "Arrow file", b"\xff\xff\xff\xff": "Arrow stream"}
 ENDINGS = (".parquet", ".arrow")
+TYPES = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")  # of UTF-8, all of them
 ROWS = 1024  # read at once
 BUFFER = 2**20  # bytes
 END = b"\xff\xff\xff\xff\0\0\0\0"  # of a stream
@@ -62,8 +63,7 @@ def read_column(path: Path, kind: str, column: str, report: Callable[[str], None
         raise InputError(f"{path}: expected {kind} from a file, got a stream; save it to a file first")
     try:
         for values in _parquet(path, column) if kind == "Parquet" else _arrow(path, kind, column):
-            plain = values.dictionary_decode() if pyarrow.types.is_dictionary(values.type) else values
-            yield from plain.cast(pyarrow.large_binary()).to_pylist()
+            yield from _plain(values).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         hint = "write it again, unpacked and whole"
         raise InputError(f"{path}: expected a whole {kind}, got: {error}; {hint}") from error
@@ -94,6 +94,18 @@ def _arrow(path: Path, kind: str, column: str) -> Iterator[Any]:
             yield from (batch.column(place).slice(row, ROWS) for row in range(0, batch.num_rows, ROWS))
 
 
+def _plain(values: Any) -> Any:
+    """Return strings as the same bytes. Places outside of these bytes, as in a damaged file, are an ArrowInvalid."""
+    import pyarrow
+
+    if pyarrow.types.is_dictionary(values.type):
+        values.validate(full=True)
+        values = values.dictionary_decode()
+    plain = values.view(pyarrow.type_for_alias(str(values.type).replace("string", "binary")))
+    plain.validate(full=True)
+    return plain
+
+
 def _place(path: Path, schema: Any, column: str) -> int:
     """Return the number of the column with a name, if it is one of text."""
     import pyarrow
@@ -106,7 +118,6 @@ def _place(path: Path, schema: Any, column: str) -> int:
     place: int = schema.get_field_index(column)
     found = schema.field(place).type
     values = found.value_type if pyarrow.types.is_dictionary(found) else found
-    known = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
-    if not any(getattr(pyarrow.types, f"is_{name}")(values) for name in known):
+    if str(values) not in TYPES:
         raise InputError(f"{path}: expected strings in column {column!r}, got {found}; name another one (--text-field)")
     return place
