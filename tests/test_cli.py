@@ -16,6 +16,7 @@ import pytest
 
 from warmstart import Corpus, WarmStartLM, __version__, cli
 from warmstart.files import load_arrays
+from warmstart.tokenizer import train_tokenizer
 
 SENTENCES = ["the cat sat on the mat", "the dog lay on the rug", "a bird sang in the tree", "one fish swam in the sea"]
 
@@ -547,3 +548,54 @@ def test_interrupt_leaves_nothing(text, tmp_path):
     assert "Traceback" not in err
     assert not (tmp_path / "model").exists()
     assert not [p for p in tmp_path.rglob("*") if p.name.startswith(".")]
+
+
+def test_files_of_tokens(run, text, tmp_path):
+    """The same model from tokens as from the text; tokens are scored, and train a network, under the model's ids."""
+    tokenizer = train_tokenizer([text.read_text()], vocab_size=300)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    ids = [[*tokenizer.encode(document).ids, 0] for document in text.read_text().split("\n\n")]
+    np.concatenate(ids).astype("<u2").tofile(tmp_path / "train.bin")
+    models = {}
+    for name, arguments in (("text", ["--split-documents", r"\n\n"]), ("tokens", ["--end-of-text", "0"])):
+        source = text if name == "text" else tmp_path / "train.bin"
+        made = small(source, tmp_path / name, "--tokenizer", tmp_path / "tokenizer.json", *arguments, "--json", "-q")
+        code, _, err = run(*made)
+        assert (code, err) == (0, "")
+        models[name] = {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+    changing = {"report.json", "config.json"}  # seconds
+    assert models["text"].keys() == models["tokens"].keys()
+    assert {name for name in models["text"] if models["text"][name] != models["tokens"][name]} <= changing
+
+    tokens = ["--tokenizer", tmp_path / "tokenizer.json", "--json", "-q"]
+    of_text = run("eval", tmp_path / "text", text, "--split-documents", r"\n\n", "--json", "-q")
+    of_tokens = run("eval", tmp_path / "text", tmp_path / "train.bin", *tokens)
+    assert json.loads(of_tokens[1]) | {"seconds": 0} == json.loads(of_text[1]) | {"seconds": 0}
+    trained = ["finetune", tmp_path / "text", tmp_path / "train.bin", "--valid", tmp_path / "train.bin"]
+    code, out, err = run(*trained, "--max-tokens", 2048, "--phases", "all", *tokens)
+    assert (code, err) == (0, "")
+    assert json.loads(out)["tokens"] >= 2048
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["fit", "BIN", "-o", "NEW"], 1, "expected --tokenizer FILE with files of tokens, got bpe"),
+        (["eval", "MODEL", "BIN"], 1, "expected --tokenizer FILE with files of tokens, got none"),
+        (
+            ["eval", "MODEL", "TEXT", "--tokenizer", "a.json"],
+            2,
+            r"files of tokens (.bin, .ds) with --tokenizer, got none",
+        ),
+        (["fit", "TEXT", "-o", "NEW", "--end-of-text", "a"], 2, "with --end-of-text, got none"),
+        (["fit", "BIN", "TEXT", "-o", "NEW", "--tokenizer", "a.json"], 1, "text and tokens in different runs"),
+        (["fit", "BIN", "-o", "NEW", "--format", "text", "--end-of-text", "a"], 2, "with --end-of-text, got none"),
+    ],
+)
+def test_files_of_tokens_need_their_tokenizer(run, text, model, tmp_path, arguments, code, message):
+    (tmp_path / "a.bin").write_bytes(b"\1\0")
+    places = {"BIN": tmp_path / "a.bin", "TEXT": text, "MODEL": model, "NEW": tmp_path / "new"}
+    found, out, err = run(*(places.get(argument, argument) for argument in arguments))
+    assert (found, out) == (code, "")
+    assert message in err
+    assert not (tmp_path / "new").exists()

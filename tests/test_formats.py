@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
-from warmstart import formats
 from warmstart.corpus import Corpus
 from warmstart.documents import SEPARATOR, _separated, read_documents
 from warmstart.errors import InputError
 from warmstart.finetune.job import Plan
 from warmstart.formats import HEAD, Reading, read_settings
+from warmstart.records import line_text
 from warmstart.tokenizer import load_tokenizer
 
 LINES = b'{"text": "one", "id": 1}\n{"text": "two", "id": 2}\n'
@@ -191,7 +191,7 @@ def test_each_fault_of_a_record_is_told():
         ('{"text": 3}', "expected a string, got int"),
     ]:
         with pytest.raises(InputError, match=message):
-            formats._record(line, "text")
+            line_text("text", line)
 
 
 def test_the_text_is_in_another_field(write):

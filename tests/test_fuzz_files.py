@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import shutil
+import struct
 
 import numpy as np
 import pytest
@@ -22,6 +23,13 @@ from warmstart.finetune.job import Job, Plan
 from warmstart.finetune.phases import BESIDE_GROUPS, GROUPS
 from warmstart.formats import Reading
 from warmstart.ngrams import NGramCounts
+from warmstart.token_files import layout_of, read_tokens
+
+try:
+    import pyarrow
+    import pyarrow.parquet
+except ImportError:  # without warmstart[parquet]
+    pyarrow = None
 
 TEXT = "\n\n".join(["the cat sat on the mat. the dog lay on the rug. " * 4] * 12)
 PHASES = [{"name": "a", "rates": {"output": 0.1}, "epochs": 0.5, "patience": 2}, {"name": "b", "rates": {"middle": 1}}]
@@ -53,9 +61,31 @@ class Place:
         (folder / "lines.jsonl").write_text("\n".join(json.dumps({"text": part}) for part in TEXT.split("\n\n")))
         (folder / "text.txt.gz").write_bytes(gzip.compress(TEXT.encode()))
         (folder / "text.bz2").write_bytes(bz2.compress(TEXT.encode()))
+        self.write_tokens(corpus)
+        if pyarrow is not None:
+            table = pyarrow.table({"id": range(12), "text": TEXT.split("\n\n")})
+            pyarrow.parquet.write_table(table, folder / "text.parquet", compression="none", write_page_checksum=True)
+            for name, new in (("file.arrow", pyarrow.ipc.new_file), ("stream.arrow", pyarrow.ipc.new_stream)):
+                with new(str(folder / name), table.schema) as writer:
+                    writer.write_table(table, max_chunksize=5)
         self.network = model.to_torch()
         self.expected = json.loads(json.dumps(self.facts()))
         self.others = [path.read_bytes() for path in self.files(".")]
+
+    def write_tokens(self, corpus):
+        ids, ends = corpus.tokens[1:].astype("<u2"), corpus.documents[1:]
+        for name in ("bare", "llmc", "megatron", "datatrove"):
+            (self.folder / name).mkdir()
+            ids.tofile(self.folder / name / ("a.ds" if name == "datatrove" else "a.bin"))
+        header = np.zeros(256, "<i4")
+        header[:3] = 20240520, 1, len(ids)
+        (self.folder / "llmc" / "a.bin").write_bytes(header.tobytes() + ids.tobytes())
+        ends.astype("<u8").tofile(self.folder / "datatrove" / "a.ds.index")
+        sizes, n = np.diff(corpus.documents), corpus.n_documents
+        parts = (sizes.astype("<i4"), 2 * corpus.documents[:-1].astype("<i8"), np.arange(n + 1, dtype="<i8"))
+        head = b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, 8, n, n + 1)
+        (self.folder / "megatron" / "a.idx").write_bytes(head + b"".join(part.tobytes() for part in parts))
+        self.table, self.tokens = np.arange(corpus.vocab_size), ids
 
     def facts(self):
         from warmstart.files import load_arrays
@@ -128,7 +158,14 @@ def read_text(place, path):
     list(read_documents(path, Reading(split_documents=r"\n\n"), lambda sentence: None))
 
 
-FOLDERS = {"model": read_model, "pruned": read_model, "corpus": read_corpus}
+def read_token_files(place, path):
+    name = path / ("a.ds" if (path / "a.ds.index").exists() else "a.bin")
+    blocks = list(read_tokens(layout_of(name, len(place.table)), place.table, place.separator))
+    assert all(np.all(targets[ends] == place.separator) for targets, ends, _ in blocks)
+
+
+TOKENS = dict.fromkeys(["bare", "llmc", "megatron", "datatrove"], read_token_files)
+FOLDERS = {"model": read_model, "pruned": read_model, "corpus": read_corpus, **TOKENS}
 READERS = {
     "model/tokenizer.json": read_tokenizer,
     "words.json": read_tokenizer,
@@ -144,6 +181,8 @@ READERS = {
     "text.txt.gz": read_text,
     "text.bz2": read_text,
 }
+if pyarrow is not None:
+    READERS |= dict.fromkeys(["text.parquet", "file.arrow", "stream.arrow"], read_text)
 
 
 @pytest.fixture(scope="module")

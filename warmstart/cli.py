@@ -19,8 +19,9 @@ import typer
 from bitcipher import CapacityError
 from warmstart import __version__
 from warmstart.errors import InputError
-from warmstart.formats import Reading, parse_json, read_settings
+from warmstart.formats import TOKENS, Reading, is_token_file, read_settings
 from warmstart.progress import Reporter
+from warmstart.records import parse_json
 
 LARGEST = 2**63 - 1  # seed that all generators take
 
@@ -43,9 +44,24 @@ TextFormat = Annotated[
         help="Read all files as plain text, or as JSON lines, where their names and first bytes do not tell.",
     ),
 ]
-TextField = Annotated[str, typer.Option(metavar="NAME", help="Field of a JSON record that has the text.")]
+TextField = Annotated[
+    str, typer.Option(metavar="NAME", help="Field of a JSON record, or column of a table, that has the text.")
+]
 SkipBad = Annotated[
-    bool, typer.Option("--skip-bad-records", help="Leave out JSON records without text, and count and name them.")
+    bool, typer.Option("--skip-bad-records", help="Leave out records without text, and count and name them.")
+]
+TokensOf = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer", metavar="FILE", help="For files of tokens: the tokenizer.json that wrote them, or its folder."
+    ),
+]
+EndOfText = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TOKEN",
+        help="In files of tokens: the text or id of a token that ends documents, besides <|endoftext|>.",
+    ),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Number of threads. The result does not depend on it.")]
 VocabSize = Annotated[int, typer.Option(min=2, help="Largest vocabulary of a trained tokenizer.")]
@@ -95,9 +111,10 @@ def fit(
         list[str] | None,
         typer.Argument(
             metavar="[CORPUS]...",
-            help="Text files, JSON lines, also packed as .gz, .bz2, .xz or .zst; folders of .txt, .md, .jsonl and "
-            ".json files; or - for standard input. Without a corpus: nine tenths of the documentation that ships with "
-            "Python.",
+            help="Text files, JSON lines, also packed as .gz, .bz2, .xz or .zst; Parquet and Arrow files (extra "
+            "`parquet`); folders of .txt, .md, .jsonl, .json, .parquet and .arrow files; or - for standard input. Or "
+            "files of tokens, with --tokenizer: .bin of nanoGPT, llm.c or Megatron, .ds of datatrove. Without a "
+            "corpus: nine tenths of the documentation that ships with Python.",
         ),
     ] = None,
     preset: Annotated[str, typer.Option(help="Size of the model: potato, micro, small, base or large.")] = "small",
@@ -135,6 +152,7 @@ def fit(
     tokenizer: Annotated[
         str, typer.Option(help="bpe, words or characters to train one on the corpus, or the path of a tokenizer.json.")
     ] = "bpe",
+    end_of_text: EndOfText = None,
     vocab_size: VocabSize = 8192,
     smoothing: Annotated[str, typer.Option(help='Pseudo-counts added to each feature: a number, or "fit".')] = "fit",
     temperature: Annotated[
@@ -157,6 +175,7 @@ def fit(
     from warmstart.folder import check_target
 
     check_target(output)
+    _check_used(_paths(corpus), text_format, end_of_text=end_of_text)
     reading = asdict(Reading(split_documents, text_format, text_field, skip_bad_records))
     model = WarmStartLM(
         preset=preset,
@@ -171,7 +190,7 @@ def fit(
         temperature=_number_or_fit(temperature),
         n_jobs=workers,
     )
-    sources = _paths(corpus) or default_corpus("train")
+    sources = _sources(corpus, tokenizer, end_of_text, text_format) or default_corpus("train")
     began = time.perf_counter()
     with Reporter(quiet) as progress:
         options: dict[str, Any] = {"tokenizer": tokenizer, "vocab_size": vocab_size, **reading}
@@ -196,6 +215,8 @@ def evaluate(
             metavar="[TEXT]...", help="Text as for `fit`. Without it: the other tenth of the documentation."
         ),
     ] = None,
+    tokenizer: TokensOf = None,
+    end_of_text: EndOfText = None,
     split_documents: Split = None,
     text_format: TextFormat = None,
     text_field: TextField = "text",
@@ -208,9 +229,10 @@ def evaluate(
     from warmstart.documents import default_corpus
     from warmstart.estimators import WarmStartLM
 
+    _check_used(_paths(text), text_format, tokenizer=tokenizer, end_of_text=end_of_text)
     reading = asdict(Reading(split_documents, text_format, text_field, skip_bad_records))
     loaded = WarmStartLM.from_pretrained(model, n_jobs=workers)
-    sources = _paths(text) or default_corpus("test")
+    sources = _sources(text, tokenizer, end_of_text, text_format) or default_corpus("test")
     with Reporter(quiet) as progress:
         result = loaded.evaluate(sources, progress=progress, **reading)
     experts = {} if as_json else result.pop("experts", {})
@@ -318,6 +340,8 @@ def finetune(
         Path | None,
         typer.Option(metavar="DIR", help="Also write DIR/chck_1M, chck_2M, ... for transformers after so many words."),
     ] = None,
+    tokenizer: TokensOf = None,
+    end_of_text: EndOfText = None,
     split_documents: Split = None,
     text_format: TextFormat = None,
     text_field: TextField = "text",
@@ -337,6 +361,8 @@ def finetune(
 
     if corpus and not valid:
         raise InputError("expected --valid FILE with a corpus of your own, got none; hold out some of the text")
+    given = _paths([*(corpus or []), *([valid] if valid else [])])
+    _check_used(given, text_format, tokenizer=tokenizer, end_of_text=end_of_text)
     reading = asdict(Reading(split_documents, text_format, text_field, skip_bad_records))
     plan = Plan(
         phases, rate, max_tokens, validate_every, valid_tokens, batch_tokens, seed, bf16, device, checkpoints_by_words
@@ -345,8 +371,8 @@ def finetune(
     try:
         with Reporter(quiet) as progress:
             result = job.run(
-                _paths(corpus) or default_corpus("train"),
-                _paths([valid] if valid else None) or default_corpus("test"),
+                _sources(corpus, tokenizer, end_of_text, text_format) or default_corpus("train"),
+                _sources([valid] if valid else None, tokenizer, end_of_text, text_format) or default_corpus("test"),
                 resume=resume,
                 log=log,
                 tensorboard=tensorboard,
@@ -392,6 +418,7 @@ def init(
     tokenizer: Annotated[
         str, typer.Option(help="bpe, words or characters to train one on the corpus, or the folder of an existing one.")
     ] = "bpe",
+    end_of_text: EndOfText = None,
     vocab_size: VocabSize = 8192,
     heads: Annotated[
         int | None,
@@ -434,10 +461,11 @@ def init(
     from warmstart.tokenizer import KINDS
 
     check_new(output)
+    _check_used(_paths(corpus), text_format, end_of_text=end_of_text)
     recipe = _counted_recipe(counted, contexts, order, prune)
     reading = asdict(Reading(split_documents, text_format, text_field, skip_bad_records))
     fields = None if config is None else _json_object(config)
-    sources = _paths(corpus) or default_corpus("train")
+    sources = _sources(corpus, tokenizer, end_of_text, text_format) or default_corpus("train")
     began = time.perf_counter()
     with Reporter(quiet) as progress:
         if tokenizer in KINDS:
@@ -510,6 +538,34 @@ def _paths(names: list[str] | None) -> list[Path]:
     if "" in (names or []):  # the path of an empty name would be the working folder
         raise typer.BadParameter("expected names of files or folders, got an empty one")
     return [Path(name) if name == "-" or Path(name) != Path("-") else Path(name).absolute() for name in names or []]
+
+
+def _has_tokens(paths: list[Path], text_format: str | None) -> bool:
+    return text_format is None and any(map(is_token_file, paths))
+
+
+def _check_used(paths: list[Path], text_format: str | None, **options: str | None) -> None:
+    """Refuse options for files of tokens where there are none."""
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    if given and not _has_tokens(paths, text_format):
+        raise typer.BadParameter(f"expected files of tokens ({', '.join(TOKENS)}) with {', '.join(given)}, got none")
+
+
+def _sources(names: list[str] | None, tokenizer: str | None, end_of_text: str | None, text_format: str | None) -> Any:
+    """Return paths, or files of tokens with their tokenizer."""
+    paths = _paths(names)
+    if not _has_tokens(paths, text_format):
+        return paths
+    from warmstart.token_files import TokenFiles
+    from warmstart.tokenizer import KINDS
+
+    if tokenizer is None or tokenizer in KINDS:
+        raise InputError(
+            f"expected --tokenizer FILE with files of tokens, got {tokenizer or 'none'}; give the tokenizer that wrote "
+            "them, or --format text if they are text"
+        )
+    end = int(end_of_text) if end_of_text and end_of_text.isdecimal() else end_of_text
+    return TokenFiles(paths, tokenizer, end)
 
 
 def _print(result: dict[str, Any], as_json: bool, quiet: bool) -> None:

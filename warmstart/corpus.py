@@ -26,7 +26,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
 import tokenizers
@@ -36,8 +36,10 @@ from tokenizers import Tokenizer
 from warmstart.documents import Piece, Sources, find_sources, read_documents
 from warmstart.errors import InputError
 from warmstart.files import save_json
-from warmstart.formats import STDIN, Reading, is_packed, named, notice, parse_json
+from warmstart.formats import STDIN, Reading, is_packed, notice
 from warmstart.progress import Progress
+from warmstart.records import named, parse_json
+from warmstart.token_files import TokenFiles, id_table, index_of, layout_of, read_tokens
 from warmstart.tokenizer import (
     KINDS,
     SEPARATOR,
@@ -45,6 +47,7 @@ from warmstart.tokenizer import (
     load_tokenizer,
     rank_tokens,
     refused,
+    token_bytes,
     token_ranks,
     train_tokenizer,
     unknown_id,
@@ -60,6 +63,7 @@ FILES = ("counts.npy", "documents.npy", "tokenizer.json", "tokens.npy")
 SIZES = ("n_bytes", "n_documents", "n_tokens", "n_unknown", "separator", "vocab_size")
 
 Folder = str | os.PathLike[str] | None
+Text = Sources | TokenFiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +100,7 @@ class Corpus:
     @classmethod
     def build(
         cls,
-        sources: Sources = None,
+        sources: Text = None,
         *,
         tokenizer: str | Path | Tokenizer = "bpe",
         vocab_size: int = 8192,
@@ -110,8 +114,9 @@ class Corpus:
 
         Parameters
         ----------
-        sources : str, Path, iterable of Path, iterable of str, or None
-            See `warmstart.documents.find_sources`. None is the documentation that ships with Python.
+        sources : str, Path, iterable of Path, of str or of records, TokenFiles, or None
+            See `warmstart.documents.find_sources`. None is the documentation that ships with Python. `TokenFiles` are
+            text that is in tokens already; their tokenizer takes the place of ``tokenizer``.
         tokenizer : {"bpe", "words", "characters"}, path or Tokenizer
             A kind to train, or an existing tokenizer: see `warmstart.tokenizer`.
         vocab_size : int
@@ -121,7 +126,8 @@ class Corpus:
             ``~/.cache/warmstart``.
         progress : callable, optional
             Called as ``progress(stage, done, total)`` after every MiB of text, possibly from another thread. ``done``
-            and ``total`` are bytes. Stages are "train tokenizer" and "encode text". An unknown total is None.
+            and ``total`` are bytes. Stages are "train tokenizer" and "encode text", or "read tokens". An unknown total
+            is None.
         **reading
             ``split_documents``, ``format``, ``text_field``, ``skip_bad_records``: see `warmstart.formats.Reading`.
 
@@ -131,13 +137,17 @@ class Corpus:
             The sources, the tokenizer or the cache folder cannot be used, the disk is full, or the text is empty or
             gives no token. No file is left.
         """
+        if isinstance(sources, TokenFiles):
+            if tokenizer not in ("bpe", sources.tokenizer):
+                raise InputError("expected no tokenizer besides that of the files of tokens, got one; leave it out")
+            tokenizer = sources.tokenizer
         kind = tokenizer if isinstance(tokenizer, str) and tokenizer in KINDS else load_tokenizer(tokenizer)
         return cls._make(_Recipe(kind, vocab_size, Reading(**reading), ranked=True), sources, cache_dir, progress)
 
     @classmethod
     def encode(
         cls,
-        sources: Sources,
+        sources: Text,
         tokenizer: str | Path | Tokenizer,
         *,
         cache_dir: Folder = None,
@@ -146,7 +156,8 @@ class Corpus:
     ) -> Self:
         """Encode another text, such as a test split, with the ids of an existing tokenizer.
 
-        Parameters and errors are those of `build`. ``counts`` do not fall with the ids.
+        Parameters and errors are those of `build`. ``counts`` do not fall with the ids. `TokenFiles` may have the same
+        tokens under other ids, such as those before a renumbering by `build`.
 
         Examples
         --------
@@ -231,9 +242,11 @@ class Corpus:
         return hashlib.sha256(json.dumps(self.manifest["files"], sort_keys=True).encode()).hexdigest()
 
     @classmethod
-    def _make(cls, recipe: "_Recipe", sources: Sources, cache_dir: Folder, progress: Progress | None) -> Self:
+    def _make(cls, recipe: "_Recipe", sources: Text, cache_dir: Folder, progress: Progress | None) -> Self:
         cache = Path(cache_dir) if cache_dir is not None else default_cache()
-        files_or_texts = find_sources(sources, recipe.reading)
+        files_or_texts = find_sources(sources.files if isinstance(sources, TokenFiles) else sources, recipe.reading)
+        if isinstance(sources, TokenFiles):
+            recipe = replace(recipe, table=_check_tokens(sources, recipe))
         if not isinstance(files_or_texts, list):
             recipe = replace(recipe, reading=Reading())
         try:
@@ -297,6 +310,7 @@ class _Recipe:
     vocab_size: int
     reading: Reading
     ranked: bool  # whether ids become frequency ranks
+    table: NDArray[np.int64] | None = None  # of `id_table`, for files of tokens
 
     def settings(self, files: Iterable[Path]) -> dict[str, Any]:
         """Return the part of the manifest that is known in advance. Its digest names the folder in the cache."""
@@ -304,13 +318,30 @@ class _Recipe:
             tokenizer = {"kind": self.tokenizer, "vocab_size": self.vocab_size}
         else:
             tokenizer = {"sha256": hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()}
+        reading = asdict(self.reading)
+        if self.table is not None:
+            indexes = [_sha256(index) for path in files if (index := index_of(path)) is not None]
+            reading = {"ids": hashlib.sha256(self.table.tobytes()).hexdigest(), "indexes": indexes}
         return {
             "format": FORMAT,
             "ranked": self.ranked,
             "sources": [{"name": path.name, "sha256": _sha256(path)} for path in files],
-            "reading": asdict(self.reading),
+            "reading": reading,
             "tokenizer": tokenizer | {"tokenizers": tokenizers.__version__},
         }
+
+
+def _check_tokens(files: TokenFiles, recipe: _Recipe) -> NDArray[np.int64]:
+    """Return the `id_table` of files of tokens, if they are what they say."""
+    if recipe.reading != Reading():
+        raise InputError(
+            "expected files of tokens without settings of how text is read, such as split_documents, got some; "
+            "end_of_text names the token that ends documents"
+        )
+    table = id_table(files, load_tokenizer(recipe.tokenizer))
+    for path in files.files:
+        layout_of(path, len(table))
+    return table
 
 
 class _Meter:
@@ -380,20 +411,10 @@ def _write(
 ) -> None:
     """Write the five files of a corpus into a new folder."""
     folder.mkdir()
-    total = None if any(map(is_packed, files)) else sum(path.stat().st_size for path in files)
-    tokenizer = recipe.tokenizer
-    left_out: list[str] = []
-    if isinstance(tokenizer, str):
-        meter = _Meter("train tokenizer", total, progress)
-        pieces = meter.watch(read_documents(files, recipe.reading, left_out.append))
-        tokenizer = train_tokenizer((piece.text for piece in pieces), tokenizer, recipe.vocab_size)
-        total = meter.done
-    meter = _Meter("encode text", total, progress)
     raw = folder.with_name("raw")
     with raw.open("wb") as file:
-        left_out.clear()  # the first pass said the same
-        pieces = meter.watch(read_documents(files, recipe.reading, left_out.append))
-        counts, documents = _encode(pieces, tokenizer, file)
+        written = (_write_text if recipe.table is None else _write_tokens)(recipe, files, file, progress)
+    tokenizer, counts, documents = written.tokenizer, written.counts, written.documents
     ranks = token_ranks(counts) if recipe.ranked else np.arange(len(counts))
     tokenizer = rank_tokens(tokenizer, counts) if recipe.ranked else tokenizer
     unknown = unknown_id(tokenizer)
@@ -404,8 +425,8 @@ def _write(
     (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
     manifest = settings | {
         "files": _digests(folder),
-        "left_out": left_out,
-        "n_bytes": meter.done,
+        "left_out": written.left_out,
+        "n_bytes": written.n_bytes,
         "n_documents": len(documents) - 1,
         "n_tokens": int(documents[-1]),
         "n_unknown": 0 if unknown is None else int(counts[unknown]),
@@ -413,6 +434,62 @@ def _write(
         "vocab_size": len(counts),
     }
     save_json(folder / "manifest.json", manifest)
+
+
+class _Written(NamedTuple):
+    """What is known of tokens that were written, in ids before a renumbering."""
+
+    tokenizer: Tokenizer
+    counts: NDArray[np.int64]  # (V,): number of targets of each id
+    documents: NDArray[np.int64]  # (n_documents + 1,): positions of the separators
+    n_bytes: int
+    left_out: list[str]
+
+
+def _write_text(recipe: _Recipe, files: list[Path], raw: IO[bytes], progress: Progress | None) -> _Written:
+    """Train the tokenizer, if there is none, and write the tokens of text files."""
+    total = None if any(map(is_packed, files)) else sum(path.stat().st_size for path in files)
+    tokenizer = recipe.tokenizer
+    if isinstance(tokenizer, str):
+        meter = _Meter("train tokenizer", total, progress)
+        pieces = meter.watch(read_documents(files, recipe.reading, lambda _: None))  # the second pass says it
+        tokenizer = train_tokenizer((piece.text for piece in pieces), tokenizer, recipe.vocab_size)
+        total = meter.done
+    meter = _Meter("encode text", total, progress)
+    left_out: list[str] = []
+    pieces = meter.watch(read_documents(files, recipe.reading, left_out.append))
+    counts, documents = _encode(pieces, tokenizer, raw)
+    return _Written(tokenizer, counts, documents, meter.done, left_out)
+
+
+def _write_tokens(recipe: _Recipe, files: list[Path], raw: IO[bytes], progress: Progress | None) -> _Written:
+    """Write the tokens of files of tokens."""
+    tokenizer: Any = recipe.tokenizer
+    vocab_size, separator = tokenizer.get_vocab_size(), tokenizer.token_to_id(SEPARATOR)
+    table = np.asarray(recipe.table, _id_type(vocab_size))
+    layouts = [layout_of(path, len(table)) for path in files]
+    total, done = sum(layout.n_tokens * layout.dtype.itemsize for layout in layouts), 0
+    counts, documents, position = np.zeros(vocab_size, np.int64), [np.zeros(1, np.int64)], 0
+    left_out: list[str] = []
+    raw.write(np.array(separator, table.dtype).tobytes())
+    for layout in layouts:
+        borders = 0
+        for targets, ends, n_bytes in read_tokens(layout, table, separator):
+            raw.write(targets.tobytes())
+            counts += np.bincount(targets, minlength=vocab_size)
+            documents.append(position + 1 + ends)
+            position += len(targets)
+            borders += len(ends)
+            done += n_bytes
+            if progress:
+                progress("read tokens", done, total)
+        if layout.ends is None and borders == 1:
+            hint = "end_of_text (--end-of-text) names another token that ends documents"
+            left_out.append(f"{layout.path.name}: read as one document; {hint}")
+    if position == counts[separator]:
+        raise InputError("expected files with tokens, got none; give other files")
+    text_bytes = int(counts @ token_bytes(tokenizer) - counts[separator] * len(SEPARATOR))
+    return _Written(tokenizer, counts, np.concatenate(documents), text_bytes, left_out)
 
 
 def _id_type(vocab_size: int) -> np.dtype[np.unsignedinteger]:

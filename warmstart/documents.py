@@ -2,8 +2,8 @@
 
 | term | meaning |
 |---|---|
-| source | a file, a folder, `-` (standard input), or strings |
-| document | a text file, a JSON record, a string, or a part of them between two separators |
+| source | a file, a folder, `-` (standard input), strings, or records, such as a data set of Hugging Face |
+| document | a text file, a record, a string, or a part of them between two separators |
 | piece | at most `PIECE` characters of one document; a document is one or more pieces |
 | fragment | a stretch of text, and whether a document ends with it |
 
@@ -21,12 +21,13 @@ import os
 import stat
 import sysconfig
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from warmstart.errors import InputError
-from warmstart.formats import PACKED, STDIN, TEXT, Reading, Report, check_text, is_searched, named, notice, read_file
+from warmstart.formats import PACKED, STDIN, TEXT, Reading, is_searched, notice, read_file
+from warmstart.records import Report, check_text, named, text_of_record, usable
 
 PIECE = 2**16  # characters; small pieces keep the tokenizer's threads busy and its buffers small
 SEPARATOR = "<|endoftext|>"
@@ -34,7 +35,7 @@ ENDINGS = tuple(ending + packed for ending in TEXT for packed in ("", *PACKED))
 AS_IT_IS = Reading()
 NOT_PROSE = {"test", "tests", "idle_test", "site-packages", "dist-packages", "lib-dynload", "__pycache__"}
 
-Sources = str | Path | Iterable[str] | Iterable[Path] | None
+Sources = str | Path | Iterable[str] | Iterable[Path] | Iterable[Mapping[str, Any]] | None
 Fragments = Iterator[tuple[str, bool]]
 
 
@@ -81,17 +82,19 @@ def read_documents(sources: Sources = None, reading: Reading = AS_IT_IS, report:
 def find_sources(
     sources: Sources = None, reading: Reading = AS_IT_IS, report: Report = notice
 ) -> list[Path] | Iterator[str]:
-    """Return the files of the sources, or an iterator over the sources if they are strings.
+    """Return the files of the sources, or an iterator over the texts if they are strings or records.
 
     Parameters
     ----------
-    sources : str, Path, iterable of Path, iterable of str, or None
+    sources : str, Path, iterable of Path, iterable of str, iterable of mappings, or None
         One path as str or Path, or several Paths. A path is a file, a folder or ``-`` for standard input. Of a folder,
         the files with a known ending, hidden and linked ones too, are read in the order of their relative paths; the
         others are reported. A file that is given twice, or linked, is read once; one that is there both compressed and
-        not is reported. In an iterable of str each string is a document. None is `default_corpus`.
+        not is reported. In an iterable of str each string is a document. In one of mappings, such as a ``Dataset`` or
+        an ``IterableDataset`` of the package `datasets`, each is a record. None is `default_corpus`.
     reading : Reading
-        Its ``text_field`` tells a single record in a ``.json`` file from settings.
+        Its ``text_field`` tells a single record in a ``.json`` file from settings. With ``skip_bad_records`` it says
+        how records are read.
     report : callable
         Called with a sentence on what was left out. Default: a warning.
 
@@ -111,14 +114,27 @@ def find_sources(
         return _distinct(_files(Path(sources), reading, report), report)
     if not isinstance(sources, Iterable):
         raise InputError(f"expected a path, paths or strings as sources, got {type(sources).__name__}")
-    items: Iterator[Any] = iter(sources)
+    if isinstance(sources, Mapping):  # its items are names of splits
+        names = named([repr(name) for name in sources])
+        raise InputError(f"expected one split of a data set, got {type(sources).__name__} with {names}; choose one")
+    items: Iterator[Any] = iter(_narrowed(sources, reading.text_field))
     first = next(items, None)
+    if isinstance(first, Mapping):
+        records = enumerate(itertools.chain([first], items), 1)
+        text_of = functools.partial(text_of_record, reading.text_field)
+        return usable(type(sources).__name__, "record", records, text_of, reading.skip_bad_records, report)
     if not isinstance(first, Path):
         return _strings(items if first is None else itertools.chain([first], items))
     paths = [first, *items]
     if others := [item for item in paths if not isinstance(item, Path)]:
         raise InputError(f"expected only Paths after a Path, got {type(others[0]).__name__}; wrap names as Path(name)")
     return _distinct([file for path in paths for file in _files(path, reading, report)], report)
+
+
+def _narrowed(sources: Iterable[Any], field: str) -> Iterable[Any]:
+    """Leave out the other columns of a data set, which may be pictures or sound that would be decoded."""
+    names = getattr(sources, "column_names", None)  # a data set of Hugging Face; a stream may have None
+    return sources.select_columns([field]) if names and field in names else sources  # type: ignore[attr-defined]
 
 
 def default_corpus(part: str = "all") -> Iterator[str]:
@@ -195,7 +211,7 @@ def _files(path: Path, reading: Reading, report: Report) -> list[Path]:
     if others:
         names = sorted(str(file.relative_to(path)) for file in others)
         report(
-            f"{path}: left out {named(names)}; a folder is searched for text and JSON lines with the endings "
+            f"{path}: left out {named(names)}; a folder is searched for text, JSON lines and tables with the endings "
             f"{endings}; give other files by name"
         )
     return sorted(files, key=lambda file: file.relative_to(path).parts)

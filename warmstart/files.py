@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from bitcipher.files import replacing, writing
 from warmstart.errors import InputError
-from warmstart.formats import parse_json
+from warmstart.records import parse_json
 
 __all__ = ["load_arrays", "map_arrays", "replacing", "save_arrays", "save_json", "writing", "writing_arrays"]
 

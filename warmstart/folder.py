@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 
 from warmstart.errors import InputError
 from warmstart.files import CHECKSUMS, checksums, load_arrays, replacing, save_arrays, save_json
-from warmstart.formats import parse_json, read_settings
+from warmstart.formats import read_settings
 from warmstart.near_shallow import Config, NearShallowModel
+from warmstart.records import parse_json
 
 MODEL_TYPE, COUNTS_TYPE = "near-shallow", "counts"  # with a network, and without
 HUB_TYPES = "warmstart_"  # as those of warmstart.hub begin

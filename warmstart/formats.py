@@ -5,14 +5,17 @@
 | packed | first bytes of gzip, bzip2, xz or Zstandard, whatever the name |
 | encoding | a byte order mark (UTF-8, UTF-16, UTF-32); without one it is UTF-8 |
 | JSON lines | the ending `.jsonl` or `.ndjson`; or a first line that is a JSON object |
-| text | what is nothing else; tables, JSON documents, HTML, XML, RTF, PDF, Parquet and archives are refused |
+| Parquet, Arrow | first bytes, see `warmstart.columns` |
+| text | what is nothing else; tables, JSON documents, HTML, XML, RTF, PDF, archives and files of tokens are refused |
 
-Only JSON objects have fields: a *record* is a line of JSON lines, and its text is in one of them.
+A *record* is a line of JSON lines, which is a JSON object, or a row of a Parquet or Arrow file. Its text is in one of
+its fields or columns.
 """
 
 import bz2
 import codecs
 import contextlib
+import functools
 import gzip
 import importlib
 import io
@@ -23,12 +26,14 @@ import re
 import sys
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from warmstart import columns
 from warmstart.errors import InputError
+from warmstart.records import Report, check_text, line_text, parse_json, row_text, usable
 
 HEAD = 2**16  # first bytes that decide what a file is
 READ = 2**20  # bytes per read
@@ -37,7 +42,8 @@ STDIN = Path("-")
 PACKED = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ\0", ".zst": b"\x28\xb5\x2f\xfd"}
 PLAIN = (".txt", ".md", ".text")
 LINES = (".jsonl", ".ndjson")
-TEXT = (*PLAIN, *LINES, ".json")
+TEXT = (*PLAIN, *LINES, ".json", *columns.ENDINGS)
+TOKENS = (".bin", ".ds")
 TABLES = (".csv", ".tsv")
 KINDS = ("text", "jsonl")
 MARKS = {  # the mark of UTF-32 begins with that of UTF-16
@@ -46,18 +52,14 @@ MARKS = {  # the mark of UTF-32 begins with that of UTF-16
 }  # fmt: skip
 MARKUP = {
     "<!doctype": "HTML or XML", "<html": "HTML", "<?xml": "XML", "{\\rtf": "RTF", "%pdf-": "PDF",
-    "pk\3\4": "a zip archive, as .docx and .epub are", "par1": "Parquet",
+    "pk\3\4": "a zip archive, as .docx and .epub are",
 }  # fmt: skip
 HEADER = re.compile(r'"?[^\W\d]\w*"?(?:([,;\t])"?\w+"?)(?:\1"?\w+"?)*')
-HOPELESS = 1000  # so many unusable records, and no other: the rest is not read
-NAMED = 3  # records or files that a message names; the others are counted
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How files and standard input are read. It does not concern strings.
+    """How files and standard input are read. It does not concern strings. The last two say how records are read.
 
     Parameters
     ----------
@@ -67,7 +69,7 @@ class Reading:
     format : {"text", "jsonl"}, optional
         What all files are, whatever they look like. Default: it is recognised, file by file.
     text_field : str
-        Field of a JSON record that has the text.
+        Field of a JSON record, or column of a Parquet or Arrow file, that has the text.
     skip_bad_records : bool
         Leave out the records that have no text, and name them; else they are an error.
 
@@ -109,12 +111,6 @@ def notice(sentence: str) -> None:
     warnings.warn(sentence, stacklevel=2)
 
 
-def named(names: list[str]) -> str:
-    """Name the first things of a list and count the others."""
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
-
-
 def encoding_of(start: bytes) -> str:
     """Return the encoding that a byte order mark tells, without one UTF-8.
 
@@ -137,19 +133,6 @@ def read_settings(path: Path) -> str:
     return content.decode(encoding_of(content))
 
 
-def parse_json(text: str | bytes) -> Any:
-    """Return a JSON value. What is nested too deep is a ValueError too, like all else that is no JSON.
-
-    Raises
-    ------
-    ValueError
-    """
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise ValueError("brackets within brackets, too many to follow") from error
-
-
 def is_packed(path: Path) -> bool:
     """Say whether a file is compressed, by its first bytes."""
     with path.open("rb") as file:
@@ -158,6 +141,11 @@ def is_packed(path: Path) -> bool:
 
 def _packing(start: bytes) -> str | None:
     return next((ending for ending, magic in PACKED.items() if start.startswith(magic)), None)
+
+
+def is_token_file(path: Path) -> bool:
+    """Say whether a file is one of tokens, by its name."""
+    return path.suffix.lower() in TOKENS
 
 
 def is_searched(path: Path, text_field: str = "text") -> bool:
@@ -201,9 +189,17 @@ def read_file(path: Path, reading: Reading, report: Report) -> Iterator[tuple[st
     with _opened(path) as file:
         head = file.peek()
         kind = reading.format or _recognised(path, head)
+        field, skip = reading.text_field, reading.skip_bad_records
         if kind == "jsonl":
-            for text in _records(path, _lines(_decoded(path, file, head, "surrogateescape")), reading, report):
-                yield text, True
+            lines = enumerate(_lines(_decoded(path, file, head, "surrogateescape")), 1)
+            whole = ((number, line) for number, line in lines if line and not line.isspace())
+            texts = usable(path, "line", whole, functools.partial(line_text, field), skip, report)
+            yield from ((text, True) for text in texts)
+            return
+        if kind != "text":
+            rows = enumerate(columns.read_column(path, kind, field, report), 1)
+            texts = usable(path, "row", rows, functools.partial(row_text, field), skip, report)
+            yield from ((text, True) for text in texts)
             return
         chunks = _decoded(path, file, head, "strict")
         if (pattern := reading.pattern) is None:
@@ -257,8 +253,10 @@ def _unpacked(file: IO[bytes], ending: str) -> tuple[Any, type[Exception]]:
 
 
 def _recognised(path: Path, head: bytes) -> str:
-    """Return "jsonl" or "text", or refuse a file that is neither, or not clearly one of them."""
+    """Return "jsonl", "text" or a kind of `columns`, or refuse a file that is not clearly one of them."""
     suffix = Path(_unpacked_name(path)).suffix
+    if column_kind := columns.kind_of(head):
+        return column_kind
     start, whole = _start(head)
     json_kind = _json_kind(start, whole)
     if suffix in LINES or (json_kind == "lines" and suffix not in PLAIN):
@@ -269,6 +267,10 @@ def _recognised(path: Path, head: bytes) -> str:
         found = "a JSON document: write one object a line, for instance with jq -c '.[]'"
     elif suffix in TABLES or _is_table(start):
         found = "a table: convert it to JSON lines"
+    elif suffix in TOKENS:
+        found = "a file of tokens by its name: give the tokenizer that wrote it (--tokenizer FILE, or TokenFiles)"
+    elif suffix in columns.ENDINGS:
+        found = "no first bytes of Parquet or Arrow"
     elif suffix == ".json":
         found = "no JSON object in the first line"
     else:
@@ -367,61 +369,3 @@ def _lines(chunks: Iterator[str]) -> Iterator[str]:
             begun.clear()
         begun.append(rest)
     yield "".join(begun)
-
-
-def _records(path: Path, lines: Iterator[str], reading: Reading, report: Report) -> Iterator[str]:
-    """Yield the text of each record. Unusable ones are counted to the end of the file, then refused or reported."""
-    faults: list[str] = []
-    n_bad = n_records = 0
-    for number, line in enumerate(lines, 1):
-        if line.isspace() or not line:
-            continue
-        n_records += 1
-        try:
-            text = _record(line, reading.text_field)
-        except InputError as error:
-            n_bad += 1
-            if n_bad <= NAMED:
-                faults.append(f"line {number}: {error}")
-            if n_bad == n_records == HOPELESS:
-                break
-            continue
-        if reading.skip_bad_records or not n_bad:
-            yield text
-    if n_bad:
-        faults += ["..."] * (n_bad > NAMED)
-        found = f"{n_bad:,} of the first {n_records:,} records cannot be used ({'; '.join(faults)})"
-        if not reading.skip_bad_records or n_bad == n_records:
-            raise InputError(
-                f"{path}: {found}; mend them, name another field (--text-field), or leave them out (--skip-bad-records)"
-            )
-        report(f"{path.name}: {found}: left out")
-
-
-def _record(line: str, field: str) -> str:
-    try:
-        line.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"expected UTF-8, got byte 0x{ord(line[error.start]) - 0xDC00:02x}") from error
-    try:
-        record = parse_json(line.lstrip("\ufeff"))
-    except ValueError as error:
-        raise InputError(f"expected a JSON object, got: {error}") from error
-    if not isinstance(record, dict):
-        raise InputError(f"expected a JSON object, got {line.strip()[:60]}")
-    if field not in record:
-        raise InputError(f"expected the field {field!r}, got {', '.join(map(repr, record))[:60] or 'none'}")
-    check_text(record[field], f"field {field!r}")
-    return str(record[field])
-
-
-def check_text(text: Any, where: str) -> None:
-    """Refuse what is no string, or no Unicode text."""
-    if not isinstance(text, str):
-        raise InputError(f"{where}: expected a string, got {type(text).__name__}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{where}: expected Unicode text, got a lone surrogate at character {error.start}; give valid UTF-8"
-        ) from error

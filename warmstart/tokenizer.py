@@ -27,12 +27,14 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from warmstart.documents import SEPARATOR as SEPARATOR
 from warmstart.errors import InputError
-from warmstart.formats import check_text, read_settings
+from warmstart.formats import read_settings
+from warmstart.records import check_text
 
 UNKNOWN = "<unk>"
 KINDS = ("bpe", "words", "characters")
 NO_SPACE = re.compile(r"\S{1000}")  # quick to search for; nothing else can have a LONG_RUN
 LONG_RUN = re.compile(r"[^\W\d_]{1000}|\d{1000}|(?:[^\w\s]|_){1000}")
+ONE_BYTE = re.compile("<0x[0-9A-F]{2}>")  # of a tokenizer that falls back to bytes
 SMALLEST = {"bpe": 257, "words": 3, "characters": 3}  # vocabularies; bpe has 256 bytes and the separator
 
 
@@ -160,13 +162,20 @@ def load_tokenizer(source: str | Path | Tokenizer) -> Tokenizer:
     >>> tokenizer.get_vocab_size(), tokenizer.token_to_id(SEPARATOR)
     (3, 2)
     """
+    tokenizer = read_tokenizer(source)
+    with refused("expected a tokenizer that can be changed", "use another one"):
+        return _plain(tokenizer)
+
+
+def read_tokenizer(source: str | Path | Tokenizer) -> Tokenizer:
+    """Return a tokenizer as it is; parameters and errors are those of `load_tokenizer`."""
     if isinstance(source, Tokenizer):
-        return _plain(source)
+        return source
     path = Path(source)
     path = path / "tokenizer.json" if path.is_dir() else path
     expected = f"{path}: expected a tokenizer.json (or one of {', '.join(KINDS)})"
     with refused(expected, "save one with Tokenizer.save, or convert a slow tokenizer first"):
-        return _plain(Tokenizer.from_str(read_settings(path)))
+        return Tokenizer.from_str(read_settings(path))
 
 
 @contextlib.contextmanager
@@ -299,6 +308,37 @@ def _rank_unigram(model: dict[str, Any], ids: dict[str, int], ranks: list[int]) 
     model["vocab"] = [entry for _, entry in sorted(zip(ranks, entries, strict=True))]
     if model["unk_id"] is not None:
         model["unk_id"] = ranks[model["unk_id"]]
+
+
+def token_bytes(tokenizer: Tokenizer) -> NDArray[np.int64]:
+    """Return the number of UTF-8 bytes that each token adds to a text, after another token.
+
+    It is exact for byte-level tokenizers, such as those of GPT-2 and Llama 3. Others decode the token after itself,
+    with the space that they put between the two.
+
+    Returns
+    -------
+    (V,) int64
+
+    Examples
+    --------
+    >>> token_bytes(train_tokenizer(["a b b"], "words")).tolist()  # <|endoftext|>, <unk>, b, a
+    [13, 5, 2, 2]
+    """
+    content = json.loads(tokenizer.to_str())
+    ids = check_ids(tokenizer)
+    twice = [[number, number] for number in range(len(ids))]
+    texts = (tokenizer.decode_batch(each, skip_special_tokens=False) for each in (twice, [[i] for i, _ in twice]))
+    sizes = np.array([len(two.encode()) - len(one.encode()) for two, one in zip(*texts, strict=True)], np.int64)
+    byte_level = '"type": "ByteLevel"' in json.dumps(content["decoder"])
+    for token, number in ids.items():
+        if byte_level:  # each sign stands for a byte, which need not be a character
+            sizes[number] = len(token)
+        elif content["model"].get("byte_fallback") and ONE_BYTE.fullmatch(token):
+            sizes[number] = 1
+    for token in content["added_tokens"]:
+        sizes[token["id"]] = len(token["content"].encode())
+    return sizes
 
 
 def unknown_id(tokenizer: Tokenizer) -> int | None:

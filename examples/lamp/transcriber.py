@@ -16,7 +16,8 @@ from examples.lamp.log import Log
 from examples.lamp.process import arguments, run
 from examples.lamp.tags import Tags
 from warmstart.errors import InputError
-from warmstart.formats import parse_json, read_settings
+from warmstart.formats import read_settings
+from warmstart.records import parse_json
 
 PROCESS = "transcriber"
 CHUNK = 8_000  # bytes that Vosk gets at a time

@@ -19,9 +19,8 @@ from sklearn.utils.validation import check_is_fitted
 from warmstart import folder as folders
 from warmstart.backoff import BackoffModel
 from warmstart.classes import ClassModel
-from warmstart.corpus import Corpus
+from warmstart.corpus import Corpus, Text
 from warmstart.counts import NGrams
-from warmstart.documents import Sources
 from warmstart.errors import InputError
 from warmstart.files import CHECKSUMS, checksums, save_arrays
 from warmstart.gate import Gate
@@ -151,13 +150,14 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             raise InputError(f"n_jobs: expected a whole number other than 0, or None, got {self.n_jobs!r}")
         return int(effective_n_jobs(self.n_jobs))
 
-    def fit(self, corpus: Corpus | Sources, y: None = None, *, progress: Progress | None = None) -> Self:
+    def fit(self, corpus: Corpus | Text, y: None = None, *, progress: Progress | None = None) -> Self:
         """Count a corpus and solve the counts.
 
         Parameters
         ----------
         corpus : Corpus, paths, or an iterable of strings
-            A `warmstart.Corpus` with any tokenizer, or sources of `Corpus.build`. None is Python's documentation.
+            A `warmstart.Corpus` with any tokenizer, or sources of `Corpus.build`, such as `TokenFiles`. None is
+            Python's documentation.
         y : None
             Not used.
         progress : callable, optional
@@ -188,7 +188,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         )
         return self
 
-    def partial_fit(self, texts: Corpus | Sources, y: None = None, *, progress: Progress | None = None) -> Self:
+    def partial_fit(self, texts: Corpus | Text, y: None = None, *, progress: Progress | None = None) -> Self:
         """Count more texts and solve again. The tokenizer stays. On a model without a fit this is `fit`.
 
         Parameters and errors are those of `fit`.
@@ -197,7 +197,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             return self.fit(texts, progress=progress)
         return self._update(texts, 1, progress)
 
-    def forget(self, texts: Corpus | Sources, *, progress: Progress | None = None) -> Self:
+    def forget(self, texts: Corpus | Text, *, progress: Progress | None = None) -> Self:
         """Take texts out of the counts and solve again, as if they had never been counted (the tokenizer stays).
 
         Parameters
@@ -212,7 +212,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         """
         return self._update(texts, -1, progress)
 
-    def _update(self, texts: Corpus | Sources, sign: int, progress: Progress | None) -> Self:
+    def _update(self, texts: Corpus | Text, sign: int, progress: Progress | None) -> Self:
         check_is_fitted(self, "tokenizer_")
         if self.counts_ is None:
             raise InputError(
@@ -315,7 +315,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         }
 
     @contextlib.contextmanager
-    def _encoded(self, text: Corpus | Sources, reading: dict[str, Any], progress: Progress | None) -> Iterator[Corpus]:
+    def _encoded(self, text: Corpus | Text, reading: dict[str, Any], progress: Progress | None) -> Iterator[Corpus]:
         """Give a text in the tokens of the model. Refuse a corpus with another tokenizer."""
         if isinstance(text, Corpus):
             if text.tokenizer.get_vocab() != self.tokenizer_.get_vocab():
@@ -332,7 +332,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
 
     def evaluate(
         self,
-        text: Corpus | Sources,
+        text: Corpus | Text,
         *,
         progress: Progress | None = None,
         **reading: Any,
@@ -377,11 +377,11 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             raise InputError("expected a model with a network, got counts alone; fit it with contexts such as radial")
         return self.model_
 
-    def perplexity(self, text: Corpus | Sources) -> float:
+    def perplexity(self, text: Corpus | Text) -> float:
         """Return the perplexity of a corpus, of files or of an iterable of strings."""
         return float(self.evaluate(text)["perplexity"])
 
-    def score(self, text: Corpus | Sources, y: None = None) -> float:
+    def score(self, text: Corpus | Text, y: None = None) -> float:
         """Return minus the bits per byte of a text: higher is better, whatever the tokenizer."""
         return -float(self.evaluate(text)["bits_per_byte"])
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from warmstart.corpus import Corpus
-from warmstart.documents import Sources
+from warmstart.corpus import Corpus, Text
 from warmstart.errors import InputError
 from warmstart.estimators import WarmStartLM
 from warmstart.finetune.batches import Batches
@@ -20,12 +19,13 @@ from warmstart.finetune.loop import Run, Settings
 from warmstart.finetune.phases import BESIDE_GROUPS, GROUPS, Schedule, named_schedule
 from warmstart.finetune.words import Marks, words_per_token
 from warmstart.folder import WEIGHTS, check_target
-from warmstart.formats import parse_json, read_settings
+from warmstart.formats import read_settings
 from warmstart.gate import Gate
 from warmstart.mixture import Experts, Mixture
 from warmstart.near_shallow import NearShallowModel
 from warmstart.ngrams import NGramCounts
 from warmstart.progress import Progress
+from warmstart.records import parse_json
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ class Job:
 
     def run(
         self,
-        text: Corpus | Sources,
-        valid: Corpus | Sources,
+        text: Corpus | Text,
+        valid: Corpus | Text,
         *,
         resume: bool = False,
         log: Path | None = None,
@@ -224,7 +224,7 @@ class Job:
         model.model_, model.mixture_ = network, Mixture(replace(mixture.experts, network=network), gate)
         return model
 
-    def _encoded(self, source: Corpus | Sources, reading: dict[str, Any], progress: Progress | None) -> Corpus:
+    def _encoded(self, source: Corpus | Text, reading: dict[str, Any], progress: Progress | None) -> Corpus:
         """Return the text in the tokens of the model. Refuse a corpus with another tokenizer."""
         tokenizer = self.model.tokenizer_
         if not isinstance(source, Corpus):

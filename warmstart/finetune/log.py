@@ -16,7 +16,8 @@ from typing import Any
 from bitcipher.files import PACKED
 from warmstart.errors import InputError
 from warmstart.files import replacing
-from warmstart.formats import parse_json, read_settings
+from warmstart.formats import read_settings
+from warmstart.records import parse_json
 
 CURVES = ("nats", "bits_per_byte", "network_nats", "counts_nats")
 KEYS = ("step", "tokens", "seconds", "phase", "nats", "bits_per_byte")
