@@ -17,12 +17,12 @@ import warmstart
 ROOT = Path(__file__).parents[1]
 # The data flow; a module imports only from modules to its left (or of its own name).
 ORDER = [
-    "errors", "ids", "formats", "files", "progress", "documents", "tokenizer", "corpus",
+    "errors", "ids", "sampling", "formats", "files", "progress", "documents", "tokenizer", "corpus",
     "_kernels", "_ngram_kernels", "_cache_kernels", "_mixture_kernels", "_arpa_kernels", "_softmax", "_threads",
-    "ngrams", "backoff", "kneser_ney", "left_out", "arpa", "cache", "gate",
+    "edge", "ngrams", "backoff", "kneser_ney", "left_out", "arpa", "cache", "gate",
     "accumulators", "solution", "counts", "spectral", "classes", "contexts", "attention", "near_shallow",
     "mixture", "sample", "solving", "stream", "explanation", "folder",
-    "memory", "layers", "adapters", "baselines", "figures", "estimators", "hub", "finetune", "cli",
+    "memory", "layers", "adapters", "baselines", "figures", "estimators", "export", "hub", "finetune", "cli",
 ]  # fmt: skip
 
 

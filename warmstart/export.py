@@ -1,0 +1,246 @@
+"""A model for places where this package is not: with numpy alone, in C, in PyTorch, or in an ONNX runtime.
+
+| format | what is written | what it holds |
+|---|---|---|
+| numpy | a folder for `warmstart.edge` | counts, gate, classes, caches, a radial network; to count further too |
+| c | one file for ``examples/edge/warmstart.c`` | n-grams, caches and gate; a vocabulary of at most 65,536 tokens |
+| torch | a folder for `warmstart.NearShallowLM` | the network |
+| onnx | one file for an ONNX runtime | a network with the radial context |
+
+What a format cannot hold is left out, and named in the report; the weights of the experts that stay keep their
+proportions. The arrays of `model.bin` and of the C table, see `warmstart.edge.container`, where V is the vocabulary size
+and m the number of experts:
+
+| array | content |
+|---|---|
+| ``shape`` | V, the separator, and the order of the n-grams, 0 without |
+| ``prior`` (V,) | probabilities of the unigram model, float32 |
+| ``gate.sizes``, ``gate`` (buckets, m) | number of values of every feature; weights, float32, the last feature fastest |
+| ``caches`` (caches, 2), ``discount`` | order and size of every cache |
+| ``ngrams.last``, ``.own``, ``.offsets``, ``.counted`` | see `warmstart.edge.tables` |
+| ``classes0.*``, ... | the same of classes of tokens; ``labels`` (V,), and ``shares`` (V,) of tokens in their class |
+| ``network.embedding`` (V, b), ``network.output`` (r b, V) | weights of the network |
+| ``facts`` | JSON |
+"""
+
+import shutil
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from warmstart.backoff import BackoffModel
+from warmstart.classes import ClassModel
+from warmstart.edge import container, counting
+from warmstart.edge.bytes_bpe import obstacle
+from warmstart.edge.model import COUNTS, MODEL, TOKENIZER
+from warmstart.errors import InputError
+from warmstart.estimators import WarmStartLM
+from warmstart.folder import Folder, check_target
+from warmstart.formats import parse_json
+from warmstart.mixture import CACHES, DISCOUNT, Mixture
+from warmstart.near_shallow import NearShallowModel
+from warmstart.ngrams import NGramCounts, id_type
+
+FORMATS = ("numpy", "c", "torch", "onnx")
+FLASH = 16_000_000  # bytes of a board's flash
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def export(model: WarmStartLM, output: Folder, form: str) -> dict[str, Any]:
+    """Write a model in one of `FORMATS`; see the module.
+
+    Parameters
+    ----------
+    model : WarmStartLM
+    output : path
+        A folder for "numpy" and "torch", which is replaced if it holds such a model; a file for "c" and "onnx".
+    form : str
+
+    Returns
+    -------
+    dict
+        ``bytes``; ``experts`` that are in it; ``left_out``: what is not; ``fits_16_mb`` for "c".
+
+    Raises
+    ------
+    InputError
+        The format is unknown or cannot hold the model, or the place cannot be written to.
+    """
+    if form not in FORMATS:
+        raise InputError(f"format: expected one of {', '.join(FORMATS)}, got {form!r}")
+    path = Path(output)
+    if form == "numpy":
+        return _numpy(model, path)
+    if form == "c":
+        return _table(model, path)
+    if form == "torch":
+        network = model.to_torch()
+        network.save_pretrained(path)
+        left_out = [name for name in model.mixture_.experts.names if name not in ("network", "unigram")]
+        size = sum(file.stat().st_size for file in path.iterdir())
+        return {"bytes": size, "experts": ["network"], "left_out": left_out}
+    return _onnx(model, path)
+
+
+def _numpy(model: WarmStartLM, path: Path) -> dict[str, Any]:
+    """Write a folder for `warmstart.edge`, whole or not at all."""
+    experts, text = model.mixture_.experts, model.tokenizer_.to_str(pretty=False)
+    network = experts.network
+    left_out = [] if network is None or network.config.contexts == ("radial",) else ["network"]
+    if left_out and not experts.counted:
+        names = ", ".join(model.mixture_.experts.network.config.contexts)  # type: ignore[union-attr]
+        raise InputError(f"expected counts, or a network with the radial context alone, got a network with {names}")
+    arrays, kept = _arrays(model, left_out)
+    facts: dict[str, Any] = {
+        "left_out": left_out,
+        "classes": len(experts.classes),
+        "class_orders": [own.model.order for own in experts.classes],
+        "radius": 0 if network is None or left_out else network.config.radius,
+        "max_ngrams": model._recipe().max_ngrams,
+        "prune": list(model._recipe().prune),
+        "tokenizer": zlib.crc32(text.encode()),
+    }
+    for i, own in enumerate(experts.classes):
+        arrays |= {f"classes{i}.{name}": array for name, array in _of_classes(own).items()}
+    if network is not None and not left_out:
+        arrays |= {f"network.{n}": network.arrays[f"{n}.weight"].reshape(-1) for n in ("embedding", "output")}
+    arrays["facts"] = container.packed_facts(facts)
+    _check_folder(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as work:
+        new = Path(work, "new")
+        new.mkdir()
+        (new / TOKENIZER).write_text(text, encoding="utf-8")
+        container.write(new / MODEL, arrays)
+        if model.counts_ is not None:
+            container.write(new / COUNTS, _of_counts(model.counts_))
+        sizes = {file.name: file.stat().st_size for file in sorted(new.iterdir())}
+        if path.exists():
+            path.rename(Path(work, "old"))
+        new.rename(path)
+    if problem := obstacle(parse_json(text)):
+        left_out = [*left_out, f"text: its tokenizer has {problem}, give token ids"]
+    return {"bytes": sizes, "experts": kept, "left_out": left_out, "counts_further": COUNTS in sizes}
+
+
+def _check_folder(path: Path) -> None:
+    """Refuse a folder that holds something else than an exported model."""
+    if path.is_dir() and (others := {file.name for file in path.iterdir()} - {MODEL, TOKENIZER, COUNTS}):
+        raise InputError(
+            f"{path}: expected a new folder, an empty one or an exported model, got {min(others)}; choose another name"
+        )
+    if not path.exists() or not path.is_dir():
+        check_target(path)
+
+
+def _table(model: WarmStartLM, path: Path) -> dict[str, Any]:
+    """Write the table that ``examples/edge/warmstart.c`` reads."""
+    experts = model.mixture_.experts
+    left_out = [*experts.class_names, *(["network"] if experts.network is not None else [])]
+    if len(experts.prior) > 2**16:
+        raise InputError(f"expected at most 65536 tokens for a table in C, got {len(experts.prior)}")
+    if experts.ngrams is None and not experts.cache:
+        raise InputError("expected n-grams or a cache for a table in C, got neither; fit with contexts ngrams,cache")
+    arrays, kept = _arrays(model, left_out)
+    size = container.write(path, arrays)
+    return {"bytes": size, "experts": kept, "left_out": left_out, "fits_16_mb": size <= FLASH}
+
+
+def _arrays(model: WarmStartLM, left_out: list[str]) -> tuple[Arrays, list[str]]:
+    """Return the arrays of n-grams, caches and gate, and the names of the experts that stay."""
+    experts = model.mixture_.experts
+    gate, kept = gate_without(model.mixture_, left_out)
+    arrays: Arrays = {
+        "shape": np.array(
+            [len(experts.prior), experts.separator, experts.ngrams.order if experts.ngrams is not None else 0],
+            np.uint32,
+        ),
+        "prior": experts.prior.astype(np.float32),
+        "gate.sizes": np.array(experts.feature_sizes, np.uint32),
+        "gate": gate.astype(np.float32).reshape(-1),
+        "caches": np.array(list(CACHES.values()) if experts.cache else [], np.uint32).reshape(-1),
+        "discount": np.array([DISCOUNT], np.float32),
+    }
+    if experts.ngrams is not None:
+        arrays |= {f"ngrams.{name}": array for name, array in _of_tables(experts.ngrams).items()}
+    return arrays, kept
+
+
+def gate_without(mixture: Mixture, left_out: list[str]) -> tuple[NDArray[np.float64], list[str]]:
+    """Return the weights (buckets, m) of a gate without some experts, and the names of those that stay."""
+    names = mixture.experts.names
+    stays = [name not in left_out for name in names]
+    weights = mixture.gate.weights[:, stays]
+    return weights / weights.sum(axis=1, keepdims=True), [name for name, stay in zip(names, stays, strict=True) if stay]
+
+
+def _of_tables(tables: BackoffModel) -> Arrays:
+    own = tables.own_parts()
+    return {
+        "last": tables.last.astype(id_type(tables.vocab_size)),
+        "own": own.astype(np.float32),
+        "offsets": tables.offsets.astype(np.uint32),
+        "counted": (tables.sizes > 0).astype(np.uint8),
+    }
+
+
+def _of_classes(classes: ClassModel) -> Arrays:
+    return {
+        "labels": classes.labels.astype(id_type(classes.n_classes)),
+        "shares": classes.shares.astype(np.float32),
+        **_of_tables(classes.model),
+    }
+
+
+def _of_counts(counts: NGramCounts) -> Arrays:
+    levels = [counting.Level(np.arange(counts.vocab_size), counts.levels[0].counts.astype(np.int64))]
+    for below, level in zip(counts.levels, counts.levels[1:], strict=False):
+        context = np.repeat(np.arange(below.last.size), np.diff(below.offsets))
+        levels.append(counting.Level(context * counts.vocab_size + level.last, level.counts.astype(np.int64)))
+    return counting.arrays_of(levels)
+
+
+def _onnx(model: WarmStartLM, path: Path) -> dict[str, Any]:
+    """Write the network as a graph from the last tokens (n, radius), newest first, to logits (n, V)."""
+    network = model.model_
+    if network is None or network.config.contexts != ("radial",):
+        got = "counts alone" if network is None else f"a network with {', '.join(network.config.contexts)}"
+        raise InputError(f"expected a network with the radial context alone, got {got}; fit it with contexts radial")
+    left_out = [name for name in model.mixture_.experts.names if name not in ("network", "unigram")]
+    content = onnx_graph(network).SerializeToString()
+    from bitcipher.files import replacing
+
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return {"bytes": len(content), "experts": ["network"], "left_out": left_out}
+
+
+def onnx_graph(network: NearShallowModel) -> Any:
+    """Return the graph of `_onnx`: embedding, the vectors side by side, output layer."""
+    try:
+        from onnx import TensorProto, checker, helper, numpy_helper
+    except ImportError as error:
+        raise InputError("expected onnx, found none; pip install 'warmstart[onnx]'") from error
+    config = network.config
+    width = config.radius * config.bits
+    constants = [
+        numpy_helper.from_array(network.arrays["embedding.weight"], "embedding"),
+        numpy_helper.from_array(network.arrays["output.weight"], "output"),
+        numpy_helper.from_array(np.array([-1, width]), "wide"),
+    ]
+    nodes = [
+        helper.make_node("Gather", ["embedding", "tokens"], ["vectors"]),
+        helper.make_node("Reshape", ["vectors", "wide"], ["inputs"]),
+        helper.make_node("MatMul", ["inputs", "output"], ["logits"]),
+    ]
+    tokens = helper.make_tensor_value_info("tokens", TensorProto.INT64, ["n", config.radius])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", config.vocab_size])
+    graph = helper.make_graph(nodes, "near-shallow", [tokens], [logits], constants)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    checker.check_model(made)
+    return made
