@@ -19,13 +19,12 @@ and m the number of experts:
 | ``caches`` (caches, 2), ``discount`` | order and size of every cache |
 | ``ngrams.last``, ``.own``, ``.offsets``, ``.counted`` | see `warmstart.edge.tables` |
 | ``classes0.*``, ... | the same of classes of tokens; ``labels`` (V,), and ``shares`` (V,) of tokens in their class |
+| ``tokens.*`` | vocabulary and merges, see `warmstart.edge.bytes_bpe` |
 | ``network.embedding`` (V, b), ``network.output`` (r b, V) | weights of the network |
 | ``facts`` | JSON |
 """
 
-import shutil
 import tempfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,7 @@ from numpy.typing import NDArray
 from warmstart.backoff import BackoffModel
 from warmstart.classes import ClassModel
 from warmstart.edge import container, counting
-from warmstart.edge.bytes_bpe import obstacle
-from warmstart.edge.model import COUNTS, MODEL, TOKENIZER
+from warmstart.edge.model import COUNTS, MODEL
 from warmstart.errors import InputError
 from warmstart.estimators import WarmStartLM
 from warmstart.folder import Folder, check_target
@@ -44,7 +42,12 @@ from warmstart.formats import parse_json
 from warmstart.mixture import CACHES, DISCOUNT, Mixture
 from warmstart.near_shallow import NearShallowModel
 from warmstart.ngrams import NGramCounts, id_type
+from warmstart.tokenizer import SEPARATOR
 
+PLAIN = {  # what a tokenizer.json must say, or leave out, for `warmstart.edge.bytes_bpe`
+    "dropout": (None,), "unk_token": (None,), "continuing_subword_prefix": (None, ""),
+    "end_of_word_suffix": (None, ""), "byte_fallback": (None, False), "ignore_merges": (None, False),
+}  # fmt: skip
 FORMATS = ("numpy", "c", "torch", "onnx")
 FLASH = 16_000_000  # bytes of a board's flash
 
@@ -103,19 +106,22 @@ def _numpy(model: WarmStartLM, path: Path) -> dict[str, Any]:
         "radius": 0 if network is None or left_out else network.config.radius,
         "max_ngrams": model._recipe().max_ngrams,
         "prune": list(model._recipe().prune),
-        "tokenizer": zlib.crc32(text.encode()),
     }
     for i, own in enumerate(experts.classes):
         arrays |= {f"classes{i}.{name}": array for name, array in _of_classes(own).items()}
     if network is not None and not left_out:
         arrays |= {f"network.{n}": network.arrays[f"{n}.weight"].reshape(-1) for n in ("embedding", "output")}
+    content = parse_json(text)
+    if problem := obstacle(content):
+        left_out.append(f"text: its tokenizer has {problem}, give token ids")
+    else:
+        arrays |= {f"tokens.{name}": array for name, array in _of_tokenizer(content["model"]).items()}
     arrays["facts"] = container.packed_facts(facts)
     _check_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as work:
         new = Path(work, "new")
         new.mkdir()
-        (new / TOKENIZER).write_text(text, encoding="utf-8")
         container.write(new / MODEL, arrays)
         if model.counts_ is not None:
             container.write(new / COUNTS, _of_counts(model.counts_))
@@ -123,14 +129,12 @@ def _numpy(model: WarmStartLM, path: Path) -> dict[str, Any]:
         if path.exists():
             path.rename(Path(work, "old"))
         new.rename(path)
-    if problem := obstacle(parse_json(text)):
-        left_out = [*left_out, f"text: its tokenizer has {problem}, give token ids"]
     return {"bytes": sizes, "experts": kept, "left_out": left_out, "counts_further": COUNTS in sizes}
 
 
 def _check_folder(path: Path) -> None:
     """Refuse a folder that holds something else than an exported model."""
-    if path.is_dir() and (others := {file.name for file in path.iterdir()} - {MODEL, TOKENIZER, COUNTS}):
+    if path.is_dir() and (others := {file.name for file in path.iterdir()} - {MODEL, COUNTS}):
         raise InputError(
             f"{path}: expected a new folder, an empty one or an exported model, got {min(others)}; choose another name"
         )
@@ -177,6 +181,44 @@ def gate_without(mixture: Mixture, left_out: list[str]) -> tuple[NDArray[np.floa
     stays = [name not in left_out for name in names]
     weights = mixture.gate.weights[:, stays]
     return weights / weights.sum(axis=1, keepdims=True), [name for name, stay in zip(names, stays, strict=True) if stay]
+
+
+def obstacle(content: dict[str, Any]) -> str | None:
+    """Return what keeps a tokenizer from being a byte-level BPE as `warmstart.tokenizer` trains it; None if nothing."""
+    model, pre = content["model"], content.get("pre_tokenizer") or {}
+    if model.get("type") != "BPE":
+        return f"the kind {model.get('type')}"
+    wanted = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+    if any(pre.get(name) != value for name, value in wanted.items()) or content.get("normalizer"):
+        return "another preparation of the text"
+    if others := [token["content"] for token in content["added_tokens"] if token["content"] != SEPARATOR]:
+        return f"the added token {others[0]}"
+    return next((f"another {name}" for name, values in PLAIN.items() if model.get(name) not in values), None)
+
+
+def _of_tokenizer(model: dict[str, Any]) -> Arrays:
+    """Return vocabulary and merges as arrays, see `warmstart.edge.bytes_bpe.BytesBPE`."""
+    ids: dict[str, int] = model["vocab"]
+    own = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    others = iter(range(256, 512))
+    signs = [chr(byte if byte in own else next(others)) for byte in range(256)]  # as GPT-2 writes bytes
+    byte_of = {sign: byte for byte, sign in enumerate(signs)}
+    words = (word.encode() if word == SEPARATOR else bytes(byte_of[sign] for sign in word)
+             for word in sorted(ids, key=ids.__getitem__))  # fmt: skip
+    words = list(words)
+    pairs = [pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"]]
+    keys = np.array([ids[left] * len(ids) + ids[right] for left, right in pairs], np.uint64)
+    order = np.argsort(keys)
+    merged = np.array([ids[left + right] for left, right in pairs], np.int64)
+    kind = id_type(len(ids))
+    return {
+        "text": np.frombuffer(b"".join(words), np.uint8),
+        "ends": np.cumsum([len(word) for word in words]).astype(np.uint32),
+        "bytes": np.array([ids[sign] for sign in signs]).astype(kind),
+        "pairs": keys[order].astype(np.uint32 if len(ids) <= 2**16 else np.uint64),
+        "ranks": order.astype(np.uint32),
+        "merged": merged[order].astype(kind),
+    }
 
 
 def _of_tables(tables: BackoffModel) -> Arrays:

@@ -10,7 +10,7 @@ from warmstart.errors import InputError
 SEEDS = 2**63  # so many seeds all generators take
 
 
-def draw(probs: NDArray[np.float64], temperature: float, top_p: float, rng: np.random.Generator) -> int:
+def draw(probs: NDArray[np.float64], temperature: float, top_p: float, rng: "np.random.Generator | None") -> int:
     """Draw a token from a distribution (V,), see `Stream.generate`. Holtzman et al. 2020, arXiv 1904.09751.
 
     Examples
@@ -18,7 +18,7 @@ def draw(probs: NDArray[np.float64], temperature: float, top_p: float, rng: np.r
     >>> draw(np.array([0.2, 0.5, 0.3]), 1.0, 0.4, np.random.default_rng(0))
     1
     """
-    if temperature == 0:
+    if temperature == 0 or rng is None:
         return int(probs.argmax())
     p = np.exp((np.log(np.maximum(probs, 1e-300)) - np.log(probs.max())) / max(temperature, 1e-6))
     order = np.argsort(-p, kind="stable")

@@ -5,25 +5,23 @@ contractions. The bytes of each run are merged pair by pair, the earliest merge 
 section 2.2.
 """
 
-import json
+import itertools
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
-from functools import cached_property
-from pathlib import Path
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from warmstart.errors import InputError
 
-SEPARATOR = "<|endoftext|>"
 RUNS = re.compile(r"'(?:[stmd]|ll|ve|re)| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+", re.ASCII)
 SPACES = frozenset("\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000") | {chr(c) for c in range(0x2000, 0x200B)}
 MOST_RUNS = 1 << 14  # that are remembered
 LONGEST_RUN = 64  # characters of a run that is remembered
-PLAIN = {  # what a tokenizer.json must say, or leave out, for a text to be encoded here
-    "dropout": (None,), "unk_token": (None,), "continuing_subword_prefix": (None, ""),
-    "end_of_word_suffix": (None, ""), "byte_fallback": (None, False), "ignore_merges": (None, False),
-}  # fmt: skip
+NO_MERGE = 1 << 62  # a rank
 
 
 class _Classes(dict[int, str]):
@@ -36,39 +34,35 @@ class _Classes(dict[int, str]):
         return self[code]
 
 
-class BytesBPE:
-    """A tokenizer, from the content of a ``tokenizer.json``.
+_CLASSES = _Classes()
 
-    Raises
-    ------
-    InputError
-        It is another kind of tokenizer.
+
+class BytesBPE:
+    """A tokenizer, from arrays that stay on the disk.
+
+    Parameters
+    ----------
+    arrays : mapping of str to array
+        ``text``: the bytes of all tokens, one after the other; ``ends`` (V,): where each ends; ``bytes`` (256,): the
+        tokens of the single bytes; ``pairs`` (merges,), ascending: V times the left token of a merge plus the right one;
+        ``ranks``, ``merged`` (merges,): the place of each merge among all, and the token that it gives.
 
     Examples
     --------
-    >>> tokens = [SEPARATOR, *map(byte_signs().__getitem__, b"hat"), "ha"]
-    >>> model = {"type": "BPE", "vocab": {token: i for i, token in enumerate(tokens)}, "merges": [["h", "a"]]}
-    >>> pre = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-    >>> tokenizer = BytesBPE({"model": model, "pre_tokenizer": pre, "added_tokens": [{"content": SEPARATOR}]})
-    >>> tokenizer.encode("hath"), tokenizer.decode([4, 3])
-    ([4, 3, 1], 'hat')
+    >>> ids = np.zeros(256, np.uint16)
+    >>> ids[list(b"hat")] = [0, 1, 2]
+    >>> merges = {"pairs": np.array([1]), "ranks": np.array([0]), "merged": np.array([3])}  # h and a
+    >>> words = {"text": np.frombuffer(b"hatha", np.uint8), "ends": np.array([1, 2, 3, 5]), "bytes": ids}
+    >>> tokenizer = BytesBPE(words | merges)
+    >>> tokenizer.encode("hath"), tokenizer.decode([3, 2])
+    ([3, 2, 0], 'hat')
     """
 
-    def __init__(self, content: dict[str, Any]) -> None:
-        if problem := obstacle(content):
-            raise InputError(f"expected a byte-level BPE tokenizer as `fit` trains it, got {problem}; give token ids")
-        model = content["model"]
-        self.ids: dict[str, int] = model["vocab"]
-        self.ranks: dict[tuple[str, str], int] = {}
-        for rank, pair in enumerate(model["merges"]):
-            left, right = pair if isinstance(pair, list) else pair.split(" ")
-            self.ranks[left, right] = rank
+    def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.text, self.ends = arrays["text"], arrays["ends"]
+        self.pairs, self.ranks, self.merged = arrays["pairs"], arrays["ranks"], arrays["merged"]
+        self.of_bytes: list[int] = arrays["bytes"].tolist()
         self.known: dict[str, list[int]] = {}
-
-    @classmethod
-    def open(cls, path: Path) -> "BytesBPE":
-        """Read a ``tokenizer.json``."""
-        return cls(json.loads(path.read_bytes()))
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text without borders of documents; a separator in it is text.
@@ -91,36 +85,33 @@ class BytesBPE:
     def _run(self, run: str) -> list[int]:
         ids = self.known.get(run)
         if ids is None:
-            signs = byte_signs()
-            ids = [self.ids[part] for part in self._merged([signs[byte] for byte in run.encode()])]
+            ids = self._merge([self.of_bytes[byte] for byte in run.encode()])
             if len(run) <= LONGEST_RUN:
                 if len(self.known) >= MOST_RUNS:
                     self.known.clear()
                 self.known[run] = ids
         return ids
 
-    def _merged(self, parts: list[str]) -> list[str]:
-        """Merge neighbours until no pair is in the list of merges, the earliest merge first."""
-        ranks, last = self.ranks, len(self.ranks)
-        while len(parts) > 1:
-            best = min(zip(parts, parts[1:], strict=False), key=lambda pair: ranks.get(pair, last))
-            if best not in ranks:
-                break
-            merged, i = [], 0
-            while i < len(parts):
-                if i + 1 < len(parts) and (parts[i], parts[i + 1]) == best:
-                    merged.append(parts[i] + parts[i + 1])
-                    i += 2
-                else:
-                    merged.append(parts[i])
-                    i += 1
-            parts = merged
-        return parts
+    def _merge(self, ids: list[int]) -> list[int]:
+        """Merge neighbours until there is no merge for any pair, always the earliest merge and its first pair."""
+        merges = [self._find(*pair) for pair in itertools.pairwise(ids)]
+        while merges and (best := min(merges))[0] < NO_MERGE:
+            i = merges.index(best)
+            ids[i : i + 2] = [best[1]]
+            del merges[i]
+            if i > 0:
+                merges[i - 1] = self._find(ids[i - 1], ids[i])
+            if i < len(merges):
+                merges[i] = self._find(ids[i], ids[i + 1])
+        return ids
 
-    @cached_property
-    def tokens(self) -> list[str]:
-        """The vocabulary in the order of the ids."""
-        return sorted(self.ids, key=self.ids.__getitem__)
+    def _find(self, left: int, right: int) -> tuple[int, int]:
+        """Return rank and token of the merge of two tokens."""
+        pair = left * len(self.ends) + right
+        place = bisect_left(self.pairs, pair)
+        if place == len(self.pairs) or self.pairs[place] != pair:
+            return NO_MERGE, 0
+        return int(self.ranks[place]), int(self.merged[place])
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of tokens; bytes that are no UTF-8 become U+FFFD."""
@@ -128,11 +119,9 @@ class BytesBPE:
 
     def bytes_of(self, ids: Iterable[int]) -> bytes:
         """Return the bytes of tokens."""
-        of_sign = {sign: byte for byte, sign in enumerate(byte_signs())}
-        words = (self.tokens[token] for token in ids)
-        return b"".join(
-            word.encode() if word == SEPARATOR else bytes(of_sign[sign] for sign in word) for word in words
-        )
+        ends = self.ends
+        spans = ((int(ends[token - 1]) if token else 0, int(ends[token])) for token in ids)
+        return b"".join(self.text[start:end].tobytes() for start, end in spans)
 
 
 def runs(text: str) -> Iterator[str]:
@@ -146,29 +135,3 @@ def runs(text: str) -> Iterator[str]:
     classes = text if text.isascii() else text.translate(_CLASSES)
     for run in RUNS.finditer(classes):
         yield text[run.start() : run.end()]
-
-
-_CLASSES = _Classes()
-_SIGNS: list[str] = []
-
-
-def byte_signs() -> list[str]:
-    """Return the character that stands for each of the 256 bytes in a vocabulary."""
-    if not _SIGNS:
-        own = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
-        others = iter(range(256, 512))
-        _SIGNS.extend(chr(byte if byte in own else next(others)) for byte in range(256))
-    return _SIGNS
-
-
-def obstacle(content: dict[str, Any]) -> str | None:
-    """Return what keeps a tokenizer from being a byte-level BPE as `warmstart.tokenizer` trains it; None if nothing."""
-    model, pre = content["model"], content.get("pre_tokenizer") or {}
-    if model.get("type") != "BPE":
-        return f"the kind {model.get('type')}"
-    wanted = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-    if any(pre.get(name) != value for name, value in wanted.items()) or content.get("normalizer"):
-        return "another preparation of the text"
-    if others := [token["content"] for token in content["added_tokens"] if token["content"] != SEPARATOR]:
-        return f"the added token {others[0]}"
-    return next((name for name, values in PLAIN.items() if model.get(name) not in values), None)

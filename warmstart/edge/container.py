@@ -28,7 +28,7 @@ from warmstart.errors import InputError
 MAGIC, VERSION = b"WARMEDGE", 1
 HEADER, ENTRY = struct.Struct("<8sIIQI4x"), struct.Struct("<20s4sQQ")
 CHECKED_FROM = 16  # byte at which the checksum begins
-TYPES = {b"u1": "u1", b"u2": "<u2", b"u4": "<u4", b"i4": "<i4", b"f4": "<f4"}
+TYPES = {b"u1": "u1", b"u2": "<u2", b"u4": "<u4", b"u8": "<u8", b"f4": "<f4"}
 ALIGNMENT = 16
 BLOCK = 1 << 16  # bytes read at once for the checksum, so that the file does not fill the memory
 MOST = 1000  # arrays

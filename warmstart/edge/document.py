@@ -87,6 +87,8 @@ class Document:
                 here = found[found.searchsorted(n - size) :]
                 if not here.size:
                     break
-                levels.append(Followers(*np.unique(text[here], return_counts=True), here.size))
+                counts = np.bincount(text[here])
+                tokens = np.flatnonzero(counts)
+                levels.append(Followers(tokens, counts[tokens], here.size))
             out.append(levels)
         return out

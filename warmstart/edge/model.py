@@ -2,8 +2,7 @@
 
 | file | content |
 |---|---|
-| `model.bin` | tables, gate and settings, see `warmstart.edge.container` and `warmstart.export` |
-| `tokenizer.json` | vocabulary and merges |
+| `model.bin` | vocabulary and merges, tables, gate: see `warmstart.edge.container` and `warmstart.export` |
 | `counts.bin` | the n-grams of the counted text, to count further; a pruned model goes without |
 """
 
@@ -26,9 +25,8 @@ from warmstart.errors import InputError
 from warmstart.ids import whole_numbers
 from warmstart.sampling import check_sampling, draw
 
-MODEL, TOKENIZER, COUNTS = "model.bin", "tokenizer.json", "counts.bin"
+MODEL, COUNTS = "model.bin", "counts.bin"
 ADDED = 2.0  # tokens, as in `warmstart.classes`
-TABLES = ("last", "own", "offsets", "counted")
 
 Floats = NDArray[np.float64]
 
@@ -186,14 +184,10 @@ class EdgeLM:
 
     @cached_property
     def tokenizer(self) -> BytesBPE:
-        """The tokenizer. An InputError if its file is missing, or if it is another kind than byte-level BPE."""
-        path = self.folder / TOKENIZER
-        if not path.is_file():
-            raise InputError(f"{path}: expected the tokenizer of the model, got none; export the model again")
-        found = BytesBPE.open(path)
-        if len(found.ids) != self.vocab_size:
-            raise InputError(f"{path}: expected {self.vocab_size} tokens, got {len(found.ids)}; export the model again")
-        return found
+        """The tokenizer. An InputError if the model has another kind than byte-level BPE."""
+        if "tokens.text" not in self.arrays:
+            raise InputError(f"expected a model with a byte-level BPE tokenizer, got one without; {self.left_out[-1]}")
+        return BytesBPE(part_of(self.arrays, "tokens"))
 
     def generate(
         self, prompt: str = "", max_new_tokens: int = 60, temperature: float = 0.8, top_p: float = 0.95, seed: int = 0
@@ -203,7 +197,8 @@ class EdgeLM:
         ids = self.tokenizer.encode(prompt)
         self.start()
         self.advance(ids)
-        rng, written = np.random.default_rng(seed), []
+        rng = np.random.default_rng(seed) if temperature else None  # numpy loads its random numbers only now
+        written = []
         for _ in range(max_new_tokens):
             token = draw(self.row(), temperature, top_p, rng)
             if token == self.separator:
@@ -255,11 +250,10 @@ class EdgeLM:
 
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        if path.resolve() != self.folder.resolve():
-            for name in (TOKENIZER, COUNTS):
-                if (self.folder / name).is_file():
-                    shutil.copy(self.folder / name, path)
-        if self._levels is not None:
+        if self._levels is None:
+            if (self.folder / COUNTS).is_file() and path.resolve() != self.folder.resolve():
+                shutil.copy(self.folder / COUNTS, path)
+        else:
             container.write(path / COUNTS, counting.arrays_of(self._levels))
         container.write(path / MODEL, self.arrays)
 
