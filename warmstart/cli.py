@@ -1,4 +1,4 @@
-"""The command line: ``warmstart fit``, ``eval``, ``generate``, ``explain``, ``finetune``, ``compare``, ``init`` and ``export``.
+"""The command line: ``fit``, ``eval``, ``generate``, ``explain``, ``finetune``, ``compare``, ``init`` and ``export``.
 
 Results go to stdout, as a table or as one JSON object (``--json``). Progress and errors go to stderr.
 """

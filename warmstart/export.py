@@ -8,23 +8,24 @@
 | onnx | one file for an ONNX runtime | a network with the radial context |
 
 What a format cannot hold is left out, and named in the report; the weights of the experts that stay keep their
-proportions. The arrays of `model.bin` and of the C table, see `warmstart.edge.container`, where V is the vocabulary size
-and m the number of experts:
+proportions. The arrays of `model.bin` and of the C table are these, with vocabulary size V and m experts; for the file
+itself see `warmstart.edge.container`.
 
 | array | content |
 |---|---|
 | ``shape`` | V, the separator, and the order of the n-grams, 0 without |
 | ``prior`` (V,) | probabilities of the unigram model, float32 |
-| ``gate.sizes``, ``gate`` (buckets, m) | number of values of every feature; weights, float32, the last feature fastest |
+| ``gate.sizes``, ``gate`` (buckets, m) | values of every feature; weights, float32, the last feature fastest |
 | ``caches`` (caches, 2), ``discount`` | order and size of every cache |
 | ``ngrams.last``, ``.own``, ``.offsets``, ``.counted`` | see `warmstart.edge.tables` |
-| ``classes0.*``, ... | the same of classes of tokens; ``labels`` (V,), and ``shares`` (V,) of tokens in their class |
+| ``classes0.*``, ... | the same of classes; ``order``; ``labels`` (V,), and ``shares`` (V,) in their class |
 | ``tokens.*`` | vocabulary and merges, see `warmstart.edge.bytes_bpe` |
-| ``network.embedding`` (V, b), ``network.output`` (r b, V) | weights of the network |
-| ``facts`` | JSON |
+| ``network.embedding`` (V, b), ``network.output`` (r b, V), ``network.radius`` | weights of the network |
+| ``settings`` | JSON: what was left out, and how n-grams are pruned |
 """
 
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -92,40 +93,28 @@ def export(model: WarmStartLM, output: Folder, form: str) -> dict[str, Any]:
 
 def _numpy(model: WarmStartLM, path: Path) -> dict[str, Any]:
     """Write a folder for `warmstart.edge`, whole or not at all."""
-    experts, text = model.mixture_.experts, model.tokenizer_.to_str(pretty=False)
+    experts, recipe = model.mixture_.experts, model._recipe()
     network = experts.network
     left_out = [] if network is None or network.config.contexts == ("radial",) else ["network"]
-    if left_out and not experts.counted:
-        names = ", ".join(model.mixture_.experts.network.config.contexts)  # type: ignore[union-attr]
-        raise InputError(f"expected counts, or a network with the radial context alone, got a network with {names}")
-    arrays, kept = _arrays(model, left_out)
-    facts: dict[str, Any] = {
-        "left_out": left_out,
-        "classes": len(experts.classes),
-        "class_orders": [own.model.order for own in experts.classes],
-        "radius": 0 if network is None or left_out else network.config.radius,
-        "max_ngrams": model._recipe().max_ngrams,
-        "prune": list(model._recipe().prune),
-    }
-    for i, own in enumerate(experts.classes):
-        arrays |= {f"classes{i}.{name}": array for name, array in _of_classes(own).items()}
-    if network is not None and not left_out:
-        arrays |= {f"network.{n}": network.arrays[f"{n}.weight"].reshape(-1) for n in ("embedding", "output")}
-    content = parse_json(text)
+    if network is not None and left_out and not experts.counted:
+        got = ", ".join(network.config.contexts)
+        raise InputError(f"expected counts, or a network with the radial context alone, got a network with {got} alone")
+    arrays, kept = model_arrays(model.mixture_, left_out)
+    content = parse_json(model.tokenizer_.to_str(pretty=False))
     if problem := obstacle(content):
         left_out.append(f"text: its tokenizer has {problem}, give token ids")
     else:
         arrays |= {f"tokens.{name}": array for name, array in _of_tokenizer(content["model"]).items()}
-    arrays["facts"] = container.packed_facts(facts)
+    settings = {"left_out": left_out, "max_ngrams": recipe.max_ngrams, "prune": list(recipe.prune)}
+    arrays["settings"] = container.packed_facts(settings)
     _check_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as work:
         new = Path(work, "new")
         new.mkdir()
-        container.write(new / MODEL, arrays)
+        sizes = {MODEL: container.write(new / MODEL, arrays)}
         if model.counts_ is not None:
-            container.write(new / COUNTS, _of_counts(model.counts_))
-        sizes = {file.name: file.stat().st_size for file in sorted(new.iterdir())}
+            sizes[COUNTS] = container.write(new / COUNTS, _of_counts(model.counts_))
         if path.exists():
             path.rename(Path(work, "old"))
         new.rename(path)
@@ -150,20 +139,18 @@ def _table(model: WarmStartLM, path: Path) -> dict[str, Any]:
         raise InputError(f"expected at most 65536 tokens for a table in C, got {len(experts.prior)}")
     if experts.ngrams is None and not experts.cache:
         raise InputError("expected n-grams or a cache for a table in C, got neither; fit with contexts ngrams,cache")
-    arrays, kept = _arrays(model, left_out)
+    arrays, kept = model_arrays(model.mixture_, left_out)
     size = container.write(path, arrays)
     return {"bytes": size, "experts": kept, "left_out": left_out, "fits_16_mb": size <= FLASH}
 
 
-def _arrays(model: WarmStartLM, left_out: list[str]) -> tuple[Arrays, list[str]]:
-    """Return the arrays of n-grams, caches and gate, and the names of the experts that stay."""
-    experts = model.mixture_.experts
-    gate, kept = gate_without(model.mixture_, left_out)
+def model_arrays(mixture: Mixture, left_out: Collection[str] = ()) -> tuple[Arrays, list[str]]:
+    """Return the arrays of a mixture without some of its experts, and the names of those that stay; see the module."""
+    experts = mixture.experts
+    gate, kept = gate_without(mixture, left_out)
+    order = experts.ngrams.order if experts.ngrams is not None else 0
     arrays: Arrays = {
-        "shape": np.array(
-            [len(experts.prior), experts.separator, experts.ngrams.order if experts.ngrams is not None else 0],
-            np.uint32,
-        ),
+        "shape": np.array([len(experts.prior), experts.separator, order], np.uint32),
         "prior": experts.prior.astype(np.float32),
         "gate.sizes": np.array(experts.feature_sizes, np.uint32),
         "gate": gate.astype(np.float32).reshape(-1),
@@ -172,10 +159,17 @@ def _arrays(model: WarmStartLM, left_out: list[str]) -> tuple[Arrays, list[str]]
     }
     if experts.ngrams is not None:
         arrays |= {f"ngrams.{name}": array for name, array in _of_tables(experts.ngrams).items()}
+    classes = [own for own, name in zip(experts.classes, experts.class_names, strict=True) if name in kept]
+    for i, own in enumerate(classes):
+        arrays |= {f"classes{i}.{name}": array for name, array in _of_classes(own).items()}
+    if experts.network is not None and "network" in kept:
+        weights = experts.network.arrays
+        arrays |= {f"network.{name}": weights[f"{name}.weight"].reshape(-1) for name in ("embedding", "output")}
+        arrays["network.radius"] = np.array([experts.network.config.radius], np.uint32)
     return arrays, kept
 
 
-def gate_without(mixture: Mixture, left_out: list[str]) -> tuple[NDArray[np.float64], list[str]]:
+def gate_without(mixture: Mixture, left_out: Collection[str]) -> tuple[NDArray[np.float64], list[str]]:
     """Return the weights (buckets, m) of a gate without some experts, and the names of those that stay."""
     names = mixture.experts.names
     stays = [name not in left_out for name in names]
@@ -203,9 +197,8 @@ def _of_tokenizer(model: dict[str, Any]) -> Arrays:
     others = iter(range(256, 512))
     signs = [chr(byte if byte in own else next(others)) for byte in range(256)]  # as GPT-2 writes bytes
     byte_of = {sign: byte for byte, sign in enumerate(signs)}
-    words = (word.encode() if word == SEPARATOR else bytes(byte_of[sign] for sign in word)
-             for word in sorted(ids, key=ids.__getitem__))  # fmt: skip
-    words = list(words)
+    ranked = sorted(ids, key=ids.__getitem__)
+    words = [word.encode() if word == SEPARATOR else bytes(byte_of[sign] for sign in word) for word in ranked]
     pairs = [pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"]]
     keys = np.array([ids[left] * len(ids) + ids[right] for left, right in pairs], np.uint64)
     order = np.argsort(keys)
@@ -233,6 +226,7 @@ def _of_tables(tables: BackoffModel) -> Arrays:
 
 def _of_classes(classes: ClassModel) -> Arrays:
     return {
+        "order": np.array([classes.model.order], np.uint32),
         "labels": classes.labels.astype(id_type(classes.n_classes)),
         "shares": classes.shares.astype(np.float32),
         **_of_tables(classes.model),

@@ -1,8 +1,7 @@
 """Byte-level byte-pair encoding in plain Python, with the ids of the library `tokenizers`.
 
-Text is cut into runs of letters, of digits and of other signs, each with one space before it, and the endings of English
-contractions. The bytes of each run are merged pair by pair, the earliest merge first. Source: Radford et al. 2019,
-section 2.2.
+Text is cut into runs of letters, of digits and of other signs, each with a space before it, and endings such as 's. The
+bytes of each run are merged pair by pair, the earliest merge first. Source: Radford et al. 2019, section 2.2.
 """
 
 import itertools
@@ -12,7 +11,6 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from warmstart.errors import InputError
@@ -44,8 +42,8 @@ class BytesBPE:
     ----------
     arrays : mapping of str to array
         ``text``: the bytes of all tokens, one after the other; ``ends`` (V,): where each ends; ``bytes`` (256,): the
-        tokens of the single bytes; ``pairs`` (merges,), ascending: V times the left token of a merge plus the right one;
-        ``ranks``, ``merged`` (merges,): the place of each merge among all, and the token that it gives.
+        tokens of the single bytes; ``pairs`` (merges,), ascending: V times the left token of a merge, plus the right
+        one; ``ranks``, ``merged`` (merges,): the place of each merge among all, and the token that it gives.
 
     Examples
     --------

@@ -86,7 +86,7 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
             entries = file.read(ENTRY.size * count)
             sum_ = zlib.crc32(entries, sum_)
             block = memoryview(bytearray(BLOCK))
-            while n := file.readinto(block):  # type: ignore[attr-defined]
+            while n := file.readinto(block):
                 sum_ = zlib.crc32(block[:n], sum_)
         if sum_ != struct.unpack_from("<I", head, 12)[0]:
             raise InputError(f"{path}: expected the content that was written, got other bytes; export the model again")

@@ -1,8 +1,8 @@
 """Count n-grams further and solve them by Kneser-Ney, with numpy alone.
 
-Levels are those of `warmstart.ngrams`, the formula that of `warmstart.kneser_ney`. An n-gram is one number here, the place
-of its context in the level below times V, plus its last token; so a level is a sorted row of numbers, and levels of two
-texts are merged, and suffixes found, by sorting and by binary search.
+Levels are those of `warmstart.ngrams`, the formula that of `warmstart.kneser_ney`. An n-gram is one number here: V times
+the place of its context in the level below, plus its last token. So a level is a sorted row of numbers, and levels of
+two texts are merged, and suffixes found, by sorting and by binary search.
 """
 
 from collections.abc import Sequence
@@ -124,12 +124,14 @@ def _kept(levels: list[Level], vocab_size: int, most: int | None, prune: Sequenc
     elif most is not None:
         longer, room = np.concatenate([[0], *(level.counts for level in levels[1:])])[1:], most - vocab_size
         if longer.size > room:
-            limits[1:] = [int(np.partition(longer, longer.size - room - 1)[longer.size - room - 1])] * (len(levels) - 1)
-    return [np.ones(vocab_size, np.bool_), *(level.counts > limit for level, limit in zip(levels[1:], limits[1:], strict=True))]
+            place = longer.size - room - 1
+            limits[1:] = [int(np.partition(longer, place)[place])] * (len(levels) - 1)
+    kept = [level.counts > limit for level, limit in zip(levels, limits, strict=True)]
+    return [np.ones(vocab_size, np.bool_), *kept[1:]]
 
 
 def _adjusted(levels: list[Level], separator: int, vocab_size: int) -> list[Array]:
-    """Return the counts of Kneser-Ney: of different tokens before an n-gram, except on the top and after a separator."""
+    """Return the counts of Kneser-Ney: different tokens before an n-gram, except on the top and after a separator."""
     out = [level.counts for level in levels]
     suffix = np.zeros(0, np.int64)
     first = levels[0].keys == separator  # whether an n-gram begins with the separator

@@ -1,7 +1,7 @@
 """The document so far: its last tokens, and which tokens followed the contexts that end it, found by search.
 
-`warmstart.cache` keeps a tree of n-grams. A small machine has no room for one: the text itself is two bytes a token, and
-numpy searches 100,000 tokens for the newest one in some ten microseconds.
+`warmstart.cache` keeps a tree of n-grams. A small machine has no room for it. The text itself takes two bytes a token,
+and numpy searches 100,000 of them for the newest one in less time than the rows of the vocabulary take.
 """
 
 from collections.abc import Sequence

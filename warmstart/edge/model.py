@@ -57,16 +57,18 @@ class EdgeLM:
 
     def __init__(self, folder: Path, arrays: dict[str, NDArray[Any]]) -> None:
         self.folder, self.arrays = folder, arrays
-        self.facts = container.facts_of(arrays["facts"])
         self.vocab_size, self.separator, self.order = arrays["shape"].tolist()
-        self.left_out: list[str] = self.facts["left_out"]
+        self.settings = container.facts_of(arrays["settings"]) if "settings" in arrays else {"left_out": []}
+        self.left_out: list[str] = self.settings["left_out"]
         self.gate_sizes = tuple(arrays["gate.sizes"].tolist())
         self.gate = arrays["gate"].reshape(int(np.prod(self.gate_sizes)), -1)
         self.ngrams: Tables | None = None
         self.prior: Floats = np.zeros(0)
         self._set_counted(arrays)
-        self.classes = [_Classes(self, i) for i in range(self.facts["classes"])]
-        self.radius: int = self.facts["radius"]
+        self.classes: list[_Classes] = []
+        while own := part_of(arrays, f"classes{len(self.classes)}"):
+            self.classes.append(_Classes(self, own))
+        self.radius = int(arrays["network.radius"][0]) if "network.radius" in arrays else 0
         self.discount = float(arrays["discount"][0])
         caches = [tuple(shape) for shape in arrays["caches"].reshape(-1, 2).tolist()]
         longest = max([self.order, self.radius, *(classes.tables.order for classes in self.classes)])
@@ -77,7 +79,7 @@ class EdgeLM:
         self.prior = arrays["prior"].astype(np.float64)
         self.prior /= self.prior.sum()
         if self.order:
-            self.ngrams = Tables(self.order, self.separator, self.vocab_size, part_of(arrays, "ngrams"))
+            self.ngrams = Tables(self.order, self.vocab_size, part_of(arrays, "ngrams"))
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Self:
@@ -235,7 +237,8 @@ class EdgeLM:
         ids = [whole_numbers("token ids", text, self.vocab_size) for text in texts]
         levels = counting.load(container.read(self.folder / COUNTS)) if self._levels is None else self._levels
         levels = counting.add(levels, counting.count(ids, self.separator, self.vocab_size, len(levels)))
-        arrays, sizes = counting.solve(levels, self.separator, self.order, self.facts["max_ngrams"], self.facts["prune"])
+        pruning = self.settings["max_ngrams"], self.settings["prune"]
+        arrays, sizes = counting.solve(levels, self.separator, self.order, *pruning)
         self._levels = levels
         self.arrays |= arrays
         self._set_counted(self.arrays)
@@ -261,13 +264,11 @@ class EdgeLM:
 class _Classes:
     """An n-gram model of classes of tokens, see `warmstart.classes`."""
 
-    def __init__(self, model: EdgeLM, number: int) -> None:
-        arrays = part_of(model.arrays, f"classes{number}")
+    def __init__(self, model: EdgeLM, arrays: dict[str, NDArray[Any]]) -> None:
         self.model, self.labels = model, arrays["labels"]
         self.shares = arrays["shares"].astype(np.float64)
         self.size = int(self.labels.max()) + 1
-        order = model.facts["class_orders"][number]
-        self.tables = Tables(order, int(self.labels[model.separator]), self.size, arrays)
+        self.tables = Tables(int(arrays["order"][0]), self.size, arrays)
 
     def row(self) -> Floats:
         """Return the probability of every token (V,)."""

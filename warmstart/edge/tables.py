@@ -1,4 +1,4 @@
-"""Tables of n-grams that stay on the disk: the own part of every probability, and where the extensions of a context are.
+"""Tables of n-grams that stay on the disk: the own part of every probability, and where a context's extensions are.
 
 The number of an n-gram is its place in the tables, all levels one after the other as in `warmstart.backoff`; that of an
 n-gram of one token is the token. Interpolated models need no weights of shorter contexts beside the own parts:
@@ -20,16 +20,14 @@ class Tables:
 
     Parameters
     ----------
-    order : int
-    separator : int
+    order, vocab_size : int
     arrays : mapping of str to array
         ``last`` (M,) uint16 or uint32: last token of every n-gram; ``own`` (M,) float32; ``offsets`` (C + 1,) uint32:
         numbers of the extensions of every context; ``counted`` (C,) uint8: whether the text had an extension of it.
-    vocab_size : int
     """
 
-    def __init__(self, order: int, separator: int, vocab_size: int, arrays: Mapping[str, NDArray[Any]]) -> None:
-        self.order, self.separator = order, separator
+    def __init__(self, order: int, vocab_size: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.order = order
         self.last, self.own, self.offsets, self.counted = (arrays[n] for n in ("last", "own", "offsets", "counted"))
         self.base = self.own[:vocab_size].astype(np.float64)
         self.base /= self.base.sum()
