@@ -47,6 +47,7 @@ class BytesBPE:
 
     Examples
     --------
+    >>> import numpy as np
     >>> ids = np.zeros(256, np.uint16)
     >>> ids[list(b"hat")] = [0, 1, 2]
     >>> merges = {"pairs": np.array([1]), "ranks": np.array([0]), "merged": np.array([3])}  # h and a

@@ -1,6 +1,6 @@
 """Count n-grams further and solve them by Kneser-Ney, with numpy alone.
 
-Levels are those of `warmstart.ngrams`, the formula that of `warmstart.kneser_ney`. An n-gram is one number here: V times
+Levels are those of `warmstart.ngrams`, the formula that of `warmstart.kneser_ney`. An n-gram is one number here, V times
 the place of its context in the level below, plus its last token. So a level is a sorted row of numbers, and levels of
 two texts are merged, and suffixes found, by sorting and by binary search.
 """
@@ -166,8 +166,8 @@ def _tables(
         if n + 1 < len(levels):
             base += int(keep.sum())
             context = levels[n + 1].keys[kept[n + 1]] // vocab_size
-            ends = np.cumsum(np.bincount(context, minlength=keep.size)[keep])
-            offsets.append(base + np.append(0, ends[:-1]))
+            extensions = np.bincount(context, minlength=keep.size)[keep]
+            offsets.append(base + np.cumsum(extensions) - extensions)
             flags.append(counted[n][keep].astype(np.uint8))
     tables = {"last": np.concatenate(lasts), "own": np.concatenate(owns)}
     tables["offsets"] = np.concatenate([*offsets, [tables["last"].size]]).astype(np.uint32)

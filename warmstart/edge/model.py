@@ -213,6 +213,7 @@ class EdgeLM:
     def count(self, documents: Iterable[str | list[int]]) -> dict[str, Any]:
         """Count more documents, texts or token ids, and solve the n-grams again, see `warmstart.edge.counting`.
 
+        A text ends where ``<|endoftext|>`` stands in it, and a blank one does not count, as in a `warmstart.Corpus`.
         The n-grams are those of a model that has counted all texts at once. The gate, the classes and the network stay
         as they are: `WarmStartLM.partial_fit` fits them again.
 
@@ -233,8 +234,7 @@ class EdgeLM:
                 f"{self.folder}: expected {COUNTS} to count further, got none; a pruned model is saved without its "
                 "counts: export it right after fit with warmstart.export.export, or fit one that is not pruned"
             )
-        texts = [self.tokenizer.encode(text) if isinstance(text, str) else text for text in documents]
-        ids = [whole_numbers("token ids", text, self.vocab_size) for text in texts]
+        ids = [whole_numbers("token ids", text, self.vocab_size) for text in self._cut(documents)]
         levels = counting.load(container.read(self.folder / COUNTS)) if self._levels is None else self._levels
         levels = counting.add(levels, counting.count(ids, self.separator, self.vocab_size, len(levels)))
         pruning = self.settings["max_ngrams"], self.settings["prune"]
@@ -244,6 +244,16 @@ class EdgeLM:
         self._set_counted(self.arrays)
         kept = ["gate", *(["classes"] if self.classes else []), *(["network"] if self.radius else [])]
         return {"tokens": sum(text.size + 1 for text in ids), "ngrams": sizes, "kept": kept}
+
+    def _cut(self, documents: Iterable[str | list[int]]) -> Iterator[list[int]]:
+        """Yield the token ids of documents; texts are cut and blank ones left out as by `warmstart.documents`."""
+        from warmstart.documents import SEPARATOR  # not needed to predict
+
+        for document in documents:
+            if isinstance(document, str):
+                yield from (self.tokenizer.encode(text) for text in document.split(SEPARATOR) if text.strip())
+            else:
+                yield document
 
     _levels: Any = None
 
