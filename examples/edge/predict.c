@@ -6,10 +6,16 @@
 #include "warmstart.h"
 
 static void *whole_file(const char *name, size_t *size) {
+    void *content = NULL;
     FILE *file = fopen(name, "rb");
-    if (!file || fseek(file, 0, SEEK_END) || (*size = (size_t)ftell(file), fseek(file, 0, SEEK_SET))) return NULL;
-    void *content = malloc(*size + 1);
-    if (content && fread(content, 1, *size, file) != *size) return NULL;
+    if (!file) return NULL;
+    if (!fseek(file, 0, SEEK_END)) {
+        long end = ftell(file);
+        *size = end < 0 ? 0 : (size_t)end;
+        content = malloc(*size + 1);
+        rewind(file);
+        if (content && fread(content, 1, *size, file) != *size) *size = 0;
+    }
     fclose(file);
     return content;
 }
@@ -23,6 +29,7 @@ int main(int argc, char **argv) {
     const char *problem = table ? ws_open(&model, table, size) : "expected the name of a table that can be read";
     if (problem) {
         fprintf(stderr, "%s\n", problem);
+        free(table);
         return 1;
     }
     float *row = malloc(model.vocab_size * sizeof *row);
