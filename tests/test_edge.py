@@ -112,7 +112,7 @@ def test_what_followed_is_what_a_cache_holds_however_long_the_document_is(shapes
 AWKWARD = [
     "", " ", "   a", "a   ", " \n\n\t x", "I'm we've they'll he'd it's 'tis 's'S'LL", "don''t", "x=1234567890;½²三",
     "na\u0308ive", "ÄÖß éèê", "日本語 テスト", "مرحبا", "🙂👩‍👩‍👧🇩🇪", "\x00\x1c\x1d\x85\xa0\u2003\u3000x",
-    "<|endoftext|> <|endoftext|>x",     "a" * 300, "the cat " * 40, "\r\n\r\n", "_a_ - -- ...", "ͅ١٢٣", "\U0010ffff\ue000",
+    "<|endoftext|> <|endoftext|>x", "a" * 300, "the cat " * 40, "\r\n\r\n", "_a_ - -- ...", "ͅ١٢٣", "\U0010ffff\ue000",
 ]  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Count n-grams further and solve them by Kneser-Ney, with numpy alone.
 
-Levels are those of `warmstart.ngrams`, the formula that of `warmstart.kneser_ney`. An n-gram is one number here: V
-times the place of its context in the level below, plus its last token. So a level is a sorted row of numbers, and levels of
+Levels are those of `warmstart.ngrams`, the formula that of `warmstart.kneser_ney`. An n-gram is one number: V times the
+place of its context in the level below, plus its last token. So a level is a sorted row of numbers, and levels of
 two texts are merged, and suffixes found, by sorting and by binary search.
 """
 
