@@ -39,7 +39,7 @@ from warmstart.edge import EdgeLM
 imported = time.perf_counter()
 model = EdgeLM.open(sys.argv[1])
 opened = time.perf_counter()
-text = open(sys.argv[2], encoding="utf-8").read()
+text = open(sys.argv[2], encoding="utf-8").read(12 * int(sys.argv[3]))  # characters, enough for so many tokens
 ids = model.tokenizer.encode(text)[: int(sys.argv[3])]
 encoded = time.perf_counter()
 for token in ids:
@@ -53,6 +53,8 @@ result |= {"sampling_memory_bytes": resident() - memory, "ids": ids, "separator"
 began = time.perf_counter()
 model.count([ids[: int(sys.argv[4])]])
 result |= {"count_seconds": time.perf_counter() - began}
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+result |= {"count_memory_bytes": 1024 * int(peak.split()[1])}
 print(json.dumps(result))
 """
 
@@ -64,7 +66,8 @@ def measure(data: Path, preset: str, vocabulary: int, tokens: int) -> dict[str, 
     -------
     dict
         ``experts``; ``bytes`` of the model for numpy, ``counts_bytes`` of what it counts further with,
-        ``table_bytes`` of the table in C; ``left_out`` of the table; what the probe measures; ``c_ms_a_token``: None without gcc.
+        ``table_bytes`` of the table in C; ``left_out`` of the table; what the probe measures;
+        ``c_ms_a_token``: None without gcc.
     """
     corpus = Corpus.build(texts.source(data, NAME, "train"), vocab_size=vocabulary, split_documents=texts.SPLITS[NAME])
     model = WarmStartLM(preset, n_jobs=CORES).fit(corpus)
@@ -140,6 +143,7 @@ def section(rows: list[dict[str, Any]]) -> tuple[str, str]:
         "ms a token": "ms_a_token",
         "counts (MB)": lambda row: row["counts_bytes"] / 1e6,
         f"count {ADDED:,} tokens more (s)": "count_seconds",
+        "peak memory of it (MiB)": lambda row: row["count_memory_bytes"] / MIB,
     }
     table: dict[str, str | Callable[[Any], Any]] = {
         "preset": "preset",

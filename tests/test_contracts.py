@@ -72,6 +72,10 @@ def test_bitcipher_stands_alone():
         ("from warmstart import ExplicitClassifier", "torch numba tokenizers rich typer matplotlib"),
         ("import warmstart", "torch numba tokenizers rich typer matplotlib numpy scipy sklearn"),
         ("import warmstart.cli", "torch numba tokenizers matplotlib scipy sklearn"),
+        (
+            "import warmstart.edge",
+            "torch numba tokenizers rich typer matplotlib scipy sklearn safetensors numpy.random",
+        ),
         ("import warmstart.corpus", "torch numba rich typer matplotlib scipy sklearn"),
         ("import warmstart.near_shallow, warmstart.folder", "torch numba tokenizers rich typer matplotlib"),
     ],

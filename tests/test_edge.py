@@ -313,6 +313,22 @@ def test_every_damaged_byte_is_found(folder):
         EdgeLM.open(folder)
 
 
+def test_counts_of_another_text_are_refused(fitted, folder, tmp_path):
+    small = EdgeLM.open(folder)
+    small.count(MORE)
+    small.save(tmp_path / "other")
+    (folder / "counts.bin").write_bytes((tmp_path / "other" / "counts.bin").read_bytes())
+    with pytest.raises(InputError, match=r"counts\.bin: expected the counts of the model, got those of another text"):
+        EdgeLM.open(folder).count(MORE)
+    (folder / "counts.bin").replace(folder / "model.bin")
+    with pytest.raises(InputError, match=r"model\.bin: expected a model, got another table"):
+        EdgeLM.open(folder)
+    (tmp_path / "other" / "mine.txt").touch()
+    with pytest.raises(InputError, match=r"got mine\.txt"):
+        small.save(tmp_path / "other")
+    assert len(list((tmp_path / "other").iterdir())) == 3
+
+
 def test_damaged_counts_are_found_when_they_are_used(folder):
     content = bytearray((folder / "counts.bin").read_bytes())
     content[-3] ^= 1

@@ -232,7 +232,7 @@ def test_other_folders_and_formats_are_refused(potato, tmp_path):
     (tmp_path / "notes" / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match=r"expected a new folder, an empty one or an exported model, got mine\.txt"):
         export(potato, tmp_path / "notes", "numpy")
-    with pytest.raises(InputError, match="expected a folder for the model, got a file"):
+    with pytest.raises(InputError, match="expected a folder, got a file"):
         export(potato, tmp_path / "notes" / "mine.txt", "numpy")
     with pytest.raises(InputError, match="format: expected one of numpy, c, torch, onnx, got 'excel'"):
         export(potato, tmp_path / "new", "excel")

@@ -24,7 +24,6 @@ itself see `warmstart.edge.container`.
 | ``settings`` | JSON: what was left out, and how n-grams are pruned |
 """
 
-import tempfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -35,10 +34,10 @@ from numpy.typing import NDArray
 from warmstart.backoff import BackoffModel
 from warmstart.classes import ClassModel
 from warmstart.edge import container, counting
-from warmstart.edge.model import COUNTS, MODEL
+from warmstart.edge.container import COUNTS, MODEL
 from warmstart.errors import InputError
 from warmstart.estimators import WarmStartLM
-from warmstart.folder import Folder, check_target
+from warmstart.folder import Folder
 from warmstart.formats import parse_json
 from warmstart.mixture import CACHES, DISCOUNT, Mixture
 from warmstart.near_shallow import NearShallowModel
@@ -107,28 +106,9 @@ def _numpy(model: WarmStartLM, path: Path) -> dict[str, Any]:
         arrays |= {f"tokens.{name}": array for name, array in _of_tokenizer(content["model"]).items()}
     settings = {"left_out": left_out, "max_ngrams": recipe.max_ngrams, "prune": list(recipe.prune)}
     arrays["settings"] = container.packed_facts(settings)
-    _check_folder(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as work:
-        new = Path(work, "new")
-        new.mkdir()
-        sizes = {MODEL: container.write(new / MODEL, arrays)}
-        if model.counts_ is not None:
-            sizes[COUNTS] = container.write(new / COUNTS, _of_counts(model.counts_))
-        if path.exists():
-            path.rename(Path(work, "old"))
-        new.rename(path)
+    contents = {MODEL: arrays} | ({} if model.counts_ is None else {COUNTS: _of_counts(model.counts_)})
+    sizes = container.write_folder(path.absolute(), contents)
     return {"bytes": sizes, "experts": kept, "left_out": left_out, "counts_further": COUNTS in sizes}
-
-
-def _check_folder(path: Path) -> None:
-    """Refuse a folder that holds something else than an exported model."""
-    if path.is_dir() and (others := {file.name for file in path.iterdir()} - {MODEL, COUNTS}):
-        raise InputError(
-            f"{path}: expected a new folder, an empty one or an exported model, got {min(others)}; choose another name"
-        )
-    if not path.exists() or not path.is_dir():
-        check_target(path)
 
 
 def _table(model: WarmStartLM, path: Path) -> dict[str, Any]:

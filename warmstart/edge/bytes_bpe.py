@@ -17,7 +17,7 @@ from warmstart.errors import InputError
 
 RUNS = re.compile(r"'(?:[stmd]|ll|ve|re)| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+", re.ASCII)
 SPACES = frozenset("\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000") | {chr(c) for c in range(0x2000, 0x200B)}
-MOST_RUNS = 1 << 14  # that are remembered
+MOST_RUNS = 1 << 12  # that are remembered
 LONGEST_RUN = 64  # characters of a run that is remembered
 NO_MERGE = 1 << 62  # a rank
 

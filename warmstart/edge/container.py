@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from warmstart.errors import InputError
 
+MODEL, COUNTS = NAMES = "model.bin", "counts.bin"
 MAGIC, VERSION = b"WARMEDGE", 1
 HEADER, ENTRY = struct.Struct("<8sIIQI4x"), struct.Struct("<20s4sQQ")
 CHECKED_FROM = 16  # byte at which the checksum begins
@@ -110,6 +111,37 @@ def _checked_head(path: Path, head: bytes, size: int) -> int:
     if whole != size or count > MOST:
         raise InputError(f"{path}: expected {whole} bytes, got {size}; the file is not whole, export the model again")
     return int(count)
+
+
+def write_folder(path: Path, contents: Mapping[str, Mapping[str, NDArray[Any]]]) -> dict[str, int]:
+    """Write the files of a model to a folder, whole or not at all, over an older model; return their sizes.
+
+    Raises
+    ------
+    InputError
+        The path is a file, or a folder with other files.
+    """
+    import tempfile  # it is not needed to read
+
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}: expected a folder, got a file; choose another name")
+    if path.exists() and (others := {file.name for file in path.iterdir()} - {*NAMES}):
+        raise InputError(
+            f"{path}: expected a new folder, an empty one or an exported model, got {min(others)}; choose another name"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as work:
+        new, old = Path(work, "new"), Path(work, "old")
+        new.mkdir()
+        sizes = {name: write(new / name, arrays) for name, arrays in contents.items()}
+        if path.exists():
+            path.rename(old)
+        try:
+            new.rename(path)
+        finally:
+            if old.exists() and not path.exists():
+                old.rename(path)
+    return sizes
 
 
 def packed_facts(facts: Mapping[str, Any]) -> NDArray[np.uint8]:

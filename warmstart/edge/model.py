@@ -7,7 +7,6 @@
 """
 
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +18,13 @@ from numpy.typing import ArrayLike, NDArray
 from warmstart._softmax import softmax
 from warmstart.edge import container
 from warmstart.edge.bytes_bpe import BytesBPE
+from warmstart.edge.container import COUNTS, MODEL
 from warmstart.edge.document import Document, Followers
 from warmstart.edge.tables import Tables
 from warmstart.errors import InputError
 from warmstart.ids import whole_numbers
 from warmstart.sampling import check_sampling, draw
 
-MODEL, COUNTS = "model.bin", "counts.bin"
 ADDED = 2.0  # tokens, as in `warmstart.classes`
 
 Floats = NDArray[np.float64]
@@ -96,7 +95,10 @@ class EdgeLM:
                 f"{path}: expected a folder with {MODEL}, got none; write one with `warmstart export MODEL --format "
                 f"numpy -o {path}`"
             )
-        return cls(path, container.read(path / MODEL))
+        arrays = container.read(path / MODEL)
+        if "shape" not in arrays:
+            raise InputError(f"{path / MODEL}: expected a model, got another table; export the model again")
+        return cls(path, arrays)
 
     def start(self) -> None:
         """Begin a new document."""
@@ -229,13 +231,8 @@ class EdgeLM:
         """
         from warmstart.edge import counting
 
-        if not (self.folder / COUNTS).is_file():
-            raise InputError(
-                f"{self.folder}: expected {COUNTS} to count further, got none; a pruned model is saved without its "
-                "counts: export it right after fit with warmstart.export.export, or fit one that is not pruned"
-            )
         ids = [whole_numbers("token ids", text, self.vocab_size) for text in self._cut(documents)]
-        levels = counting.load(container.read(self.folder / COUNTS)) if self._levels is None else self._levels
+        levels = self._read_counts() if self._levels is None else self._levels
         levels = counting.add(levels, counting.count(ids, self.separator, self.vocab_size, len(levels)))
         pruning = self.settings["max_ngrams"], self.settings["prune"]
         arrays, sizes = counting.solve(levels, self.separator, self.order, *pruning)
@@ -244,6 +241,23 @@ class EdgeLM:
         self._set_counted(self.arrays)
         kept = ["gate", *(["classes"] if self.classes else []), *(["network"] if self.radius else [])]
         return {"tokens": sum(text.size + 1 for text in ids), "ngrams": sizes, "kept": kept}
+
+    def _read_counts(self) -> Any:
+        """Return the levels of what was counted. Refuse those of another text."""
+        from warmstart.edge import counting
+
+        path = self.folder / COUNTS
+        if not path.is_file():
+            raise InputError(
+                f"{self.folder}: expected {COUNTS} to count further, got none; a pruned model is saved without its "
+                "counts: export it right after fit with warmstart.export.export, or fit one that is not pruned"
+            )
+        arrays = container.read(path)
+        prior = np.maximum(arrays.get("1.counts", np.zeros(1)), 0.5)
+        prior /= prior.sum()
+        if prior.size != self.vocab_size or not np.allclose(prior, self.prior, rtol=1e-5, atol=0):
+            raise InputError(f"{path}: expected the counts of the model, got those of another text; export it again")
+        return counting.load(arrays)
 
     def _cut(self, documents: Iterable[str | list[int]]) -> Iterator[list[int]]:
         """Yield the token ids of documents; texts are cut and blank ones left out as by `warmstart.documents`."""
@@ -258,17 +272,15 @@ class EdgeLM:
     _levels: Any = None
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the model with all that was counted to a folder, each file whole or not at all."""
+        """Write the model with all that was counted to a folder, whole or not at all, see `container.write_folder`."""
         from warmstart.edge import counting
 
-        path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        if self._levels is None:
-            if (self.folder / COUNTS).is_file() and path.resolve() != self.folder.resolve():
-                shutil.copy(self.folder / COUNTS, path)
-        else:
-            container.write(path / COUNTS, counting.arrays_of(self._levels))
-        container.write(path / MODEL, self.arrays)
+        contents: dict[str, dict[str, NDArray[Any]]] = {MODEL: self.arrays}
+        if self._levels is not None:
+            contents[COUNTS] = counting.arrays_of(self._levels)
+        elif (self.folder / COUNTS).is_file():
+            contents[COUNTS] = container.read(self.folder / COUNTS)
+        container.write_folder(Path(folder).absolute(), contents)
 
 
 class _Classes:
