@@ -66,7 +66,9 @@ def add(a: list[Level], b: list[Level]) -> list[Level]:
     for n in range(1, len(a)):
         keys = [place[own[n].keys // vocab_size] * vocab_size + own[n].keys % vocab_size
                 for place, own in zip(places, (a, b), strict=True)]  # fmt: skip
-        merged = np.union1d(*keys)
+        at = keys[0].searchsorted(keys[1])
+        new = np.append(keys[0], -1)[at] != keys[1]
+        merged = np.insert(keys[0], at[new], keys[1][new])
         places = [merged.searchsorted(own) for own in keys]
         counts = np.zeros(merged.size, np.int64)
         for place, own in zip(places, (a, b), strict=True):
