@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from warmstart import InputError, NearShallowLM, WarmStartLM
 from warmstart.cli import app
 from warmstart.edge import EdgeLM, container
-from warmstart.export import export, gate_without, model_arrays
+from warmstart.export import C_ORDER, export, gate_without, model_arrays
 
 SOURCES = Path(__file__).parents[1] / "examples" / "edge"
 TEXTS = ["the cat sat on the mat and the dog sat on the rug. " * n for n in (1, 3, 2)]
@@ -154,6 +154,17 @@ def test_c_leaves_out_classes_and_network_and_says_so(predict, whole, tmp_path):
     assert_predicts(predict(tmp_path / "table.bin", ids), rows, alone, ids)
 
 
+def test_c_refuses_orders_and_vocabularies_that_its_header_does_not_have(tmp_path):
+    assert f"#define WS_ORDER {C_ORDER} " in (SOURCES / "warmstart.h").read_text()
+    model = WarmStartLM(contexts=("ngrams",), order=9, vocab_size=290).fit(TEXTS)
+    with pytest.raises(InputError, match="expected n-grams up to order 8 for a table in C, got 9"):
+        export(model, tmp_path / "table.bin", "c")
+    model.mixture_.experts.prior = np.full(2**16 + 1, 1 / (2**16 + 1))
+    with pytest.raises(InputError, match="expected at most 65536 tokens for a table in C, got 65537"):
+        export(model, tmp_path / "table.bin", "c")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("contexts", [("radial",), ("classes", "radial")])
 def test_c_needs_ngrams_or_a_cache(contexts, tmp_path):
     model = WarmStartLM(contexts=contexts, bits=32, order=3, vocab_size=290).fit(TEXTS)
@@ -225,6 +236,15 @@ def test_the_command(potato, tmp_path):
     ids = potato.tokenizer_.encode("the cat").ids
     row = EdgeLM.open(tmp_path / "edge").predict_proba(ids)
     np.testing.assert_allclose(row, potato.predict_proba(ids), rtol=0, atol=1e-6)
+
+
+def test_what_the_readme_shows_runs(potato, tmp_path, monkeypatch):
+    text = (SOURCES / "README.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    export(potato, "edge", "numpy")
+    before = (tmp_path / "edge" / "counts.bin").read_bytes()
+    exec(compile(text.split("```python")[1].split("```")[0], "README.md", "exec"), {})  # noqa: S102 - our own
+    assert (tmp_path / "edge" / "counts.bin").read_bytes() != before
 
 
 def test_other_folders_and_formats_are_refused(potato, tmp_path):

@@ -3,7 +3,7 @@
 | format | what is written | what it holds |
 |---|---|---|
 | numpy | a folder for `warmstart.edge` | counts, gate, classes, caches, a radial network; to count further too |
-| c | one file for ``examples/edge/warmstart.c`` | n-grams, caches and gate; a vocabulary of at most 65,536 tokens |
+| c | one file for ``examples/edge/warmstart.c`` | n-grams up to order 8, caches and gate; at most 65,536 tokens |
 | torch | a folder for `warmstart.NearShallowLM` | the network |
 | onnx | one file for an ONNX runtime | a network with the radial context |
 
@@ -49,6 +49,7 @@ PLAIN = {  # what a tokenizer.json must say, or leave out, for `warmstart.edge.b
     "end_of_word_suffix": (None, ""), "byte_fallback": (None, False), "ignore_merges": (None, False),
 }  # fmt: skip
 FORMATS = ("numpy", "c", "torch", "onnx")
+C_ORDER = 8  # WS_ORDER of examples/edge/warmstart.h
 FLASH = 16_000_000  # bytes of a board's flash
 
 Arrays = dict[str, NDArray[Any]]
@@ -117,6 +118,8 @@ def _table(model: WarmStartLM, path: Path) -> dict[str, Any]:
     left_out = [*experts.class_names, *(["network"] if experts.network is not None else [])]
     if len(experts.prior) > 2**16:
         raise InputError(f"expected at most 65536 tokens for a table in C, got {len(experts.prior)}")
+    if experts.ngrams is not None and experts.ngrams.order > C_ORDER:
+        raise InputError(f"expected n-grams up to order {C_ORDER} for a table in C, got {experts.ngrams.order}")
     if experts.ngrams is None and not experts.cache:
         raise InputError("expected n-grams or a cache for a table in C, got neither; fit with contexts ngrams,cache")
     arrays, kept = model_arrays(model.mixture_, left_out)
