@@ -2,6 +2,7 @@
  * (and for the first; a separator begins a document) the most probable one, its probability, and that of the token which came: see README.md. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "warmstart.h"
 
@@ -23,7 +24,8 @@ static void *whole_file(const char *name, size_t *size) {
 int main(int argc, char **argv) {
     static uint16_t document[1 << 18];
     size_t size = 0, n = 0;
-    unsigned token;
+    unsigned token, rows = 0;
+    clock_t spent = 0;
     ws_model model;
     void *table = argc == 2 ? whole_file(argv[1], &size) : NULL;
     const char *problem = table ? ws_open(&model, table, size) : "expected the name of a table that can be read";
@@ -36,7 +38,9 @@ int main(int argc, char **argv) {
     uint32_t *counts = malloc(model.vocab_size * sizeof *counts);
     if (!row || !counts) return 1;
     for (int more = 1; more;) {
+        clock_t began = clock();
         uint32_t best = ws_predict(&model, document, n, row, counts);
+        spent += clock() - began, rows++;
         more = n < sizeof document / sizeof *document && scanf("%u", &token) == 1 && token < model.vocab_size;
         printf("%u %.9g", best, row[best]);
         if (more) {
@@ -45,6 +49,7 @@ int main(int argc, char **argv) {
         }
         printf("\n");
     }
+    fprintf(stderr, "%.6f ms a token\n", 1000.0 * (double)spent / CLOCKS_PER_SEC / rows);
     free(counts), free(row), free(table);
     return 0;
 }
