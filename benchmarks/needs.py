@@ -44,6 +44,7 @@ BENCHES = {
     "retrieval": Needs(),
     "blimp": Needs(("blimp/blimp_dev15.jsonl", *CLASSICS), ("transformers",), plots=False),
     "lamp": Needs((LAMP,)),
+    "edge": Needs((CLASSICS[0], CLASSICS[2]), plots=False),
     "little_data": Needs(CLASSICS, ("transformers",), plots=False),
 }
 EXTRAS = {"transformers": "hf", "gensim": "bench", "matplotlib": "plot"}

@@ -17,13 +17,13 @@ import warmstart
 ROOT = Path(__file__).parents[1]
 # The data flow; a module imports only from modules to its left (or of its own name).
 ORDER = [
-    "errors", "ids", "records", "columns", "formats", "files", "progress", "documents", "tokenizer", "token_files",
+    "errors", "ids", "sampling", "records", "columns", "formats", "files", "progress", "documents", "tokenizer", "token_files",
     "corpus",
     "_kernels", "_ngram_kernels", "_cache_kernels", "_mixture_kernels", "_arpa_kernels", "_softmax", "_threads",
-    "ngrams", "backoff", "kneser_ney", "left_out", "arpa", "cache", "gate",
+    "edge", "ngrams", "backoff", "kneser_ney", "left_out", "arpa", "cache", "gate",
     "accumulators", "solution", "counts", "spectral", "classes", "contexts", "attention", "near_shallow",
     "mixture", "sample", "solving", "stream", "explanation", "folder",
-    "memory", "layers", "adapters", "baselines", "figures", "estimators", "hub", "finetune", "cli",
+    "memory", "layers", "adapters", "baselines", "figures", "estimators", "export", "hub", "finetune", "cli",
 ]  # fmt: skip
 
 
@@ -73,6 +73,10 @@ def test_bitcipher_stands_alone():
         ("from warmstart import ExplicitClassifier", "torch numba tokenizers rich typer matplotlib"),
         ("import warmstart", "torch numba tokenizers rich typer matplotlib numpy scipy sklearn"),
         ("import warmstart.cli", "torch numba tokenizers matplotlib scipy sklearn"),
+        (
+            "import warmstart.edge",
+            "torch numba tokenizers rich typer matplotlib scipy sklearn safetensors numpy.random",
+        ),
         ("import warmstart.corpus", "torch numba rich typer matplotlib scipy sklearn"),
         ("import warmstart.near_shallow, warmstart.folder", "torch numba tokenizers rich typer matplotlib"),
     ],

@@ -49,6 +49,7 @@ COMMANDS = {  # what each needs to succeed
     "explain": ["model", "--prompt", "the cat"],
     "finetune": ["network", "text.txt", "--valid", "text.txt", *TRAINING],
     "compare": ["run", "run", "-o", "new.png"],
+    "export": ["model", "-o", "new", "--format", "numpy"],
     "init": ["text.txt", "-o", "new", "--vocab-size", "300", "--quiet", "--config", CONFIG],
 }
 NUMBERS = {

@@ -16,7 +16,9 @@ from warmstart import Corpus, NearShallowLM, WarmStartLM
 from warmstart.arpa import arpa_words, read_arpa, write_arpa
 from warmstart.backoff import BackoffModel
 from warmstart.documents import read_documents
+from warmstart.edge import EdgeLM
 from warmstart.errors import InputError
+from warmstart.export import export
 from warmstart.finetune import checkpoint
 from warmstart.finetune.compare import compare
 from warmstart.finetune.job import Job, Plan
@@ -48,6 +50,7 @@ class Place:
         everything = ("ngrams", "classes", "cache", "radial", "document")
         model = WarmStartLM("potato", contexts=everything, bits=16).fit(corpus)
         model.save_pretrained(folder / "model")
+        export(model, folder / "edge", "numpy")
         pruned = WarmStartLM("potato", contexts=("ngrams", "classes", "radial"), bits=16, prune=(0, 1)).fit(corpus)
         pruned.save_pretrained(folder / "pruned")
         self.words, self.separator = arpa_words(corpus.tokenizer), corpus.separator
@@ -102,6 +105,12 @@ def read_model(place, path):
     assert model.predict_proba([0, 1]).sum() == pytest.approx(1, abs=1e-4)
     model.generate("the", max_new_tokens=2)
     model.forget if model.counts_ is None else model.counts_ + model.counts_
+
+
+def read_edge(place, path):
+    model = EdgeLM.open(path)
+    assert model.predict_proba([0, 1]).sum() == pytest.approx(1, abs=1e-4)
+    model.count(["the cat"])
 
 
 def read_network(place, path):
@@ -165,7 +174,7 @@ def read_token_files(place, path):
 
 
 TOKENS = dict.fromkeys(["bare", "llmc", "megatron", "datatrove"], read_token_files)
-FOLDERS = {"model": read_model, "pruned": read_model, "corpus": read_corpus, **TOKENS}
+FOLDERS = {"model": read_model, "pruned": read_model, "corpus": read_corpus, "edge": read_edge, **TOKENS}
 READERS = {
     "model/tokenizer.json": read_tokenizer,
     "words.json": read_tokenizer,

@@ -13,7 +13,8 @@ from test_ngrams import joined
 
 from warmstart.errors import InputError
 from warmstart.mixture import CACHES
-from warmstart.stream import Stream, check_sampling, draw
+from warmstart.sampling import check_sampling, draw
+from warmstart.stream import Stream
 
 SUBSETS = [subset for n in range(1, 5) for subset in itertools.combinations(EXPERTS, n)]
 COUNTS = ("ngrams", "classes", "cache")

@@ -219,18 +219,28 @@ class BackoffModel:
         InputError
             An n-gram is less probable than its context leaves to it, so the model does not interpolate.
         """
-        size = self.vocab_size
-        own = self.probs.copy()
+        size, own = self.vocab_size, self.own_parts()
         own[:size] -= own[:size].min()
+        arrays = {"bases": self.bases, "last": self.last[size:], "offsets": self.offsets, "sizes": self.sizes}
+        arrays["own"] = own.astype(np.float32)
+        facts = {"tables": {"vocab_size": size, "separator": self.separator, "order": self.order}}
+        files.save_arrays(path, arrays, facts | {files.CHECKSUMS: files.checksums(arrays, facts)})
+
+    def own_parts(self) -> NDArray[np.float64]:
+        """Return what every n-gram has of its own (M,): its probability less what the shorter context gives to it.
+
+        Raises
+        ------
+        InputError
+            See `save`.
+        """
+        own = self.probs.copy()
         for contexts, here, suffix in self._steps():
             weights = np.repeat(self.gammas[contexts], np.diff(self.offsets[contexts.start : contexts.stop + 1]))
             own[here] -= weights * self.probs[suffix]
         if own.min() < -TOLERANCE:
             raise InputError("expected an interpolated model, got one whose shorter contexts are more probable")
-        arrays = {"bases": self.bases, "last": self.last[size:], "offsets": self.offsets, "sizes": self.sizes}
-        arrays["own"] = np.maximum(own, 0.0).astype(np.float32)
-        facts = {"tables": {"vocab_size": size, "separator": self.separator, "order": self.order}}
-        files.save_arrays(path, arrays, facts | {files.CHECKSUMS: files.checksums(arrays, facts)})
+        return np.maximum(own, 0.0)
 
     @classmethod
     def load(cls, path: Path) -> "BackoffModel":

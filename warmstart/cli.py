@@ -1,4 +1,4 @@
-"""The command line: ``warmstart fit``, ``eval``, ``generate``, ``explain``, ``finetune``, ``compare`` and ``init``.
+"""The command line: ``fit``, ``eval``, ``generate``, ``explain``, ``finetune``, ``compare``, ``init`` and ``export``.
 
 Results go to stdout, as a table or as one JSON object (``--json``). Progress and errors go to stderr.
 """
@@ -494,6 +494,31 @@ def init(
     times = {stage: round(value, 3) for stage, value in seconds.items()}
     shown = asdict(report) if as_json else {"notes": list(report.notes)}
     _print({"model": str(output), **sizes, "seconds": times, **solved, **shown}, as_json, quiet)
+
+
+@app.command()
+def export(
+    model: Model,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="PATH", help="Folder to write (numpy, torch), or file (c, onnx)."),
+    ],
+    form: Annotated[
+        Literal["numpy", "c", "torch", "onnx"],
+        typer.Option(
+            "--format",
+            help="numpy: for warmstart.edge, which needs numpy alone. c: a table for a board, read by "
+            "examples/edge/warmstart.c. torch, onnx (extra `onnx`): the network.",
+        ),
+    ] = "numpy",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a model for places where warmstart is not. What a format cannot hold is named under `left out`."""
+    from warmstart.estimators import WarmStartLM
+    from warmstart.export import export as write
+
+    _print({"written": str(output), **write(WarmStartLM.from_pretrained(model), output, form)}, as_json, quiet)
 
 
 def _counted_recipe(counted: bool, contexts: str | None, order: int | None, prune: str | None) -> Any:

@@ -31,9 +31,10 @@ from warmstart.near_shallow import PRESETS as NETWORKS
 from warmstart.near_shallow import NearShallowModel
 from warmstart.ngrams import NGramCounts, count_ngrams, vocabulary_digest
 from warmstart.progress import Progress, peak_memory
+from warmstart.sampling import check_seed
 from warmstart.solution import class_prior
 from warmstart.solving import COUNT_CONTEXTS, Recipe, Solved, solve
-from warmstart.stream import Explanation, Stream, check_seed
+from warmstart.stream import Explanation, Stream
 from warmstart.tokenizer import SEPARATOR, continuation, encoded, load_tokenizer
 
 if TYPE_CHECKING:

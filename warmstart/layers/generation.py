@@ -5,7 +5,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from warmstart.stream import check_sampling
+from warmstart.sampling import check_sampling
 
 
 class Steps(Protocol):
