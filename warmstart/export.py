@@ -38,10 +38,10 @@ from warmstart.edge.container import COUNTS, MODEL
 from warmstart.errors import InputError
 from warmstart.estimators import WarmStartLM
 from warmstart.folder import Folder
-from warmstart.formats import parse_json
 from warmstart.mixture import CACHES, DISCOUNT, Mixture
 from warmstart.near_shallow import NearShallowModel
 from warmstart.ngrams import NGramCounts, id_type
+from warmstart.records import parse_json
 from warmstart.tokenizer import SEPARATOR
 
 PLAIN = {  # what a tokenizer.json must say, or leave out, for `warmstart.edge.bytes_bpe`
