@@ -19,10 +19,10 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     "errors", "ids", "formats", "files", "progress", "documents", "tokenizer", "corpus",
     "_kernels", "_ngram_kernels", "_cache_kernels", "_mixture_kernels", "_arpa_kernels", "_softmax", "_threads",
-    "ngrams", "backoff", "kneser_ney", "left_out", "arpa", "cache", "gate",
+    "ngrams", "ranks", "backoff", "kneser_ney", "left_out", "arpa", "cache", "gate",
     "accumulators", "solution", "counts", "spectral", "classes", "contexts", "attention", "near_shallow",
     "mixture", "sample", "solving", "stream", "explanation", "folder",
-    "memory", "layers", "adapters", "baselines", "figures", "estimators", "hub", "finetune", "cli",
+    "memory", "layers", "adapters", "baselines", "figures", "estimators", "shards", "hub", "finetune", "cli",
 ]  # fmt: skip
 
 

@@ -313,13 +313,14 @@ class _Recipe:
         }
 
 
-class _Meter:
+class Meter:
     """Counts the bytes of the pieces that pass, and reports them."""
 
     def __init__(self, stage: str, total: int | None, progress: Progress | None) -> None:
         self.stage, self.total, self.progress, self.done = stage, total, progress, 0
 
     def watch(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """Yield the pieces."""
         reported = 0
         for piece in pieces:
             yield piece
@@ -384,11 +385,11 @@ def _write(
     tokenizer = recipe.tokenizer
     left_out: list[str] = []
     if isinstance(tokenizer, str):
-        meter = _Meter("train tokenizer", total, progress)
+        meter = Meter("train tokenizer", total, progress)
         pieces = meter.watch(read_documents(files, recipe.reading, left_out.append))
         tokenizer = train_tokenizer((piece.text for piece in pieces), tokenizer, recipe.vocab_size)
         total = meter.done
-    meter = _Meter("encode text", total, progress)
+    meter = Meter("encode text", total, progress)
     raw = folder.with_name("raw")
     with raw.open("wb") as file:
         left_out.clear()  # the first pass said the same

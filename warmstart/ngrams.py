@@ -272,9 +272,13 @@ class NGramCounts:
             }
         return arrays
 
+    def content(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Return the arrays and the facts that `save` writes."""
+        return self._arrays(), {"ngrams": self._facts()}
+
     def save(self, path: Path) -> None:
         """Write one safetensors file, whole or not at all. The same statistic gives the same bytes."""
-        arrays, facts = self._arrays(), {"ngrams": self._facts()}
+        arrays, facts = self.content()
         files.save_arrays(path, arrays, facts | {files.CHECKSUMS: files.checksums(arrays, facts)})
 
     @classmethod
@@ -286,17 +290,28 @@ class NGramCounts:
         InputError
             The file is missing, truncated, damaged or of another kind.
         """
-        arrays, content = files.map_arrays(path)
-        facts = content.get("ngrams")
-        if not isinstance(facts, dict) or facts.pop("format", None) != FORMAT:
+        return cls.of_content(path, *files.map_arrays(path))
+
+    @classmethod
+    def of_content(cls, path: Path, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> Self:
+        """Return the statistic of a file's arrays and facts, see `content`.
+
+        Raises
+        ------
+        InputError
+            They are those of another kind of file, or of another format.
+        """
+        found = facts.get("ngrams")
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise InputError(f"{path}: expected n-grams of format {FORMAT}, got another file; count the text again")
         levels = []
-        for n in range(1, facts["order"] + 1):
+        for n in range(1, found["order"] + 1):
             counts = arrays[f"{n}.counts"].astype(np.int64 if n == 1 else np.int32)
             counts[arrays[f"{n}.large"]] = arrays[f"{n}.large_counts"]
             levels.append(Level(arrays[f"{n}.last"], counts, arrays[f"{n}.offsets"]))
         documents = Documents(*(arrays[f"documents.{name}"] for name in DOCUMENTS))
-        return cls(levels=tuple(levels), documents=documents, **facts)
+        kind = {name: value for name, value in found.items() if name != "format"}
+        return cls(levels=tuple(levels), documents=documents, **kind)
 
 
 def count_ngrams(
