@@ -144,6 +144,7 @@ def train(
     path = Path(folder)
     if path.exists() and (not path.is_dir() or {file.name for file in path.iterdir()} - {"tokenizer.json"}):
         raise InputError(f"{path}: expected a new folder for a tokenizer, got other files; choose another name")
+    _check_writable(path, next(parent for parent in path.absolute().parents if parent.exists()))
     meter = Meter("train tokenizer", None, progress)
     pieces = meter.watch(read_documents(sample, Reading(**reading)))
     tokenizer = train_tokenizer((piece.text for piece in pieces), kind, vocab_size)
@@ -280,9 +281,13 @@ def check_output(path: Name, inputs: Iterable[Name] = ()) -> Path:
             raise InputError(
                 f"{target}: expected a new file or a statistic to replace, got something else; choose another name"
             ) from error
-    if not target.parent.is_dir() or not os.access(target.parent, os.W_OK | os.X_OK):
-        raise InputError(f"{target}: expected {target.parent} to be a folder that can be written to; make it")
+    _check_writable(target, target.parent)
     return target
+
+
+def _check_writable(path: Path, above: Path) -> None:
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: expected {above} to be a folder that can be written to; make it")
 
 
 def _shard(path: Name, facts: dict[str, Any]) -> dict[str, Any]:
