@@ -48,7 +48,7 @@ def test_the_page_runs(place):
 
 
 ENGINES = {
-    "pyspark": SPARK,
+    "pyspark": "import os, sys\nos.environ['PYSPARK_PYTHON'] = sys.executable\n" + SPARK,
     "ray": "import os\nos.environ['RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO'] = '0'\n" + RAY,
     "datatrove": f"""{DATATROVE}
 from datatrove.data import Document
