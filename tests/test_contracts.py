@@ -21,7 +21,7 @@ ORDER = [
     "_kernels", "_ngram_kernels", "_cache_kernels", "_mixture_kernels", "_arpa_kernels", "_softmax", "_threads",
     "ngrams", "ranks", "backoff", "kneser_ney", "left_out", "arpa", "cache", "gate",
     "accumulators", "solution", "counts", "spectral", "classes", "contexts", "attention", "near_shallow",
-    "mixture", "sample", "solving", "stream", "explanation", "folder",
+    "mixture", "sample", "solving", "budget", "stream", "explanation", "folder",
     "memory", "layers", "adapters", "baselines", "figures", "estimators", "shards", "hub", "finetune", "cli",
 ]  # fmt: skip
 

@@ -54,6 +54,15 @@ VocabSize = Annotated[int, typer.Option(min=2, help="Largest vocabulary of a tra
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a model that `warmstart fit` wrote.")]
 NewModel = Annotated[Path, typer.Option("--output", "-o", metavar="MODEL", help="Folder to write the model to.")]
 Text = Annotated[list[str] | None, typer.Argument(metavar="[CORPUS]...", help="Text to read, as for `fit`.")]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Limit of memory, such as 800M or 4G. It chooses how much is counted at once. An upper bound of what is "
+        "needed is shown when the number of tokens is known; what could take more is refused.",
+        show_default="none",
+    ),
+]
 CORES = os.cpu_count() or 1
 
 PRESET = "from the preset"
@@ -154,6 +163,7 @@ def fit(
     text_format: TextFormat = None,
     text_field: TextField = "text",
     skip_bad_records: SkipBad = False,
+    max_memory: MaxMemory = None,
     workers: Workers = CORES,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -165,6 +175,9 @@ def fit(
     from warmstart.folder import check_target
 
     check_target(output)
+    if cold and max_memory is not None:
+        raise typer.BadParameter("expected --max-memory without --cold, got both")
+    limit = _limit(max_memory)
     reading = asdict(Reading(split_documents, text_format, text_field, skip_bad_records))
     model = WarmStartLM(
         preset=preset,
@@ -188,11 +201,27 @@ def fit(
         if cold:
             model.initialise(encoded, seed)
         else:
-            model.fit(encoded, progress=progress)
+            budget = _budget(limit, workers, progress)
+            model.fit(encoded, budget=budget, progress=progress)
         model.save_pretrained(output)
     seconds: dict[str, float] = {**model.report_["seconds"], "corpus": round(corpus_seconds, 3)}
     report = {**model.report_, "seconds": seconds, "tokens_per_second": round(encoded.n_tokens / sum(seconds.values()))}
+    if limit:
+        report["estimated_memory_bytes"] = budget.estimate
     _print({"model": str(output), **report}, as_json, quiet)
+
+
+def _limit(size: str | None) -> int:
+    """Return a limit in bytes, 0 without one."""
+    from warmstart.budget import parse_size
+
+    return 0 if size is None else parse_size(size)
+
+
+def _budget(limit: int, workers: int, progress: Reporter) -> Any:
+    from warmstart.budget import Budget
+
+    return Budget(limit, workers, progress) if limit else None
 
 
 @app.command()
@@ -234,6 +263,7 @@ def count(
     text_format: TextFormat = None,
     text_field: TextField = "text",
     skip_bad_records: SkipBad = False,
+    max_memory: MaxMemory = None,
     workers: Workers = CORES,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -245,13 +275,16 @@ def count(
     from warmstart import shards
 
     shards.check_output(output)
+    limit = _limit(max_memory)
     reading = asdict(Reading(split_documents, text_format, text_field, skip_bad_records))
     began = time.perf_counter()
     with Reporter(quiet) as progress:
+        budget = _budget(limit, workers, progress)
         options: dict[str, Any] = {"order": order, "workers": workers, "progress": progress, **reading}
-        statistic = shards.count(_paths(shard), tokenizer, **options)
+        statistic = shards.count(_paths(shard), tokenizer, budget=budget, **options)
         statistic.save(output)
-    _print(_described(statistic, output, began), as_json, quiet)
+    estimate = {"estimated_memory_bytes": budget.estimate} if budget else {}
+    _print({**_described(statistic, output, began), **estimate}, as_json, quiet)
 
 
 @app.command()

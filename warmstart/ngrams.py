@@ -322,6 +322,7 @@ def count_ngrams(
     *,
     vocabulary: Mapping[str, int] | None = None,
     workers: int = 1,
+    chunk: int | None = None,
     progress: Progress | None = None,
 ) -> NGramCounts:
     """Count all n-grams of a text up to an order, in one pass. Time and memory are linear in the text.
@@ -339,6 +340,8 @@ def count_ngrams(
         The vocabulary of the tokenizer, so that counts of another one can be refused.
     workers : int
         Number of threads. The result does not depend on it.
+    chunk : int, optional
+        Targets that a thread counts at once. The result does not depend on it; `warmstart.budget` chooses it.
     progress : callable, optional
         Called as ``progress("count n-grams", tokens, total)``, possibly from another thread.
 
@@ -365,12 +368,12 @@ def count_ngrams(
     if not 1 <= order <= LONGEST:
         raise InputError(f"order: expected a number from 1 to {LONGEST}, got {order}")
     vocab_size, order, total = int(vocab_size), int(order), tokens.size - 1
-    done, lock = 0, Lock()
+    done, lock, most = 0, Lock(), CHUNK if chunk is None else max(1, int(chunk))
 
     def count(part: slice) -> Levels:
         """Count the n-grams that end at some targets, halving what is larger than a chunk."""
         nonlocal done
-        if part.stop - part.start > CHUNK:
+        if part.stop - part.start > most:
             middle = (part.start + part.stop) // 2
             return _merge(count(slice(part.start, middle)), count(slice(middle, part.stop)), 1)
         low = max(0, part.start + 1 - (order - 1))

@@ -36,6 +36,7 @@ from warmstart.progress import Progress
 from warmstart.tokenizer import load_tokenizer, train_tokenizer, unknown_id
 
 if TYPE_CHECKING:
+    from warmstart.budget import Budget
     from warmstart.estimators import WarmStartLM
 
 FORMAT = 1
@@ -160,6 +161,7 @@ def count(
     *,
     order: int = ORDER,
     workers: int = 1,
+    budget: "Budget | None" = None,
     progress: Progress | None = None,
     **reading: Any,
 ) -> Statistic:
@@ -174,6 +176,8 @@ def count(
         Length of the longest n-grams, the same for all shards. A model may have a lower one.
     workers : int
         Number of threads. The result does not depend on it.
+    budget : Budget, optional
+        A limit of memory: it chooses how much is counted at once, and refuses before what would not fit.
     progress : callable, optional
         Called as ``progress(stage, done, total)``.
     **reading
@@ -182,11 +186,12 @@ def count(
     Raises
     ------
     InputError
-        The shard, the tokenizer or the order cannot be used.
+        The shard, the tokenizer or the order cannot be used, or the budget does not suffice.
     """
     own = load_tokenizer(Path(tokenizer) if isinstance(tokenizer, os.PathLike) else tokenizer)
     with tempfile.TemporaryDirectory(prefix="warmstart-", ignore_cleanup_errors=True) as folder:  # Windows does not
         corpus = Corpus.encode(shard, own, cache_dir=folder, progress=progress, **reading)  # delete mapped files
+        sizes = corpus.n_tokens, corpus.n_documents, corpus.vocab_size, order
         counts = count_ngrams(
             corpus.tokens,
             corpus.documents,
@@ -194,6 +199,7 @@ def count(
             order,
             vocabulary=own.get_vocab(),
             workers=workers,
+            chunk=None if budget is None else budget.chunk(*sizes),
             progress=progress,
         )
     return Statistic(counts, own.to_str(), corpus.n_bytes)

@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from warmstart import folder as folders
 from warmstart.backoff import BackoffModel
+from warmstart.budget import Budget
 from warmstart.classes import ClassModel
 from warmstart.corpus import Corpus
 from warmstart.counts import NGrams
@@ -152,7 +153,14 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             raise InputError(f"n_jobs: expected a whole number other than 0, or None, got {self.n_jobs!r}")
         return int(effective_n_jobs(self.n_jobs))
 
-    def fit(self, corpus: Corpus | Sources, y: None = None, *, progress: Progress | None = None) -> Self:
+    def fit(
+        self,
+        corpus: Corpus | Sources,
+        y: None = None,
+        *,
+        budget: Budget | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
         """Count a corpus and solve the counts.
 
         Parameters
@@ -161,13 +169,15 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             A `warmstart.Corpus` with any tokenizer, or sources of `Corpus.build`. None is Python's documentation.
         y : None
             Not used.
+        budget : Budget, optional
+            A limit of memory: it chooses how much is counted at once, and refuses before what would not fit.
         progress : callable, optional
             Called as ``progress(stage, done, total)``.
 
         Raises
         ------
         InputError
-            A parameter, a path or the text cannot be used.
+            A parameter, a path or the text cannot be used, or the budget does not suffice.
         bitcipher.CapacityError
             There are fewer codes of so many bits than tokens.
         """
@@ -177,8 +187,10 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             corpus = Corpus.build(corpus, vocab_size=self.vocab_size, progress=progress)
         built = time.perf_counter()
         tokenizer = corpus.tokenizer
-        counts = _count(corpus, recipe.counted_order, workers, progress)
+        counts = _count(corpus, recipe.counted_order, workers, progress, budget)
         seconds = {"corpus": built - began, "count": time.perf_counter() - built}
+        if budget is not None:
+            budget.solve(counts, recipe)
         return self._solve(counts, tokenizer, corpus.n_bytes, seconds, progress)
 
     def fit_counts(
@@ -604,8 +616,12 @@ def _read_tables(folder: Path, name: str, facts: dict[str, Any]) -> BackoffModel
     return tables
 
 
-def _count(corpus: Corpus, order: int, workers: int, progress: Progress | None) -> NGramCounts:
+def _count(
+    corpus: Corpus, order: int, workers: int, progress: Progress | None, budget: Budget | None = None
+) -> NGramCounts:
+    sizes = corpus.n_tokens, corpus.n_documents, corpus.vocab_size, order
     options: dict[str, Any] = {"vocabulary": corpus.tokenizer.get_vocab(), "workers": workers, "progress": progress}
+    options["chunk"] = None if budget is None else budget.chunk(*sizes)
     return count_ngrams(corpus.tokens, corpus.documents, corpus.vocab_size, order, **options)
 
 
