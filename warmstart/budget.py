@@ -17,6 +17,7 @@ Every term is the size of arrays that are alive at the same time:
 - Kneser-Ney: adjusted count, number of the suffix, probability, mass and offset of each n-gram, at most 34 bytes.
 - A class model is counted and solved too; it has at most as many n-grams of each length as there are of tokens.
 - The network: sums in float64, scores of the sample as they are kept, tables and weights, twice while they are made.
+- Experts are solved one after the other: what is held adds up, and of what is used meanwhile the largest counts.
 
 What the process holds already is measured, and `LIBRARIES` is added for kernels that are loaded or compiled.
 """
@@ -95,26 +96,28 @@ def counting_bytes(
 def solving_bytes(counts: NGramCounts, recipe: Recipe, workers: int = 1) -> int:
     """Return how much memory `warmstart.solving.solve` takes at most beside the counts."""
     s, n, size = id_type(counts.vocab_size).itemsize, counts.n_tokens, counts.vocab_size
-    need = 4 * s * n + PER_DOCUMENT * int(counts.documents.copies.sum())
-    config = recipe.config(size, counts.separator)
-    if config is not None:
-        need += _network_bytes(config, n, workers)
-    models = 0
+    longest = int(counts.documents.lengths.max(initial=0)) + 1
+    sample = min(n, READ * TARGETS + longest)
+    held = 4 * s * n + PER_DOCUMENT * int(counts.documents.copies.sum())
+    at_once, models = [0], 0
     if "ngrams" in recipe.contexts:
-        need += KNESER_NEY * sum(counts.sizes)
+        held += KNESER_NEY * sum(counts.sizes)
         models += 1
     if "classes" in recipe.contexts:
         n_ngrams = sum(counts.sizes[:CLASS_ORDER])
-        one = (2 * (s + 8) + KNESER_NEY) * n_ngrams + 8 * n
-        need += len(recipe.classes) * one + counting_bytes(
-            min(n, workers * CHUNK), 0, size, CLASS_ORDER, workers=workers
-        )
+        held += len(recipe.classes) * (s + 8 + KNESER_NEY) * n_ngrams
+        chunks = counting_bytes(min(n, workers * CHUNK), 0, size, CLASS_ORDER, workers=workers)
+        at_once.append(8 * n + (s + 8) * n_ngrams + chunks)
         models += len(recipe.classes)
     if recipe.counted:
-        sample = min(n, 2 * READ * TARGETS)
-        need += sample * 16 * (models + 4) + min(n, TARGETS) * 8 * 32
-        need += models and 200 * workers * min(n, max(TARGETS_PER_BATCH, n // 8))
-    return need
+        held += 256 * min(n, TARGETS)
+        parts = 200 * workers * min(n, TARGETS_PER_BATCH + longest) if models else 0
+        at_once.append(16 * (models + 4) * sample + parts)
+    config = recipe.config(size, counts.separator)
+    if config is not None:
+        at_once.append(_network_bytes(config, n, workers))
+        held += 4 * config.n_parameters
+    return held + max(at_once)
 
 
 def _network_bytes(config: Config, n_tokens: int, workers: int) -> int:
@@ -164,7 +167,7 @@ class Budget:
             if self._fits(need) or size <= SMALLEST_CHUNK:
                 break
             size //= 2
-        self._announce(need, "count n-grams", "count smaller shards, choose a lower order or fewer workers")
+        self._announce(need, "count n-grams", "count less text at once, choose a lower order or fewer workers")
         return size
 
     def solve(self, counts: NGramCounts, recipe: Recipe) -> None:
