@@ -83,7 +83,7 @@ def counting_bytes(
     Examples
     --------
     >>> counting_bytes(1_000_000, 100, 8192, 5) // 2**20
-    217
+    212
     """
     s = id_type(vocab_size).itemsize
     levels = 2 * (s + 8) * (order - 1) * n_tokens
