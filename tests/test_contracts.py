@@ -20,10 +20,10 @@ ORDER = [
     "errors", "ids", "sampling", "records", "columns", "formats", "files", "progress", "documents", "tokenizer",
     "token_files", "corpus",
     "_kernels", "_ngram_kernels", "_cache_kernels", "_mixture_kernels", "_arpa_kernels", "_softmax", "_threads",
-    "edge", "ngrams", "backoff", "kneser_ney", "left_out", "arpa", "cache", "gate",
+    "edge", "ngrams", "ranks", "backoff", "kneser_ney", "left_out", "arpa", "cache", "gate",
     "accumulators", "solution", "counts", "spectral", "classes", "contexts", "attention", "near_shallow",
-    "mixture", "sample", "solving", "stream", "explanation", "folder",
-    "memory", "layers", "adapters", "baselines", "figures", "estimators", "export", "hub", "finetune", "cli",
+    "mixture", "sample", "solving", "budget", "stream", "explanation", "folder",
+    "memory", "layers", "adapters", "baselines", "figures", "estimators", "shards", "export", "hub", "finetune", "cli",
 ]  # fmt: skip
 
 

@@ -37,7 +37,7 @@ WORDS = [
 ]  # fmt: skip
 PLACES = [
     "text.txt", "lines.jsonl", "model", "network", "pruned", "run", "empty.txt", "folder", "other.bin", "none", "new",
-    "none/none", "text.txt/x", "model/tokenizer.json", "run/log.jsonl", "run/checkpoint.safetensors", "loop",
+    "none/none", "text.txt/x", "model/tokenizer.json", "run/log.jsonl", "run/checkpoint.safetensors", "loop", "a.stats",
     "noise.gz", ".", "..",
 ]  # fmt: skip
 CONFIG = '{"n_embd": 64, "n_layer": 1, "n_head": 2, "n_positions": 16}'
@@ -50,6 +50,10 @@ COMMANDS = {  # what each needs to succeed
     "finetune": ["network", "text.txt", "--valid", "text.txt", *TRAINING],
     "compare": ["run", "run", "-o", "new.png"],
     "export": ["model", "-o", "new", "--format", "numpy"],
+    "tokenizer": ["text.txt", "-o", "new", "--vocab-size", "300"],
+    "count": ["text.txt", "--tokenizer", "model", "-o", "new.stats", "--workers", "1", "--split-documents", r"\n\n"],
+    "merge": ["a.stats", "b.stats", "-o", "new.stats"],
+    "solve": ["a.stats", "-o", "new", "--preset", "potato", "--workers", "1"],
     "init": ["text.txt", "-o", "new", "--vocab-size", "300", "--quiet", "--config", CONFIG],
 }
 NUMBERS = {
@@ -84,6 +88,7 @@ def place(tmp_path_factory):
             ["fit", "text.txt", "-o", "network", *SIZES, *NETWORK],
             ["fit", "text.txt", "-o", "pruned", *SIZES, "--prune", "0,1"],
             ["finetune", *COMMANDS["finetune"], "-o", "run"],
+            *(["count", *COMMANDS["count"], "-o", name, "--order", "3"] for name in ("a.stats", "b.stats")),
             *([name, *words] for name, words in COMMANDS.items()),
         ):
             shutil.rmtree("new", ignore_errors=True)

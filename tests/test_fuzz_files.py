@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzzing import damaged, entries, fuzz, no_hang
-from warmstart import Corpus, NearShallowLM, WarmStartLM
+from warmstart import Corpus, NearShallowLM, WarmStartLM, shards
 from warmstart.arpa import arpa_words, read_arpa, write_arpa
 from warmstart.backoff import BackoffModel
 from warmstart.documents import read_documents
@@ -53,6 +53,8 @@ class Place:
         export(model, folder / "edge", "numpy")
         pruned = WarmStartLM("potato", contexts=("ngrams", "classes", "radial"), bits=16, prune=(0, 1)).fit(corpus)
         pruned.save_pretrained(folder / "pruned")
+        for name, text in {"a.stats": self.text, "b.stats": ["a bird sang."]}.items():
+            shards.count(text, corpus.tokenizer, order=3).save(folder / name)
         self.words, self.separator = arpa_words(corpus.tokenizer), corpus.separator
         for name in ("model.arpa", "model.arpa.gz"):
             write_arpa(model.mixture_.experts.ngrams, folder / name, self.words)
@@ -127,6 +129,11 @@ def read_statistic(place, path):
     assert (counts + counts - counts).digest == counts.digest
 
 
+def read_shard(place, path):
+    statistic = shards.merge([place.folder / "b.stats", path])
+    assert statistic.counts.n_tokens > statistic.n_unknown >= 0
+
+
 def read_tables(place, path):
     model = BackoffModel.load(path)
     assert model.row([0]).sum() == pytest.approx(1)
@@ -179,6 +186,7 @@ READERS = {
     "model/tokenizer.json": read_tokenizer,
     "words.json": read_tokenizer,
     "model/counts.safetensors": read_statistic,
+    "a.stats": read_shard,
     "pruned/ngrams.safetensors": read_tables,
     "run/checkpoint.safetensors": read_checkpoint,
     "run/log.jsonl": read_log,

@@ -1,5 +1,7 @@
 """The command line: ``fit``, ``eval``, ``generate``, ``explain``, ``finetune``, ``compare``, ``init`` and ``export``.
 
+``tokenizer``, ``count``, ``merge`` and ``solve`` are ``fit`` in shards.
+
 Results go to stdout, as a table or as one JSON object (``--json``). Progress and errors go to stderr.
 """
 
@@ -20,7 +22,7 @@ from bitcipher import CapacityError
 from warmstart import __version__
 from warmstart.errors import InputError
 from warmstart.formats import TOKENS, Reading, is_token_file, read_settings
-from warmstart.progress import Reporter
+from warmstart.progress import Reporter, peak_memory
 from warmstart.records import parse_json
 
 LARGEST = 2**63 - 1  # seed that all generators take
@@ -68,9 +70,50 @@ VocabSize = Annotated[int, typer.Option(min=2, help="Largest vocabulary of a tra
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a model that `warmstart fit` wrote.")]
 NewModel = Annotated[Path, typer.Option("--output", "-o", metavar="MODEL", help="Folder to write the model to.")]
 Text = Annotated[list[str] | None, typer.Argument(metavar="[CORPUS]...", help="Text to read, as for `fit`.")]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Limit of memory, such as 800M or 4G. It chooses how much is counted at once. An upper bound of what is "
+        "needed is shown when the number of tokens is known; what could take more is refused.",
+        show_default="none",
+    ),
+]
 CORES = os.cpu_count() or 1
 
 PRESET = "from the preset"
+Preset = Annotated[str, typer.Option(help="Size of the model: potato, micro, small, base or large.")]
+Bits = Annotated[int | None, typer.Option(help="Network: dimension of the token vectors.", show_default=PRESET)]
+HiddenBits = Annotated[int | None, typer.Option(help="Network: width of the value layers.", show_default=PRESET)]
+Radius = Annotated[int | None, typer.Option(help="Network: tokens in the radial context.", show_default=PRESET)]
+BlockSize = Annotated[int | None, typer.Option(help="Network: tokens in the block context.", show_default=PRESET)]
+ContextNames = Annotated[
+    str | None,
+    typer.Option(
+        "--contexts",
+        help="What the next token is predicted from. Counts: ngrams, classes (of tokens), cache (this document so "
+        "far). Network: radial, attended, block, document, memory.",
+        show_default=PRESET,
+    ),
+]
+Order = Annotated[int | None, typer.Option(help="Length of the longest n-grams.", show_default=PRESET)]
+Prune = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N,N,...",
+        help="For n-grams of 1, 2, ... tokens: leave out those that occur at most N times; the last N holds for "
+        "all longer ones. 0,0,1 leaves out trigrams and longer ones that occur once. The model is saved without "
+        "its counts.",
+        show_default=PRESET,
+    ),
+]
+Smoothing = Annotated[str, typer.Option(help='Pseudo-counts added to each feature: a number, or "fit".')]
+Temperature = Annotated[str, typer.Option(help='Factor of the weights: "fit", or a number (as published: 1).')]
+Statistic = Annotated[Path, typer.Option("--output", "-o", metavar="STATS", help="File to write the counts to.")]
+SomeText = Annotated[
+    list[str], typer.Argument(metavar="TEXT...", help="Text to read, as for `fit`; - is standard input.")
+]
+
 UsageError = typer.BadParameter.__mro__[1]  # typer does not export it in all versions
 MEND = "mend its name or permissions, free space on the disk, or choose another place"
 SHOWN_SHARE = 0.01  # of an expert in a probability; smaller ones are left out of tables
@@ -117,53 +160,28 @@ def fit(
             "corpus: nine tenths of the documentation that ships with Python.",
         ),
     ] = None,
-    preset: Annotated[str, typer.Option(help="Size of the model: potato, micro, small, base or large.")] = "small",
-    bits: Annotated[
-        int | None, typer.Option(help="Network: dimension of the token vectors.", show_default=PRESET)
-    ] = None,
-    hidden_bits: Annotated[
-        int | None, typer.Option(help="Network: width of the value layers.", show_default=PRESET)
-    ] = None,
-    radius: Annotated[
-        int | None, typer.Option(help="Network: tokens in the radial context.", show_default=PRESET)
-    ] = None,
-    block_size: Annotated[
-        int | None, typer.Option(help="Network: tokens in the block context.", show_default=PRESET)
-    ] = None,
-    contexts: Annotated[
-        str | None,
-        typer.Option(
-            help="What the next token is predicted from. Counts: ngrams, classes (of tokens), cache (this document so "
-            "far). Network: radial, attended, block, document, memory.",
-            show_default=PRESET,
-        ),
-    ] = None,
-    order: Annotated[int | None, typer.Option(help="Length of the longest n-grams.", show_default=PRESET)] = None,
-    prune: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N,N,...",
-            help="For n-grams of 1, 2, ... tokens: leave out those that occur at most N times; the last N holds for "
-            "all longer ones. 0,0,1 leaves out trigrams and longer ones that occur once. The model is saved without "
-            "its counts.",
-            show_default=PRESET,
-        ),
-    ] = None,
+    preset: Preset = "small",
+    bits: Bits = None,
+    hidden_bits: HiddenBits = None,
+    radius: Radius = None,
+    block_size: BlockSize = None,
+    contexts: ContextNames = None,
+    order: Order = None,
+    prune: Prune = None,
     tokenizer: Annotated[
         str, typer.Option(help="bpe, words or characters to train one on the corpus, or the path of a tokenizer.json.")
     ] = "bpe",
     end_of_text: EndOfText = None,
     vocab_size: VocabSize = 8192,
-    smoothing: Annotated[str, typer.Option(help='Pseudo-counts added to each feature: a number, or "fit".')] = "fit",
-    temperature: Annotated[
-        str, typer.Option(help='Factor of the weights: "fit", or a number (as published: 1).')
-    ] = "fit",
+    smoothing: Smoothing = "fit",
+    temperature: Temperature = "fit",
     cold: Annotated[bool, typer.Option("--cold", help="Write random weights instead, to compare with.")] = False,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST, help="Seed of the random weights of --cold.")] = 0,
     split_documents: Split = None,
     text_format: TextFormat = None,
     text_field: TextField = "text",
     skip_bad_records: SkipBad = False,
+    max_memory: MaxMemory = None,
     workers: Workers = CORES,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -176,6 +194,9 @@ def fit(
 
     check_target(output)
     _check_used(_paths(corpus), text_format, end_of_text=end_of_text)
+    if cold and max_memory is not None:
+        raise typer.BadParameter("expected --max-memory without --cold, got both")
+    limit = _limit(max_memory)
     reading = asdict(Reading(split_documents, text_format, text_field, skip_bad_records))
     model = WarmStartLM(
         preset=preset,
@@ -199,11 +220,173 @@ def fit(
         if cold:
             model.initialise(encoded, seed)
         else:
-            model.fit(encoded, progress=progress)
+            budget = _budget(limit, workers, progress)
+            model.fit(encoded, budget=budget, progress=progress)
         model.save_pretrained(output)
     seconds: dict[str, float] = {**model.report_["seconds"], "corpus": round(corpus_seconds, 3)}
     report = {**model.report_, "seconds": seconds, "tokens_per_second": round(encoded.n_tokens / sum(seconds.values()))}
+    if limit:
+        report["estimated_memory_bytes"] = budget.estimate
     _print({"model": str(output), **report}, as_json, quiet)
+
+
+def _limit(size: str | None) -> int:
+    """Return a limit in bytes, 0 without one."""
+    from warmstart.budget import parse_size
+
+    return 0 if size is None else parse_size(size)
+
+
+def _budget(limit: int, workers: int, progress: Reporter) -> Any:
+    from warmstart.budget import Budget
+
+    return Budget(limit, workers, progress) if limit else None
+
+
+@app.command()
+def tokenizer(
+    sample: SomeText,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="TOKENIZER", help="Folder of its tokenizer.json.")],
+    kind: Annotated[Literal["bpe", "words", "characters"], typer.Option(help="Kind of tokenizer.")] = "bpe",
+    vocab_size: VocabSize = 8192,
+    split_documents: Split = None,
+    text_format: TextFormat = None,
+    text_field: TextField = "text",
+    skip_bad_records: SkipBad = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Shards, step 1: train a tokenizer on a sample of the text, for `count`."""
+    from warmstart import shards
+
+    reading = asdict(Reading(split_documents, text_format, text_field, skip_bad_records))
+    began = time.perf_counter()
+    with Reporter(quiet) as progress:
+        paths = _paths(sample)
+        trained = shards.train(paths, output, kind=kind, vocab_size=vocab_size, progress=progress, **reading)
+    size, seconds = trained.get_vocab_size(), round(time.perf_counter() - began, 3)
+    _print({"tokenizer": str(output), "vocab_size": size, "seconds": seconds}, as_json, quiet)
+
+
+@app.command()
+def count(
+    shard: SomeText,
+    tokenizer: Annotated[
+        Path, typer.Option(metavar="TOKENIZER", help="Folder or tokenizer.json; the same one for all shards.")
+    ],
+    output: Statistic,
+    order: Annotated[
+        int, typer.Option(min=1, help="Length of the longest n-grams, the same for all shards. Presets need up to 6.")
+    ] = 5,
+    split_documents: Split = None,
+    text_format: TextFormat = None,
+    text_field: TextField = "text",
+    skip_bad_records: SkipBad = False,
+    max_memory: MaxMemory = None,
+    workers: Workers = CORES,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Shards, step 2: count one shard, which is whole documents; many at the same time, on any machines.
+
+    The file has all n-grams and the documents as token ids, so that nothing else of the text is needed afterwards.
+    """
+    from warmstart import shards
+
+    shards.check_output(output)
+    limit = _limit(max_memory)
+    reading = asdict(Reading(split_documents, text_format, text_field, skip_bad_records))
+    began = time.perf_counter()
+    with Reporter(quiet) as progress:
+        budget = _budget(limit, workers, progress)
+        options: dict[str, Any] = {"order": order, "workers": workers, "progress": progress, **reading}
+        statistic = shards.count(_paths(shard), tokenizer, budget=budget, **options)
+        statistic.save(output)
+    estimate = {"estimated_memory_bytes": budget.estimate} if budget else {}
+    _print({**_described(statistic, output, began), **estimate}, as_json, quiet)
+
+
+@app.command()
+def merge(
+    statistics: Annotated[
+        list[Path], typer.Argument(metavar="STATS...", help="Files that `count` or `merge` wrote, in any order.")
+    ],
+    output: Statistic,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Shards, step 3: add counts. Sums can be merged again.
+
+    A document that is in several files is counted as often, as `fit` would. The same file named twice is refused; a
+    file whose documents are all in others is counted, and a warning names it.
+    """
+    from warmstart import shards
+
+    shards.check_output(output, statistics)
+    began = time.perf_counter()
+    with Reporter(quiet) as progress:
+        statistic = shards.merge(statistics, progress=progress)
+        statistic.save(output)
+    _print({"files": len(statistics), **_described(statistic, output, began)}, as_json, quiet)
+
+
+def _described(statistic: Any, path: Path, began: float) -> dict[str, Any]:
+    counts = statistic.counts
+    return {
+        "statistic": str(path),
+        "tokens": counts.n_tokens,
+        "documents": int(counts.documents.copies.sum()),
+        "different_documents": counts.documents.copies.size,
+        "bytes": statistic.n_bytes,
+        "unknown_tokens": statistic.n_unknown,
+        "ngrams": counts.sizes,
+        "seconds": round(time.perf_counter() - began, 3),
+        "peak_memory_bytes": peak_memory(),
+    }
+
+
+@app.command()
+def solve(
+    statistic: Annotated[Path, typer.Argument(metavar="STATS", help="File that `count` or `merge` wrote.")],
+    output: NewModel,
+    preset: Preset = "small",
+    bits: Bits = None,
+    hidden_bits: HiddenBits = None,
+    radius: Radius = None,
+    contexts: ContextNames = None,
+    order: Order = None,
+    prune: Prune = None,
+    smoothing: Smoothing = "fit",
+    temperature: Temperature = "fit",
+    workers: Workers = CORES,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Shards, step 4: solve counts into a language model, with the same bytes as `fit --tokenizer` on all the text.
+
+    The contexts attended, block and document are refused: each of their layers needs a pass over the whole text.
+    """
+    from warmstart import shards
+    from warmstart.estimators import WarmStartLM
+    from warmstart.folder import check_target
+
+    check_target(output)
+    model = WarmStartLM(
+        preset=preset,
+        bits=bits,
+        hidden_bits=hidden_bits,
+        radius=radius,
+        contexts=None if contexts is None else tuple(name.strip() for name in contexts.split(",")),
+        order=order,
+        prune=None if prune is None else _whole_numbers(prune),
+        smoothing=_number_or_fit(smoothing),
+        temperature=_number_or_fit(temperature),
+        n_jobs=workers,
+    )
+    with Reporter(quiet) as progress:
+        shards.solve(shards.Statistic.load(statistic), model, progress=progress)
+        model.save_pretrained(output)
+    _print({"model": str(output), **model.report_}, as_json, quiet)
 
 
 @app.command("eval")

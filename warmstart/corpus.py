@@ -344,13 +344,14 @@ def _check_tokens(files: TokenFiles, recipe: _Recipe) -> NDArray[np.int64]:
     return table
 
 
-class _Meter:
+class Meter:
     """Counts the bytes of the pieces that pass, and reports them."""
 
     def __init__(self, stage: str, total: int | None, progress: Progress | None) -> None:
         self.stage, self.total, self.progress, self.done = stage, total, progress, 0
 
     def watch(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """Yield the pieces."""
         reported = 0
         for piece in pieces:
             yield piece
@@ -451,11 +452,11 @@ def _write_text(recipe: _Recipe, files: list[Path], raw: IO[bytes], progress: Pr
     total = None if any(map(is_packed, files)) else sum(path.stat().st_size for path in files)
     tokenizer = recipe.tokenizer
     if isinstance(tokenizer, str):
-        meter = _Meter("train tokenizer", total, progress)
+        meter = Meter("train tokenizer", total, progress)
         pieces = meter.watch(read_documents(files, recipe.reading, lambda _: None))  # the second pass says it
         tokenizer = train_tokenizer((piece.text for piece in pieces), tokenizer, recipe.vocab_size)
         total = meter.done
-    meter = _Meter("encode text", total, progress)
+    meter = Meter("encode text", total, progress)
     left_out: list[str] = []
     pieces = meter.watch(read_documents(files, recipe.reading, left_out.append))
     counts, documents = _encode(pieces, tokenizer, raw)

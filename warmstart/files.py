@@ -18,7 +18,9 @@ from bitcipher.files import replacing, writing
 from warmstart.errors import InputError
 from warmstart.records import parse_json
 
-__all__ = ["load_arrays", "map_arrays", "replacing", "save_arrays", "save_json", "writing", "writing_arrays"]
+__all__ = [
+    "load_arrays", "load_facts", "map_arrays", "replacing", "save_arrays", "save_json", "writing", "writing_arrays",
+]  # fmt: skip
 
 FACTS = "warmstart"  # one metadata key: safetensors does not keep the order of several
 CHECKSUMS = "checksums"
@@ -147,6 +149,25 @@ def map_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], d
         arrays[name] = content[start:stop].view(TYPES[entry["dtype"]]).reshape(entry["shape"])
     _compare(path, arrays, facts, checked=True)
     return arrays, facts
+
+
+def load_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the facts of a file with `checksums` alone, which takes no time. They are compared with their own.
+
+    Raises
+    ------
+    InputError
+        The file is missing, shorter than its header says, of another kind, or its facts are damaged.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            facts = parse_json((file.metadata() or {}).get(FACTS, "{}"))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise InputError(f"{path}: expected a whole safetensors file, got: {error}; write it again") from error
+    sums = facts.pop(CHECKSUMS, None) if isinstance(facts, dict) else None
+    if not isinstance(sums, dict) or sums.get(FACTS) != checksums({}, facts)[FACTS]:
+        raise InputError(f"{path}: expected facts with their checksum, got others; write it again")
+    return dict(facts)
 
 
 def _compare(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]], facts: Any, checked: bool) -> None:

@@ -272,9 +272,13 @@ class NGramCounts:
             }
         return arrays
 
+    def content(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Return the arrays and the facts that `save` writes."""
+        return self._arrays(), {"ngrams": self._facts()}
+
     def save(self, path: Path) -> None:
         """Write one safetensors file, whole or not at all. The same statistic gives the same bytes."""
-        arrays, facts = self._arrays(), {"ngrams": self._facts()}
+        arrays, facts = self.content()
         files.save_arrays(path, arrays, facts | {files.CHECKSUMS: files.checksums(arrays, facts)})
 
     @classmethod
@@ -286,17 +290,28 @@ class NGramCounts:
         InputError
             The file is missing, truncated, damaged or of another kind.
         """
-        arrays, content = files.map_arrays(path)
-        facts = content.get("ngrams")
-        if not isinstance(facts, dict) or facts.pop("format", None) != FORMAT:
+        return cls.of_content(path, *files.map_arrays(path))
+
+    @classmethod
+    def of_content(cls, path: Path, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> Self:
+        """Return the statistic of a file's arrays and facts, see `content`.
+
+        Raises
+        ------
+        InputError
+            They are those of another kind of file, or of another format.
+        """
+        found = facts.get("ngrams")
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise InputError(f"{path}: expected n-grams of format {FORMAT}, got another file; count the text again")
         levels = []
-        for n in range(1, facts["order"] + 1):
+        for n in range(1, found["order"] + 1):
             counts = arrays[f"{n}.counts"].astype(np.int64 if n == 1 else np.int32)
             counts[arrays[f"{n}.large"]] = arrays[f"{n}.large_counts"]
             levels.append(Level(arrays[f"{n}.last"], counts, arrays[f"{n}.offsets"]))
         documents = Documents(*(arrays[f"documents.{name}"] for name in DOCUMENTS))
-        return cls(levels=tuple(levels), documents=documents, **facts)
+        kind = {name: value for name, value in found.items() if name != "format"}
+        return cls(levels=tuple(levels), documents=documents, **kind)
 
 
 def count_ngrams(
@@ -307,6 +322,7 @@ def count_ngrams(
     *,
     vocabulary: Mapping[str, int] | None = None,
     workers: int = 1,
+    chunk: int | None = None,
     progress: Progress | None = None,
 ) -> NGramCounts:
     """Count all n-grams of a text up to an order, in one pass. Time and memory are linear in the text.
@@ -324,6 +340,8 @@ def count_ngrams(
         The vocabulary of the tokenizer, so that counts of another one can be refused.
     workers : int
         Number of threads. The result does not depend on it.
+    chunk : int, optional
+        Targets that a thread counts at once. The result does not depend on it; `warmstart.budget` chooses it.
     progress : callable, optional
         Called as ``progress("count n-grams", tokens, total)``, possibly from another thread.
 
@@ -350,12 +368,12 @@ def count_ngrams(
     if not 1 <= order <= LONGEST:
         raise InputError(f"order: expected a number from 1 to {LONGEST}, got {order}")
     vocab_size, order, total = int(vocab_size), int(order), tokens.size - 1
-    done, lock = 0, Lock()
+    done, lock, most = 0, Lock(), CHUNK if chunk is None else max(1, int(chunk))
 
     def count(part: slice) -> Levels:
         """Count the n-grams that end at some targets, halving what is larger than a chunk."""
         nonlocal done
-        if part.stop - part.start > CHUNK:
+        if part.stop - part.start > most:
             middle = (part.start + part.stop) // 2
             return _merge(count(slice(part.start, middle)), count(slice(middle, part.stop)), 1)
         low = max(0, part.start + 1 - (order - 1))

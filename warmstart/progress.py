@@ -24,15 +24,25 @@ def _short(number: float) -> str:
 
 def peak_memory() -> int:
     """Return the largest resident memory of this process so far, in bytes; 0 on Windows, where it is not measured."""
-    if STATUS.exists():  # Linux: ru_maxrss includes what the parent process held
-        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
+    if STATUS.exists():  # ru_maxrss includes what the parent process held
+        return _status("VmHWM")
     try:
         import resource
     except ImportError:  # Windows
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def resident_memory() -> int:
+    """Return the resident memory of this process in bytes; where it is not known, `peak_memory`."""
+    return _status("VmRSS") if STATUS.exists() else peak_memory()
+
+
+def _status(name: str) -> int:
+    """Return a size of this process, as Linux has it."""
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
 
 
 def _bar() -> "rich.progress.Progress":

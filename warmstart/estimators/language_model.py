@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from warmstart import folder as folders
 from warmstart.backoff import BackoffModel
+from warmstart.budget import Budget
 from warmstart.classes import ClassModel
 from warmstart.corpus import Corpus, Text
 from warmstart.counts import NGrams
@@ -31,6 +32,7 @@ from warmstart.near_shallow import PRESETS as NETWORKS
 from warmstart.near_shallow import NearShallowModel
 from warmstart.ngrams import NGramCounts, count_ngrams, vocabulary_digest
 from warmstart.progress import Progress, peak_memory
+from warmstart.ranks import ranked
 from warmstart.sampling import check_seed
 from warmstart.solution import class_prior
 from warmstart.solving import COUNT_CONTEXTS, Recipe, Solved, solve
@@ -151,7 +153,14 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             raise InputError(f"n_jobs: expected a whole number other than 0, or None, got {self.n_jobs!r}")
         return int(effective_n_jobs(self.n_jobs))
 
-    def fit(self, corpus: Corpus | Text, y: None = None, *, progress: Progress | None = None) -> Self:
+    def fit(
+        self,
+        corpus: Corpus | Text,
+        y: None = None,
+        *,
+        budget: Budget | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
         """Count a corpus and solve the counts.
 
         Parameters
@@ -161,13 +170,15 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             Python's documentation.
         y : None
             Not used.
+        budget : Budget, optional
+            A limit of memory: it chooses how much is counted at once, and refuses before what would not fit.
         progress : callable, optional
             Called as ``progress(stage, done, total)``.
 
         Raises
         ------
         InputError
-            A parameter, a path or the text cannot be used.
+            A parameter, a path or the text cannot be used, or the budget does not suffice.
         bitcipher.CapacityError
             There are fewer codes of so many bits than tokens.
         """
@@ -177,16 +188,66 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             corpus = Corpus.build(corpus, vocab_size=self.vocab_size, progress=progress)
         built = time.perf_counter()
         tokenizer = corpus.tokenizer
-        counts = _count(corpus, recipe.counted_order, workers, progress)
+        counts = _count(corpus, recipe.counted_order, workers, progress, budget)
         seconds = {"corpus": built - began, "count": time.perf_counter() - built}
-        self._set(
-            tokenizer,
-            counts,
-            counts.levels[0].counts,
-            solve(counts, recipe, workers, progress),
-            seconds,
-            corpus.n_bytes,
-        )
+        if budget is not None:
+            budget.solve(counts, recipe)
+        return self._solve(counts, tokenizer, corpus.n_bytes, seconds, progress)
+
+    def fit_counts(
+        self, counts: NGramCounts, tokenizer: "Tokenizer", n_bytes: int, *, progress: Progress | None = None
+    ) -> Self:
+        """Solve a statistic, as `fit` does after it has counted: its ids become frequency ranks. No text is read.
+
+        Parameters
+        ----------
+        counts : NGramCounts
+            Made with the ``vocabulary`` of the tokenizer. The order may be higher than that of the model.
+        tokenizer : Tokenizer
+        n_bytes : int
+            UTF-8 bytes of the counted text.
+        progress : callable, optional
+            Called as ``progress(stage, done, total)``.
+
+        Raises
+        ------
+        InputError
+            A parameter cannot be used; the counts are empty, have a lower order or another tokenizer; or a context
+            ("attended", "block", "document") has layers of its own, each of which needs a pass over the text.
+        bitcipher.CapacityError
+            There are fewer codes of so many bits than tokens.
+        """
+        recipe = self._recipe()
+        config = recipe.config(counts.vocab_size, counts.separator)
+        if config is not None and config.valued:
+            raise InputError(
+                f"contexts: expected those that one pass over the counted documents solves, got "
+                f"{', '.join(config.valued)}, which need a pass for each of their layers; leave them out, or give the "
+                "whole text to fit"
+            )
+        if counts.order < recipe.counted_order:
+            raise InputError(
+                f"order: expected at most {counts.order}, that of the counts, got {recipe.counted_order}; choose "
+                "another one, or count again"
+            )
+        if counts.vocabulary != vocabulary_digest(tokenizer.get_vocab()):
+            raise InputError("expected counts in the tokens of the tokenizer, got those of another one; count again")
+        if not counts.n_tokens:
+            raise InputError("expected counts of some text, got none; count a text")
+        began = time.perf_counter()
+        counts, tokenizer = ranked(counts.shortened(recipe.counted_order), tokenizer)
+        return self._solve(counts, tokenizer, n_bytes, {"ranks": time.perf_counter() - began}, progress)
+
+    def _solve(
+        self,
+        counts: NGramCounts,
+        tokenizer: "Tokenizer",
+        n_bytes: int,
+        seconds: dict[str, float],
+        progress: Progress | None,
+    ) -> Self:
+        solved = solve(counts, self._recipe(), self._workers, progress)
+        self._set(tokenizer, counts, counts.levels[0].counts, solved, seconds, n_bytes)
         return self
 
     def partial_fit(self, texts: Corpus | Text, y: None = None, *, progress: Progress | None = None) -> Self:
@@ -234,9 +295,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             n_bytes = self.report_["bytes"] + sign * corpus.n_bytes
         if not counts.n_tokens:
             raise InputError("expected some text that stays, got all of it to forget; fit another text instead")
-        solved = solve(counts, recipe, self._workers, progress)
-        self._set(self.tokenizer_, counts, counts.levels[0].counts, solved, seconds, n_bytes)
-        return self
+        return self._solve(counts, self.tokenizer_, n_bytes, seconds, progress)
 
     def initialise(self, corpus: Corpus, seed: int = 0) -> Self:
         """Set the random weights that `warmstart.NearShallowLM` starts with, for a cold start to compare with.
@@ -558,8 +617,12 @@ def _read_tables(folder: Path, name: str, facts: dict[str, Any]) -> BackoffModel
     return tables
 
 
-def _count(corpus: Corpus, order: int, workers: int, progress: Progress | None) -> NGramCounts:
+def _count(
+    corpus: Corpus, order: int, workers: int, progress: Progress | None, budget: Budget | None = None
+) -> NGramCounts:
+    sizes = corpus.n_tokens, corpus.n_documents, corpus.vocab_size, order
     options: dict[str, Any] = {"vocabulary": corpus.tokenizer.get_vocab(), "workers": workers, "progress": progress}
+    options["chunk"] = None if budget is None else budget.chunk(*sizes)
     return count_ngrams(corpus.tokens, corpus.documents, corpus.vocab_size, order, **options)
 
 

@@ -1,0 +1,199 @@
+"""How much memory counting and solving take: an upper bound that is known before, held against a limit.
+
+| symbol | meaning |
+|---|---|
+| n, V, k | tokens of the text, tokens of the vocabulary, length of the longest n-grams |
+| N | different n-grams: of every length at most one a token, so at most ``(k - 1) n`` above the single tokens |
+| c | targets that a thread counts at once: the one size that the limit chooses |
+| s | bytes of a token id: 2, or 4 if ``V > 65536`` |
+
+Every term is the size of arrays that are alive at the same time:
+
+- A level has a token, a count and an offset for each n-gram, ``s + 8`` bytes. The last merge holds what it adds and the
+  sum, and two numbers for each n-gram of one level, which take no more than the offsets that its top level does not
+  have: ``2 (s + 8) N``. A sum is never larger than its parts.
+- The chunk of a thread: flags, order, numbers and prefixes of its targets, its levels twice.
+- Text: the mapped ids, the documents, and their copy while they are written; 256 bytes for each document.
+- Kneser-Ney: adjusted count, number of the suffix, probability, mass and offset of each n-gram, at most 34 bytes.
+- A class model is counted and solved too; it has at most as many n-grams of each length as there are of tokens.
+- The network: sums in float64, scores of the sample as they are kept, tables and weights, twice while they are made.
+- Experts are solved one after the other: what is held adds up, and of what is used meanwhile the largest counts.
+
+What the process holds already is measured, and `LIBRARIES` is added for kernels that are loaded or compiled.
+"""
+
+import re
+from dataclasses import dataclass
+
+from warmstart.classes import ORDER as CLASS_ORDER
+from warmstart.contexts import TARGETS_PER_CHUNK
+from warmstart.errors import InputError
+from warmstart.kneser_ney import TARGETS_PER_BATCH
+from warmstart.near_shallow import Config
+from warmstart.near_shallow.fit import ATTENTION_TARGETS, SAMPLE
+from warmstart.ngrams import CHUNK, NGramCounts, id_type
+from warmstart.progress import Progress, peak_memory, resident_memory
+from warmstart.sample import READ, TARGETS
+from warmstart.solution import EXAMPLES_PER_BLOCK, KEPT_BYTES
+from warmstart.solving import Recipe
+
+LIBRARIES = 192 << 20
+SMALLEST_CHUNK = 1 << 16
+PER_DOCUMENT = 256
+KNESER_NEY = 34
+UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+
+
+def parse_size(text: str) -> int:
+    """Return a number of bytes; K, M, G and T are powers of 1024.
+
+    Raises
+    ------
+    InputError
+        The text is no such size.
+
+    Examples
+    --------
+    >>> parse_size("4G"), parse_size("1.5 MiB")
+    (4294967296, 1572864)
+    """
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?) ?([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE | re.ASCII)
+    size = int(float(found[1]) * 1024 ** UNITS[found[2].upper()]) if found else 0
+    if not size:
+        raise InputError(f"max_memory: expected a size such as 800M or 4G, got {text!r}")
+    return size
+
+
+def shown_size(size: int) -> str:
+    """Return a size as text.
+
+    Examples
+    --------
+    >>> shown_size(2048 << 20), shown_size(1)
+    ('2.0 GiB', '1 MiB')
+    """
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{-(-size >> 20)} MiB"
+
+
+def counting_bytes(
+    n_tokens: int, n_documents: int, vocab_size: int, order: int, *, workers: int = 1, chunk: int = CHUNK
+) -> int:
+    """Return how much memory `warmstart.ngrams.count_ngrams` takes at most, and `warmstart.shards.Statistic.save`.
+
+    Examples
+    --------
+    >>> counting_bytes(1_000_000, 100, 8192, 5) // 2**20
+    212
+    """
+    s = id_type(vocab_size).itemsize
+    levels = 2 * (s + 8) * (order - 1) * n_tokens
+    in_chunks = min(n_tokens, workers * chunk)
+    chunks = (34 + 4 * order + 2 * (s + 8) * (order - 1)) * in_chunks
+    text = 4 * s * n_tokens + PER_DOCUMENT * n_documents
+    return levels + chunks + text + 64 * vocab_size * (workers + 1)
+
+
+def solving_bytes(counts: NGramCounts, recipe: Recipe, workers: int = 1) -> int:
+    """Return how much memory `warmstart.solving.solve` takes at most beside the counts."""
+    s, n, size = id_type(counts.vocab_size).itemsize, counts.n_tokens, counts.vocab_size
+    longest = int(counts.documents.lengths.max(initial=0)) + 1
+    sample = min(n, READ * TARGETS + longest)
+    held = 4 * s * n + PER_DOCUMENT * int(counts.documents.copies.sum())
+    at_once, models = [0], 0
+    if "ngrams" in recipe.contexts:
+        held += KNESER_NEY * sum(counts.sizes)
+        models += 1
+    if "classes" in recipe.contexts:
+        n_ngrams = sum(counts.sizes[:CLASS_ORDER])
+        held += len(recipe.classes) * (s + 8 + KNESER_NEY) * n_ngrams
+        chunks = counting_bytes(min(n, workers * CHUNK), 0, size, CLASS_ORDER, workers=workers)
+        at_once.append(8 * n + (s + 8) * n_ngrams + chunks)
+        models += len(recipe.classes)
+    if recipe.counted:
+        held += 256 * min(n, TARGETS)
+        parts = 200 * workers * min(n, TARGETS_PER_BATCH + longest) if models else 0
+        at_once.append(16 * (models + 4) * sample + parts)
+    config = recipe.config(size, counts.separator)
+    if config is not None:
+        at_once.append(_network_bytes(config, n, workers))
+        held += 4 * config.n_parameters
+    return held + max(at_once)
+
+
+def _network_bytes(config: Config, n_tokens: int, workers: int) -> int:
+    """Return how much memory a network takes at most while it is solved."""
+    width, groups = sum(width for _, width in config.groups), len(config.groups)
+    scores = min(KEPT_BYTES, 4 * SAMPLE * config.vocab_size * groups)
+    rows = 8 * EXAMPLES_PER_BLOCK * config.vocab_size * (groups + 2) * workers
+    hidden = 32 * TARGETS_PER_CHUNK * (config.bits + config.hidden_bits) * len(config.hidden)
+    windows = 24 * min(n_tokens, ATTENTION_TARGETS) * max(map(config.attention_size, config.hidden), default=0)
+    return 28 * width * config.vocab_size + 16 * config.bits * config.vocab_size + scores + rows + hidden + windows
+
+
+@dataclass
+class Budget:
+    """A limit of memory, and what is expected to be needed.
+
+    Parameters
+    ----------
+    limit : int
+        Bytes.
+    workers : int
+    progress : callable, optional
+        Called with each estimate, as a stage.
+
+    Attributes
+    ----------
+    estimate : int
+        Bytes that the process takes at most, as far as it is known; 0 at first.
+    """
+
+    limit: int
+    workers: int = 1
+    progress: Progress | None = None
+    estimate: int = 0
+
+    def chunk(self, n_tokens: int, n_documents: int, vocab_size: int, order: int) -> int:
+        """Return the largest number of targets that can be counted at once.
+
+        Raises
+        ------
+        InputError
+            The text cannot be counted within the limit.
+        """
+        size = CHUNK
+        while True:
+            need = counting_bytes(n_tokens, n_documents, vocab_size, order, workers=self.workers, chunk=size)
+            if self._fits(need) or size <= SMALLEST_CHUNK:
+                break
+            size //= 2
+        self._announce(need, "count n-grams", "count less text at once, choose a lower order or fewer workers")
+        return size
+
+    def solve(self, counts: NGramCounts, recipe: Recipe) -> None:
+        """Refuse a statistic that cannot be solved within the limit.
+
+        Raises
+        ------
+        InputError
+            See above.
+        """
+        need = solving_bytes(counts, recipe, self.workers)
+        self._announce(need, "solve", "choose a smaller preset, fewer bits or workers, a lower order, or less text")
+
+    def _total(self, need: int) -> int:
+        return max(peak_memory(), resident_memory() + LIBRARIES + need)
+
+    def _fits(self, need: int) -> bool:
+        return self._total(need) <= self.limit
+
+    def _announce(self, need: int, stage: str, hint: str) -> None:
+        total = self._total(need)
+        self.estimate = max(self.estimate, total)
+        if total > self.limit:
+            raise InputError(
+                f"expected room for {shown_size(total)} of memory to {stage}, got a limit of {shown_size(self.limit)}; "
+                f"{hint}, or raise the limit"
+            )
+        if self.progress:
+            self.progress(f"at most {shown_size(total)} of {shown_size(self.limit)} memory to {stage}", 0, None)
