@@ -111,27 +111,6 @@ class Bench:
         return made
 
 
-def run(self) -> dict[str, Any]:
-        """Return the curve of every arm; nothing is written or counted if all are kept."""
-        keys = self.keys()
-        if not all(self.workers.results.has(key) for key in keys.values()):
-            short = shortened(self.data, self.folder / "data", self.characters)
-            self.facts = prepare(str(self.folder), short, "classics", self.vocab_size, {COUNTED}, self.workers.n)
-        jobs = [partial(self.arm, name, keys[name]) for name in ARMS]
-        counts = self.workers.results.do(keys[COUNTS], lambda: self.facts[COUNTED])
-        found = dict(zip(ARMS, self.workers.together(jobs), strict=True))
-        return {COUNTS: {"steps": [0], "nats": [counts["valid"]]}, **found}
-
-    def arm(self, name: str, key: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the curve of an arm."""
-        arm, at = ARMS[name], [step for step in AT if step <= self.steps]
-        _, recipe, rate = STARTS[arm.start]
-        start = partial(beside, arm, str(self.folder), 0)
-        arguments = (str(self.folder), start, 0, rate, RECIPES[recipe], SHAPE, self.steps, at)
-        made: dict[str, Any] = self.workers.do(key, train_start, *arguments)
-        return made
-
-
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
     """Train every arm on every size of text."""
     results = Results(None if quick else docs / "results" / "little_data.jsonl", __name__, progress=progress)
