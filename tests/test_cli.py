@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from warmstart import Corpus, WarmStartLM, __version__, cli
+from warmstart.cli import output, values
 from warmstart.files import load_arrays
 from warmstart.tokenizer import train_tokenizer
 
@@ -129,7 +130,7 @@ def test_version(run):
     ],
 )
 def test_tables_show_three_significant_digits(value, text):
-    assert cli._shown(value) == text
+    assert output.shown(value) == text
 
 
 def test_table_without_json(run, model, text):
@@ -198,7 +199,7 @@ def test_explain(run, model, tmp_path, monkeypatch):
 
 
 def test_brackets_are_no_markup(capsys):
-    cli._print_table([["[/b]", "[red]x"], ["\\[b]", ""]], ["a", "b"])
+    output.print_table([["[/b]", "[red]x"], ["\\[b]", ""]], ["a", "b"])
     assert capsys.readouterr().out.split() == ["a", "b", "[/b]", "[red]x", "\\[b]"]
 
 
@@ -356,7 +357,7 @@ def test_warnings_are_sentences(run):
 
 def test_a_file_called_like_standard_input(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert cli._paths(["-", "./-", "a", "./a"]) == [Path("-"), tmp_path / "-", Path("a"), Path("a")]
+    assert values.paths_of(["-", "./-", "a", "./a"]) == [Path("-"), tmp_path / "-", Path("a"), Path("a")]
 
 
 @pytest.mark.parametrize("kind", ["words", "characters"])

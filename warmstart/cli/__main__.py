@@ -1,0 +1,6 @@
+"""``python -m warmstart.cli``."""
+
+from warmstart.cli import main
+
+if __name__ == "__main__":
+    main()
