@@ -151,14 +151,15 @@ def section(found: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
         rows += [[size, *(f"{best(arms[n], STEPS):.3f} at {end}" for n, end in zip(names, ends, strict=True))]]
     choice = [
         [size, f"{until} steps", winner(arms, until, names), winner(arms, until, plain)]
-        for (size, arms), until in itertools.product(found.items(), SHOWN)
+        for size, arms in found.items()
+        for until in sorted({min(steps, SIZES[size][1]) for steps in SHOWN})
     ]
     gains = {size: best(arms[plain[0]], STEPS) - best(arms[plain[1]], STEPS) for size, arms in found.items()}
     lasting = {size: best(arms[plain[1]], STEPS) - best(arms[names[0]], STEPS) for size, arms in found.items()}
     conclusion = (
         f"The warm start ends {', '.join(f'{gain:.2f}' for gain in gains.values())} nats below the cold one with "
         f"{', '.join(found)} of text, and counts alone are {', '.join(f'{gap:.2f}' for gap in lasting.values())} nats "
-        f"below the warm start after {STEPS} steps."
+        f"below the warm start."
     )
     body = f"""GPT-2 of 3 layers of width 128, {", ".join(str(steps) for _, steps in SIZES.values())} steps of
 {SHAPE["windows"] * SHAPE["context"]:,} tokens, one seed; recipes are those of "Transformers: spectral warm starts",
