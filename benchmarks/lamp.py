@@ -17,7 +17,7 @@ from benchmarks.harness import Results, Workers
 from benchmarks.lamp_section import AT, ERRORS, ORDERS, SHOWN, SOURCES, section
 from examples.lamp.baselines import Keywords, Learner, LogisticRegression, Majority
 from examples.lamp.model import LampModel
-from examples.lamp.simulator import THRESHOLD, Lamp, Said, interactions, misheard, read, scored
+from examples.lamp.simulator import THRESHOLD, Lamp, Said, actions, interactions, misheard, read, scored
 from examples.lamp.stress import stress
 from examples.lamp.tags import Tags
 from warmstart.progress import Progress
@@ -87,9 +87,8 @@ def played(
         if len(steps) in at:
             for name, arm in arms.items():
                 curves[name].append(_f1(arm, test, tags))
-    acted = [step["right"] for step in steps if step["acts"]]
-    first = next((i for i, step in enumerate(steps, start=1) if step["acts"] and step["right"]), None)
-    return {"curves": curves, "right": sum(acted), "wrong": len(acted) - sum(acted), "first": first}
+    done = actions(steps)
+    return {"curves": curves, **done["actions"], "first": done["first_right_action"]}
 
 
 def novel(tags: Tags, phrases: Sequence[str], lessons: Sequence[Said]) -> dict[str, int]:

@@ -10,7 +10,6 @@ from examples.lamp.experts import Similar, Words, endings_of, recent, same_ends,
 from examples.lamp.features import Table, features, numbers, words
 from examples.lamp.model import LampModel
 from examples.lamp.predictor import Predictor
-from warmstart.cache import DocumentCache
 from warmstart.errors import InputError
 from warmstart.files import save_arrays
 
@@ -187,17 +186,27 @@ def test_the_words_are_the_explicit_solution_with_its_own_lesson_left_out():
     assert newest.shape == (3,)
 
 
-def test_the_cache_is_that_of_the_package_where_a_tag_comes():
-    texts, tags = ["light on", "lamp on", "music", "light on"], np.array([0, 0, 1, 1])
-    endings = endings_of(texts)
-    P = recent(same_ends(endings, endings_of(["my light on"]))[None], tags[None], np.full((1, 2), 0.5))[0]
-    cache = DocumentCache(260, 259, order=18, discount=0.5)
-    for text, tag in zip(texts, tags, strict=True):  # tokens: bytes, the end of an utterance, two tags
-        cache.read([*text.encode()[-16:], 256, 257 + tag])
-    cache.read([*b"my light on"[-16:], 256])
-    row = cache.row()[257:259]
-    assert np.allclose(P, row / row.sum(), atol=0.02)  # the cache has other tokens at its lowest orders
-    assert P[0] != P[1]
+@pytest.mark.parametrize("said", ["my light on", "light on", "on", "", "a lamp that is longer than what is kept of it"])
+def test_the_cache_is_absolute_discounting_of_the_tags_after_every_same_ending(said):
+    texts, tags = ["light on", "lamp on", "music", "light on", "on", "", "é"], [0, 0, 1, 1, 2, 2, 0]
+    prior = [0.5, 0.3, 0.2]
+    P, query = dict(enumerate(prior)), said.encode().rjust(16, b"\0")
+    for length in range(17):
+        alike = [
+            t for text, t in zip(texts, tags, strict=True) if _ending(text, length) == query[len(query) - length :]
+        ]
+        if alike:
+            kinds = len(set(alike))
+            P = {t: (max(alike.count(t) - 0.5, 0) + 0.5 * kinds * P[t]) / len(alike) for t in P}
+    same = same_ends(endings_of(texts), endings_of([said]))[None]
+    found = recent(same, np.array([tags]), np.array([prior]))[0]
+    assert found.tolist() == pytest.approx(list(P.values()), rel=1e-12)
+    assert found.sum() == pytest.approx(1, rel=1e-12)
+
+
+def _ending(text: str, length: int) -> bytes:
+    padded = text.encode().rjust(16, b"\0")
+    return padded[len(padded) - length :]
 
 
 def test_features_of_all_scripts():

@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from examples.lamp.features import Features, Ids, Table
+from examples.lamp.features import Features, Ids, Table, find
 
 SMOOTHING = 0.05  # co-occurrences added to each feature
 SHARPNESS = 1.0  # of the similarity
@@ -82,19 +82,16 @@ class Words:
         z[at] = left_out
         return cls((tables[0].ids, tables[1].ids), (weights[0], weights[1]), log_prior), softmax(z)[at]
 
-    def evidence(self, group: int, row: Ids) -> tuple[NDArray[np.intp], Array]:
-        """Return which features (f,) of a group were seen, as places in the row, and their evidence (f, C)."""
-        ids = self.ids[group]
-        places = np.minimum(np.searchsorted(ids, row), max(ids.size - 1, 0))
-        seen = np.flatnonzero(ids[places] == row) if ids.size else np.zeros(0, np.intp)
-        return seen, self.weights[group][places[seen]]
+    def evidence(self, group: int, row: Ids) -> Array:
+        """Return the evidence (f, C) of those f features of a group that were seen."""
+        return np.asarray(self.weights[group][find(self.ids[group], row)])
 
     def predict(self, said: Features) -> Array:
         """Return the probability of each tag (C,)."""
         z = np.zeros(self.log_prior.size)
         for group, row in enumerate((said.phrases, said.pieces)):
-            seen, evidence = self.evidence(group, row)
-            z += evidence.sum(axis=0) + seen.size * self.log_prior
+            evidence = self.evidence(group, row)
+            z += evidence.sum(axis=0) + len(evidence) * self.log_prior
         return softmax(z)
 
 
@@ -128,7 +125,11 @@ class Similar:
     def fit(
         cls, words: Table, pieces: Table, Y: Array, start: Array, sharpness: float, ridge: float
     ) -> tuple[Self, Array, Array]:
-        """Return the expert, the probability of the own tag of each lesson left out, and its highest similarity."""
+        """Return the expert, the probability of the own tag of each lesson left out, and its highest similarity.
+
+        Tags are counted ``start`` (C,) times more for the mean. With ``A = (K + L)^-1`` and ``alphas = A (Y - mean)``,
+        the score of lesson i without itself is ``Y_i - alphas_i / A_ii``: no second solution is needed.
+        """
         K = (cosines(words) + cosines(pieces)) / 2
         K = np.exp(-sharpness * (1 - K))
         counts = Y.sum(axis=0)

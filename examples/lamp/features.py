@@ -66,6 +66,20 @@ def numbers(texts: Iterable[str]) -> Ids:
     return np.unique(np.array([crc32(text.encode()) for text in texts], np.uint32))
 
 
+def find(ids: Ids, row: Ids) -> NDArray[np.intp]:
+    """Return the places in sorted numbers of those features of a row that are among them.
+
+    Examples
+    --------
+    >>> find(np.array([2, 5, 7], np.uint32), np.array([1, 5, 9], np.uint32)).tolist()
+    [1]
+    """
+    places = np.searchsorted(ids, row)
+    known = places < ids.size
+    known[known] = ids[places[known]] == row[known]
+    return places[known]
+
+
 @dataclass(frozen=True, eq=False)
 class Table:
     """The features of n utterances as a sparse table of ones.
@@ -102,13 +116,6 @@ class Table:
         ones = np.ones(self.columns.size)
         return sparse.csr_array((ones, self.columns, self.starts), (self.sizes.size, self.ids.size))
 
-    def find(self, row: Ids) -> NDArray[np.intp]:
-        """Return the places in ``ids`` of those features that are in the table."""
-        places = np.searchsorted(self.ids, row)
-        known = places < self.ids.size
-        known[known] = self.ids[places[known]] == row[known]
-        return places[known]
-
     def shared(self, row: Ids) -> NDArray[np.int64]:
         """Return how many features every utterance shares with another one (n,).
 
@@ -119,6 +126,6 @@ class Table:
         ([1, 1, 0], [2, 2, 0])
         """
         known = np.zeros(self.ids.size, bool)
-        known[self.find(row)] = True
+        known[find(self.ids, row)] = True
         hits = np.concatenate([[0], np.cumsum(known[self.columns])])
         return np.asarray(hits[self.starts[1:]] - hits[self.starts[:-1]])

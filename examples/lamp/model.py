@@ -144,7 +144,10 @@ class LampModel:
         return np.asarray(probs[np.arange(lesson.size), own[newest]])
 
     def _ngrams(self, texts: Sequence[str], own: NDArray[np.integer], newest: slice) -> tuple[BackoffModel, Array]:
-        """Return the n-gram model of the conversation, and its probability of the tags of the newest, left out."""
+        """Return the n-gram model of the conversation, and its probability of the tags of the newest, left out.
+
+        A lesson that is more than an eighth of the text is left out piece by piece, see `KneserNey.left_out`.
+        """
         from warmstart.kneser_ney import KneserNey
         from warmstart.ngrams import count_ngrams, joined
 

@@ -104,8 +104,7 @@ class Predictor:
         assert self.parts is not None  # noqa: S101 - asked for after the first lesson
         found = []
         for phrase in dict.fromkeys(phrases(text)):
-            seen, evidence = self.parts.words.evidence(0, numbers([phrase]))
-            if seen.size:
+            if len(evidence := self.parts.words.evidence(0, numbers([phrase]))):
                 others = np.delete(evidence[0], tag).mean()
                 found.append((phrase, self.names[tag], float(evidence[0, tag] - others)))
         return sorted((each for each in found if each[2] > 0), key=lambda each: -each[2])[:SHOWN]

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from examples.lamp.baselines import Keywords, Learner, LogisticRegression, Majority
+from examples.lamp.log import SETTINGS
 from examples.lamp.model import LampModel, warm_up
 from examples.lamp.pairing import Lesson, Pairing
 from examples.lamp.tags import Tags
 from warmstart.errors import InputError
 from warmstart.progress import Progress
 
-WINDOW, PAUSE = 10.0, 30.0  # seconds: of an utterance, and between two
+WINDOW, THRESHOLD = SETTINGS["window"].start, SETTINGS["threshold"].start  # those of the application
+PAUSE = 30.0  # seconds between two utterances
 WRONG, LATE = 0.03, 0.05  # shares of the flips
-THRESHOLD = 0.6
 CURVE, SPAN = 10, 100  # points of the curve, and interactions that each looks back to
 
 
@@ -136,7 +137,7 @@ def interactions(stream: Sequence[Said], tags: Tags, lamp: LampModel, seed: int)
             lamp.learn(lesson.utterance, stream[lesson.utterance].text, lesson.tag)
         lamp.solve()
         yield {
-            "guess": guess, "acts": acts, "right": state == wanted and guess.tag == said.tag, "lessons": lessons,
+            "guess": guess, "acts": acts, "right": guess.tag == said.tag, "lessons": lessons,
             "predict": predicted - began, "update": time.perf_counter() - taught,
         }  # fmt: skip
         now += PAUSE
@@ -222,13 +223,10 @@ def simulate(
         if progress:
             progress("interactions", len(steps), len(stream))
     meant = [said.tag for said in stream]
-    acted = [step["right"] for step in steps if step["acts"]]
-    first = next((i for i, step in enumerate(steps, start=1) if step["acts"] and step["right"]), None)
     return {
         "interactions": len(stream),
         **_summary(meant, guessed["lamp"], tags),
-        "actions": {"right": sum(acted), "wrong": len(acted) - sum(acted)},
-        "first_right_action": first,
+        **actions(steps),
         "lessons": {"all": len(taught), "not_meant": sum(meant[u] != tag for u, tag in taught.items())},
         "milliseconds": {name: _times([step[name] for step in steps]) for name in ("predict", "update")},
         **({"test": tested["lamp"]} if test else {}),
@@ -236,6 +234,13 @@ def simulate(
             name: _summary(meant, guessed[name], tags) | ({"test": tested[name]} if test else {}) for name in arms
         },
     }
+
+
+def actions(steps: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return how many actions by itself were right and wrong, and the number of the first right one, from 1."""
+    right = [i for i, step in enumerate(steps, start=1) if step["acts"] and step["right"]]
+    wrong = sum(step["acts"] for step in steps) - len(right)
+    return {"actions": {"right": len(right), "wrong": wrong}, "first_right_action": right[0] if right else None}
 
 
 def points(n: int) -> list[int]:
