@@ -123,8 +123,7 @@ class Bench:
             return None
         at = sorted({0, steps} if self.quick else {*range(0, steps + 1, steps // 12)})
         start = partial(beside, arm, self.folder, seed)
-        judged = self.data is not None and steps == words_seen.STEPS
-        judge = partial(words_seen.judge, self.folder, self.data) if judged else None
+        judge = partial(words_seen.judge, self.folder, self.data) if self.data and steps == words_seen.STEPS else None
         arguments = (self.folder, start, seed, rate * share, RECIPES[recipe], SHAPE, steps, at, True, judge)
         made: dict[str, Any] = self.workers.do(key, train_start, *arguments)
         return made

@@ -33,12 +33,12 @@ def section(runs: dict[str, dict[str, Any]]) -> str:
     """Return the table of the long runs, nothing without one."""
     if not runs:
         return ""
-    rows = []
+    rows: list[list[str]] = []
     for name, run in runs.items():
         shares = [judged["all"] for judged in run["judged"]]
-        nats = np.interp(SHOWN, run["steps"], run["nats"])
-        rows.append([name, "nats", *map(render.nats, nats), render.nats(run["test"])])
-        rows.append([name, "BLiMP", *(f"{share:.1%}" for share in np.interp(SHOWN, run["steps"], shares)), None])
+        losses, right = (np.interp(SHOWN, run["steps"], values).tolist() for values in (run["nats"], shares))
+        rows.append([name, "nats", *map(render.nats, losses), render.nats(run["test"])])
+        rows.append([name, "BLiMP", *(f"{share:.1%}" for share in right), "-"])
     table = render.table(["arm", "", *(f"{step * WORDS:.1f} M words" for step in SHOWN), "test"], rows)
     return f"""Loss and BLiMP over words seen: {STEPS:,} steps, two epochs of 10 M words, one seed, rates as above.
 BLiMP is the share of pairs as in the section "BLiMP"; pairs are scored by the mixture where counts are beside.
