@@ -118,12 +118,12 @@ class Bench:
         """Return the curve of a run, kept or made."""
         arm = ARMS[name]
         _, recipe, rate = STARTS[arm.start]
+        judge = partial(words_seen.judge, self.folder, self.data) if self.data and steps == words_seen.STEPS else None
         key, steps = self.key(name, seed, steps, share), 4 if self.quick else steps
         if self.data is None and not self.workers.results.has(key):
             return None
         at = sorted({0, steps} if self.quick else {*range(0, steps + 1, steps // 12)})
         start = partial(beside, arm, self.folder, seed)
-        judge = partial(words_seen.judge, self.folder, self.data) if self.data and steps == words_seen.STEPS else None
         arguments = (self.folder, start, seed, rate * share, RECIPES[recipe], SHAPE, steps, at, True, judge)
         made: dict[str, Any] = self.workers.do(key, train_start, *arguments)
         return made
@@ -154,12 +154,11 @@ class Bench:
 def section(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
     """Run every arm and write the section; ``quick``: two arms, four steps, nothing is written."""
     results = Results(None if quick else docs / "results" / "transformers_counts.jsonl", __name__)
-    names, long, longest = (QUICK, (), ()) if quick else (tuple(ARMS), LONG, words_seen.ARMS)
+    names, long, longest = (QUICK, (), words_seen.ARMS[-1:]) if quick else (tuple(ARMS), LONG, words_seen.ARMS)
     experts = {ARMS[name].extra.experts for name in names} - {""} | {counted_costs.EXPERTS}
     size = 1024 if quick else SHAPE["vocab_size"]
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder, Workers(results, progress) as workers:
-        others = {} if quick else words_seen.sentences(data)
-        facts = prepare(folder, data, "classics", size, experts, workers.n, others)
+        facts = prepare(folder, data, "classics", size, experts, workers.n, words_seen.sentences(data))
         counts = {each: results.do(counts_key(each), partial(facts.__getitem__, each)) for each in sorted(experts)}
         if any(ARMS[name].extra.attention for name in names):
             solve_attention(folder, SHAPE["context"])
