@@ -34,6 +34,7 @@ BENCHES = {
     "throughput": Needs(CLASSICS, plots=False),
     "lm": Needs((*CLASSICS, *WIKITEXT)),
     "finetune": Needs((*WIKITEXT, *CLASSICS)),
+    "near_shallow": Needs(WIKITEXT, plots=False),
     "beside": Needs((*WIKITEXT, *CLASSICS), plots=False),
     "transformers": Needs((BLIMP, *CLASSICS), ("transformers",)),
     "mixers": Needs(WIKITEXT, ("transformers",)),
