@@ -7,14 +7,17 @@ warmstart solve all.stats -o model/
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Annotated
 
 import torch.distributed
 import typer
 
 from warmstart.distributed.on_torch import count
 
+Option = Annotated[Path, typer.Option()]
 
-def main(texts: list[Path], tokenizer: Path, output: Path, order: int = 5) -> None:
+
+def main(texts: list[Path], tokenizer: Option, output: Option, order: int = 5) -> None:
     """Count files that all ranks see."""
     torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))  # ranks that are done wait for the others
     count(texts, tokenizer, output, order=order)

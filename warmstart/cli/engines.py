@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from warmstart.errors import InputError
 from warmstart.formats import notice
 from warmstart.progress import Progress
 
@@ -47,9 +48,11 @@ def fit_on_dask(
     """Count on a cluster, solve here and write the model; return what `fit` reports. Counts of no model are kept."""
     from warmstart import shards
 
+    try:
+        from warmstart.distributed import on_dask
+    except ImportError as error:
+        raise InputError("expected distributed, found none; pip install 'warmstart[distributed]'") from error
     order = model.counted_order
-    from warmstart.distributed import on_dask
-
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     folder = tempfile.TemporaryDirectory(
         prefix=f".{output.name}.", dir=output.absolute().parent, ignore_cleanup_errors=True

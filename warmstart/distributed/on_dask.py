@@ -8,9 +8,12 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
+from distributed import Client, as_completed
+from distributed.scheduler import KilledWorker
 from tokenizers import Tokenizer
 
 from warmstart.corpus import Text
@@ -20,12 +23,6 @@ from warmstart.formats import Reading, notice
 from warmstart.ngrams import ORDER
 from warmstart.progress import Progress
 from warmstart.shards import Name
-
-try:
-    from distributed import Client, as_completed
-    from distributed.scheduler import KilledWorker
-except ImportError as error:
-    raise InputError("expected the package distributed, found none; pip install 'warmstart[distributed]'") from error
 
 SHARDS_PER_THREAD = 4  # of different speed, so that all threads end at about the same time
 FAN_IN = 8  # statistics that one task adds
@@ -130,6 +127,11 @@ def _wait(stage: str, futures: list[Any], client: Client, progress: Progress | N
             raise InputError(
                 f"{stage}: expected workers that live, got {error.allowed_failures + 1} that died one after the other "
                 f"at {error.task}; give them more memory or fewer threads, or cut the files into smaller ones"
+            ) from error
+        except CancelledError as error:
+            raise InputError(
+                f"{client.scheduler.address}: expected a scheduler that answers until all is counted, got: {error}; "
+                "start it again, and count again"
             ) from error
         for sentence in notices:
             notice(sentence)
