@@ -23,7 +23,8 @@ ORDER = [
     "edge", "ngrams", "ranks", "backoff", "kneser_ney", "left_out", "arpa", "cache", "gate",
     "accumulators", "solution", "counts", "spectral", "classes", "contexts", "attention", "near_shallow",
     "mixture", "sample", "solving", "budget", "stream", "explanation", "folder",
-    "memory", "layers", "adapters", "baselines", "figures", "estimators", "shards", "export", "hub", "finetune", "cli",
+    "memory", "layers", "adapters", "baselines", "figures", "estimators", "shards", "distributed",
+    "export", "hub", "finetune", "cli",
 ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from tests.test_shards import content, cut, texts
 
 PAGE = (Path(__file__).parents[1] / "docs" / "scale.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.S)
-(_, COMMANDS), (_, PYTHON), (_, SPARK), (_, RAY), (_, DATATROVE) = BLOCKS
+COMMANDS, PYTHON, SPARK, RAY, DATATROVE, DASK, DASK_PYTHON, TORCHRUN = (content for _, content in BLOCKS)
 
 
 @pytest.fixture

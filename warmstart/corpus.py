@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from warmstart.documents import Piece, Sources, find_sources, read_documents
-from warmstart.errors import InputError
+from warmstart.errors import InputError, NoTextError
 from warmstart.files import save_json
 from warmstart.formats import STDIN, Reading, is_packed, notice
 from warmstart.progress import Progress
@@ -488,7 +488,7 @@ def _write_tokens(recipe: _Recipe, files: list[Path], raw: IO[bytes], progress: 
             hint = "end_of_text (--end-of-text) names another token that ends documents"
             left_out.append(f"{layout.path.name}: read as one document; {hint}")
     if position == counts[separator]:
-        raise InputError("expected files with tokens, got none; give other files")
+        raise NoTextError("expected files with tokens, got none; give other files")
     text_bytes = int(counts @ token_bytes(tokenizer) - counts[separator] * len(SEPARATOR))
     return _Written(tokenizer, counts, np.concatenate(documents), text_bytes, left_out)
 
@@ -529,7 +529,7 @@ def _encode(
         counts += np.bincount(block, minlength=vocab_size)
         raw.write(block.tobytes())
     if position == len(documents) - 1:
-        raise InputError("expected a tokenizer that gives tokens for this text, got none; use another tokenizer")
+        raise NoTextError("expected a tokenizer that gives tokens for this text, got none; use another tokenizer")
     return counts, np.frombuffer(documents, np.int64)
 
 

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from warmstart.errors import InputError
+from warmstart.errors import InputError, NoTextError
 from warmstart.formats import PACKED, STDIN, TEXT, Reading, is_searched, notice, read_file
 from warmstart.records import Report, check_text, named, text_of_record, usable
 
@@ -261,7 +261,7 @@ def _read(sources: list[Path] | Iterator[str], reading: Reading, report: Report)
     for piece in _pieces(_separated(fragments)):
         yield piece
     if piece is None:
-        raise InputError("expected a corpus with text, got nothing but whitespace; give other files")
+        raise NoTextError("expected a corpus with text, got nothing but whitespace; give other files")
 
 
 def _separated(fragments: Fragments) -> Fragments:

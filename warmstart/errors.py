@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The message names what was expected, what was given and how to mend it. The command line prints it in one line.
     """
+
+
+class NoTextError(InputError):
+    """Raised for sources that can be read and have no text or no token. A shard of a corpus may be such."""

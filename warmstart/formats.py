@@ -27,6 +27,7 @@ import sys
 import warnings
 import zlib
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -106,9 +107,35 @@ class Reading:
             ) from error
 
 
+_kept: ContextVar[list[str] | None] = ContextVar("kept notices", default=None)
+
+
 def notice(sentence: str) -> None:
-    """Warn of what was left out."""
-    warnings.warn(sentence, stacklevel=2)
+    """Warn of what was left out, or keep the sentence inside `keep_notices`."""
+    kept = _kept.get()
+    if kept is None:
+        warnings.warn(sentence, stacklevel=2)
+    else:
+        kept.append(sentence)
+
+
+@contextlib.contextmanager
+def keep_notices() -> Iterator[list[str]]:
+    """Keep the notices of this thread in a list, for a process whose warnings nobody reads.
+
+    Examples
+    --------
+    >>> with keep_notices() as notices:
+    ...     notice("a.txt: left out")
+    >>> notices
+    ['a.txt: left out']
+    """
+    notices: list[str] = []
+    token = _kept.set(notices)
+    try:
+        yield notices
+    finally:
+        _kept.reset(token)
 
 
 def encoding_of(start: bytes) -> str:

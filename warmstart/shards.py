@@ -27,7 +27,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from warmstart import files
-from warmstart.corpus import Corpus, Meter
+from warmstart.corpus import Corpus, Meter, Text
 from warmstart.documents import Sources, read_documents
 from warmstart.errors import InputError
 from warmstart.formats import Reading, notice
@@ -157,7 +157,7 @@ def train(
 
 
 def count(
-    shard: Sources,
+    shard: Text,
     tokenizer: Name | Tokenizer,
     *,
     order: int = ORDER,
@@ -170,7 +170,7 @@ def count(
 
     Parameters
     ----------
-    shard : see `warmstart.documents.find_sources`
+    shard : see `warmstart.documents.find_sources`; or TokenFiles
     tokenizer : path or Tokenizer
         The same for all shards: see `warmstart.tokenizer.load_tokenizer`.
     order : int

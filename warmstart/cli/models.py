@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from warmstart.cli.app import app
+from warmstart.cli.engines import check_engine, fit_on_dask
 from warmstart.cli.options import (
     CORES,
     LARGEST,
@@ -16,6 +17,7 @@ from warmstart.cli.options import (
     BlockSize,
     ContextNames,
     EndOfText,
+    Engine,
     HiddenBits,
     Json,
     MaxMemory,
@@ -26,6 +28,7 @@ from warmstart.cli.options import (
     Prune,
     Quiet,
     Radius,
+    Scheduler,
     SkipBad,
     Smoothing,
     Split,
@@ -79,6 +82,8 @@ def fit(
     text_field: TextField = "text",
     skip_bad_records: SkipBad = False,
     max_memory: MaxMemory = None,
+    engine: Engine = None,
+    scheduler: Scheduler = None,
     workers: Workers = CORES,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -93,6 +98,7 @@ def fit(
     check_used(paths_of(corpus), text_format, end_of_text=end_of_text)
     if cold and max_memory is not None:
         raise typer.BadParameter("expected --max-memory without --cold, got both")
+    check_engine(engine, scheduler, bool(corpus), tokenizer, {"--cold": cold, "--max-memory": max_memory is not None})
     limit = limit_of(max_memory)
     reading = asdict(Reading(split_documents, text_format, text_field, skip_bad_records))
     model = WarmStartLM(
@@ -109,6 +115,11 @@ def fit(
         n_jobs=workers,
     )
     sources = sources_of(corpus, tokenizer, end_of_text, text_format) or default_corpus("train")
+    if scheduler:
+        with Reporter(quiet) as progress:
+            report = fit_on_dask(model, sources, scheduler, tokenizer, output, progress, reading)
+        print_result({"model": str(output), **report}, as_json, quiet)
+        return
     began = time.perf_counter()
     with Reporter(quiet) as progress:
         options: dict[str, Any] = {"tokenizer": tokenizer, "vocab_size": vocab_size, **reading}

@@ -57,6 +57,17 @@ MaxMemory = Annotated[
         show_default="none",
     ),
 ]
+Engine = Annotated[
+    Literal["dask"] | None,
+    typer.Option(
+        help="dask: count the files on a cluster, with --scheduler and --tokenizer FILE (extra `distributed`). All "
+        "machines see the files and the folder of the model.",
+        show_default="this machine",
+    ),
+]
+Scheduler = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="With --engine dask: its scheduler, such as tcp://10.0.0.1:8786.")
+]
 CORES = os.cpu_count() or 1
 PRESET = "from the preset"
 Preset = Annotated[str, typer.Option(help="Size of the model: potato, micro, small, base or large.")]

@@ -12,6 +12,7 @@ from warmstart.cli.options import (
     CORES,
     Bits,
     ContextNames,
+    EndOfText,
     HiddenBits,
     Json,
     MaxMemory,
@@ -33,7 +34,7 @@ from warmstart.cli.options import (
     Workers,
 )
 from warmstart.cli.output import print_result
-from warmstart.cli.values import budget_of, limit_of, number_or_fit, paths_of, whole_numbers
+from warmstart.cli.values import budget_of, check_used, limit_of, number_or_fit, paths_of, sources_of, whole_numbers
 from warmstart.formats import Reading
 from warmstart.progress import Reporter, peak_memory
 
@@ -73,6 +74,7 @@ def count(
     order: Annotated[
         int, typer.Option(min=1, help="Length of the longest n-grams, the same for all shards. Presets need up to 6.")
     ] = 5,
+    end_of_text: EndOfText = None,
     split_documents: Split = None,
     text_format: TextFormat = None,
     text_field: TextField = "text",
@@ -89,13 +91,15 @@ def count(
     from warmstart import shards
 
     shards.check_output(output)
+    check_used(paths_of(shard), text_format, end_of_text=end_of_text)
+    sources = sources_of(shard, str(tokenizer), end_of_text, text_format)
     limit = limit_of(max_memory)
     reading = asdict(Reading(split_documents, text_format, text_field, skip_bad_records))
     began = time.perf_counter()
     with Reporter(quiet) as progress:
         budget = budget_of(limit, workers, progress)
         options: dict[str, Any] = {"order": order, "workers": workers, "progress": progress, **reading}
-        statistic = shards.count(paths_of(shard), tokenizer, budget=budget, **options)
+        statistic = shards.count(sources, tokenizer, budget=budget, **options)
         statistic.save(output)
     estimate = {"estimated_memory_bytes": budget.estimate} if budget else {}
     print_result({**_described(statistic, output, began), **estimate}, as_json, quiet)

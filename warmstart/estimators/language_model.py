@@ -194,6 +194,19 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             budget.solve(counts, recipe)
         return self._solve(counts, tokenizer, corpus.n_bytes, seconds, progress)
 
+    @property
+    def counted_order(self) -> int:
+        """Order of the counts that `fit_counts` takes. It raises an `InputError` where `fit_counts` would for any."""
+        recipe = self._recipe()
+        config = recipe.config(vocab_size=1, separator=0)
+        if config is not None and config.valued:
+            raise InputError(
+                f"contexts: expected those that one pass over the counted documents solves, got "
+                f"{', '.join(config.valued)}, which need a pass for each of their layers; leave them out, or give the "
+                "whole text to fit"
+            )
+        return recipe.counted_order
+
     def fit_counts(
         self, counts: NGramCounts, tokenizer: "Tokenizer", n_bytes: int, *, progress: Progress | None = None
     ) -> Self:
@@ -217,25 +230,18 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         bitcipher.CapacityError
             There are fewer codes of so many bits than tokens.
         """
-        recipe = self._recipe()
-        config = recipe.config(counts.vocab_size, counts.separator)
-        if config is not None and config.valued:
+        order = self.counted_order
+        if counts.order < order:
             raise InputError(
-                f"contexts: expected those that one pass over the counted documents solves, got "
-                f"{', '.join(config.valued)}, which need a pass for each of their layers; leave them out, or give the "
-                "whole text to fit"
-            )
-        if counts.order < recipe.counted_order:
-            raise InputError(
-                f"order: expected at most {counts.order}, that of the counts, got {recipe.counted_order}; choose "
-                "another one, or count again"
+                f"order: expected at most {counts.order}, that of the counts, got {order}; choose another one, or "
+                "count again"
             )
         if counts.vocabulary != vocabulary_digest(tokenizer.get_vocab()):
             raise InputError("expected counts in the tokens of the tokenizer, got those of another one; count again")
         if not counts.n_tokens:
             raise InputError("expected counts of some text, got none; count a text")
         began = time.perf_counter()
-        counts, tokenizer = ranked(counts.shortened(recipe.counted_order), tokenizer)
+        counts, tokenizer = ranked(counts.shortened(order), tokenizer)
         return self._solve(counts, tokenizer, n_bytes, {"ranks": time.perf_counter() - began}, progress)
 
     def _solve(
