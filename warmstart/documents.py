@@ -159,7 +159,7 @@ def is_sampled(content: bytes | memoryview, share: float) -> bool:
     Examples
     --------
     >>> [sum(is_sampled(b"%d" % i, share) for i in range(10_000)) for share in (0.1, 0.2, 1)]
-    [995, 2024, 10000]
+    [1029, 1986, 10000]
     """
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest()) < share * 2**64
 
@@ -174,9 +174,9 @@ def sampled(pieces: Iterable[Piece], share: float) -> Iterator[Piece]:
 
     Examples
     --------
-    >>> texts = [f"text {i}" for i in range(20)]
+    >>> texts = [f"text {i}" for i in range(9)]
     >>> [piece.text for piece in sampled(read_documents(texts), 0.2)]
-    ['text 0', 'text 6', 'text 10']
+    ['text 2', 'text 3', 'text 6']
     """
     n_documents, begins, chosen, found = 0, True, False, False
     for piece in pieces:
