@@ -89,8 +89,9 @@ class Costs:
         return [min(float(self.vocab_size) ** n, math.exp(a) * tokens**b) for n, (a, b) in laws]
 
     def slope(self, stage: str) -> tuple[float, float]:
-        """Return fixed seconds and seconds a token of a stage, by a line through a quarter and all of the text."""
-        low, high = self.rows[-3 if len(self.rows) > 2 else 0], self.last
+        """Return fixed seconds and seconds a token of a stage, by a line through about a quarter and all of the text."""
+        high = self.last
+        low = min(self.rows[:-1], key=lambda row: abs(row["tokens"] / high["tokens"] - 1 / 4))
         a_token = (high["seconds"][stage] - low["seconds"][stage]) / (high["tokens"] - low["tokens"])
         return max(0.0, high["seconds"][stage] - a_token * high["tokens"]), a_token
 
@@ -218,18 +219,18 @@ tokens; the last column is how far the law of the other shares is off for all of
 {render.table(["n", "exponent", "different n-grams", "error (%)"], growth)}
 From these, for machines of {CORES} such cores that share nothing: wall-clock hours of each stage, and memory of the
 machine that makes the last merge and of the one that solves, in GB. Every core counts chunks of {CHUNK:,} tokens;
-chunks are merged in a tree, each merge by one core; one core solves, in the time of a line through a quarter and all of the
-text. Moving files and training the tokenizer, on a sample, are not in the time. The last but one column says whether
-the statistic can number its n-grams: of one length at most {MOST:,}, reached at about
+chunks are merged in a tree, each merge by one core; one core solves, in the time of a line through about a quarter and all
+of the text. Moving files and training the tokenizer, on a sample, are not in the time. The last but one column says
+whether the statistic can number its n-grams: of one length at most {MOST:,}, reached at about
 {self.limit() / 1e9:,.1f} G tokens.
 
 {render.table([*heads, "can be numbered", "slowest"], plan)}
 {self.check()}
 
 Everything past the measured sizes is an extrapolation. The exponents fall as a text grows, so n-grams, merges and
-memory are rather fewer than the table says. What it shows: tokenization and counting are divided by the machines; the last
-merges and the solution are not, and are the bottleneck of a cluster, memory first. So for a large text count a sample
-(`warmstart fit --sample`): docs/benchmarks.md, "How much text is enough", shows which experts gain from more."""
+memory are rather fewer than the table says. What it shows: tokenization and counting are divided by the machines; the
+last merges and the solution are not, and are the bottleneck of a cluster, memory first. So for a large text count a
+sample (`warmstart fit --sample`): docs/benchmarks.md, "How much text is enough", shows which experts gain from more."""
 
     def check(self) -> str:
         """Return how far the formula of merging and counting is off for the measured shares."""

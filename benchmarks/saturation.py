@@ -25,7 +25,7 @@ from warmstart.ngrams import NGramCounts, count_ngrams, joined
 from warmstart.progress import Progress, peak_memory, resident_memory
 
 NAME = "classics"
-SHARES = tuple(2.0**-i for i in range(6, -1, -1))
+SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 1.0)  # less than 1/32 has no book
 TOKENIZED = 1 / 8  # share whose tokenization is measured
 PRESET = "small"
 CODE = ("benchmarks.saturation", "warmstart.estimators.language_model", "warmstart.corpus")

@@ -1,4 +1,4 @@
-"""The section of ``python -m benchmarks saturation`` in docs/benchmarks.md, its picture, and the plan in docs/scale.md."""
+"""What ``python -m benchmarks saturation`` writes: a section, its picture, and the plan in docs/scale.md."""
 
 import itertools
 from collections.abc import Mapping, Sequence
