@@ -89,7 +89,7 @@ class Costs:
         return [min(float(self.vocab_size) ** n, math.exp(a) * tokens**b) for n, (a, b) in laws]
 
     def slope(self, stage: str) -> tuple[float, float]:
-        """Return fixed seconds and seconds a token of a stage, by a line through about a quarter and all of the text."""
+        """Return fixed seconds and seconds a token of a stage, by a line through about a quarter and all of it."""
         high = self.last
         low = min(self.rows[:-1], key=lambda row: abs(row["tokens"] / high["tokens"] - 1 / 4))
         a_token = (high["seconds"][stage] - low["seconds"][stage]) / (high["tokens"] - low["tokens"])
@@ -191,7 +191,7 @@ class Costs:
             for row in self.stages()
         ]
         growth = [
-            [f"{row['n']}", f"{row['exponent']:.3f}", row["measured"], f"{100 * row['error']:+.1f}"]
+            [f"{row['n']}", f"{row['exponent']:.3f}", row["measured"], f"{100 * row['error']:+z.1f}"]
             for row in self.growth_rows()
         ]
         plan = [
@@ -219,8 +219,8 @@ tokens; the last column is how far the law of the other shares is off for all of
 {render.table(["n", "exponent", "different n-grams", "error (%)"], growth)}
 From these, for machines of {CORES} such cores that share nothing: wall-clock hours of each stage, and memory of the
 machine that makes the last merge and of the one that solves, in GB. Every core counts chunks of {CHUNK:,} tokens;
-chunks are merged in a tree, each merge by one core; one core solves, in the time of a line through about a quarter and all
-of the text. Moving files and training the tokenizer, on a sample, are not in the time. The last but one column says
+chunks are merged in a tree, each merge by one core; one core solves, in the time of a line through about a quarter and
+all of the text. Moving files and training the tokenizer, on a sample, are not in the time. The last but one column says
 whether the statistic can number its n-grams: of one length at most {MOST:,}, reached at about
 {self.limit() / 1e9:,.1f} G tokens.
 
