@@ -62,8 +62,9 @@ def section(rows: Rows) -> tuple[str, str]:
     gains = ", ".join(f"{expert} {nats(tenth, expert) - nats(rows[-1], expert):.3f}" for expert in EXPERTS)
     body = f"""The preset `small`, counted and solved from a share of the documents of the classics, as `warmstart fit
 --sample SHARE --tokenizer TOKENIZER/` chooses them: whole books, by a hash, so that a share has all books of a smaller
-one, and its tokens are only about the share. The tokenizer is that of the whole text. Loss in nats a token on every
-other validation book ({rows[-1]["scored"]:,} tokens) of every expert alone, and of the mixture, whose weights are fitted on each share:
+one, and its tokens are only about the share. The tokenizer is that of the whole text. Loss in nats a token of every
+expert alone, and of the mixture, whose weights are fitted on each share, on every other validation book
+({rows[-1]["scored"]:,} tokens):
 
 {render.table(["share", "books", "tokens", *EXPERTS], table)}
 ![Loss of every expert against the tokens counted](images/saturation.png)
