@@ -28,6 +28,8 @@ TOKENS = (1e9, 1e11, 1e13)
 FITTED = 800_000  # tokens from which on the growth is fitted
 ID_BYTES = 8  # of a token in memory: its id of 2 bytes, mapped, as a document, twice while it is written
 STAGES = ("tokenize", "count", "merge", "solve")
+TIMES = {"days": 86400.0, "h": 3600.0, "min": 60.0, "s": 1.0}
+SIZES = {"PB": 1e15, "TB": 1e12, "GB": 1e9, "MB": 1e6}
 
 Row = Mapping[str, Any]
 
@@ -43,6 +45,21 @@ def power_law(tokens: Sequence[float], values: Sequence[float]) -> tuple[float, 
     """
     b, a = np.polyfit(np.log(tokens), np.log(values), 1)
     return float(a), float(b)
+
+
+def scaled(value: float, units: Mapping[str, float]) -> str:
+    """Return a quantity with two digits or more, in the largest unit that it fills.
+
+    Examples
+    --------
+    >>> [scaled(seconds, TIMES) for seconds in (0.024, 90, 3.5e6)], scaled(5.3e13, SIZES)
+    (['0.024 s', '1.5 min', '41 days'], '53 TB')
+    """
+    unit = next((unit for unit, size in units.items() if value >= size), [*units][-1])
+    amount = value / units[unit]
+    return (
+        f"{amount:,.0f} {unit}" if amount >= 10 else f"{amount:.1f} {unit}" if amount >= 1 else f"{amount:.2g} {unit}"
+    )
 
 
 @dataclass(frozen=True)
@@ -154,7 +171,7 @@ class Costs:
                 "tokens_per_second": speed,
                 "bytes_per_token": size,
                 "memory_per_token": None
-                if stage == "tokenize"
+                if stage in ("tokenize", "load")  # not measured, or with the solved model still there
                 else (row["memory"][peaks.get(stage, stage)] - row["memory"]["before"]) / tokens,
             }
             for stage, speed, size in found
@@ -176,7 +193,7 @@ class Costs:
                     {
                         "tokens": tokens,
                         "machines": machines,
-                        "hours": {stage: seconds[stage] / 3600 for stage in STAGES},
+                        "seconds": {stage: seconds[stage] for stage in STAGES},
                         "bytes": memory,
                         "numbered": max(self.ngrams(tokens)) <= MOST,
                         "slowest": max(seconds, key=lambda stage: seconds[stage]),
@@ -198,47 +215,52 @@ class Costs:
             [
                 f"{row['tokens'] / 1e9:,.0f} G",
                 row["machines"],
-                *(row["hours"][stage] for stage in STAGES),
-                *(row["bytes"][stage] / 1e9 for stage in ("merge", "solve")),
+                *(scaled(row["seconds"][stage], TIMES) for stage in STAGES),
+                *(scaled(row["bytes"][stage], SIZES) for stage in ("merge", "solve")),
                 "yes" if row["numbered"] else "no",
                 row["slowest"],
             ]
             for row in self.rows_of_plan()
         ]
-        heads = ["tokens", "machines", *(f"{stage} (h)" for stage in STAGES), "merge (GB)", "solve (GB)"]
+        said = {"tokens": "tokens", "n-grams": "ngrams", "time of the solution": "seconds", "its memory": "bytes"}
+        heads = ["tokens", "machines", *STAGES, "memory of the merge", "of the solution"]
         return f"""## A plan past one machine
 
 What one core does, measured with {self.last["tokens"]:,} tokens of the classics ({self.tokenized["tokens"]:,} for
 tokenize), order {len(self.growth) + 1}, the preset `small`. Bytes a token are what the stage writes (load: reads), and
-memory is the peak beyond that before the first stage, so it never falls from row to row:
+memory is the peak so far, beyond that before the first stage:
 
 {render.table(["stage", "tokens a second", "bytes a token", "memory (bytes a token)"], stages)}
 New n-grams keep coming: their number grows as a power of the tokens. Fitted to the shares of at least {FITTED:,}
 tokens; the last column is how far the law of the other shares is off for all of the text, in percent:
 
 {render.table(["n", "exponent", "different n-grams", "error (%)"], growth)}
-From these, for machines of {CORES} such cores that share nothing: wall-clock hours of each stage, and memory of the
-machine that makes the last merge and of the one that solves, in GB. Every core counts chunks of {CHUNK:,} tokens;
+From these, for machines of {CORES} such cores that share nothing: time of each stage, and memory of the machine
+that makes the last merge and of the one that solves. Every core counts chunks of {CHUNK:,} tokens;
 chunks are merged in a tree, each merge by one core; one core solves, in the time of a line through about a quarter and
 all of the text. Moving files and training the tokenizer, on a sample, are not in the time. The last but one column says
 whether the statistic can number its n-grams: of one length at most {MOST:,}, reached at about
 {self.limit() / 1e9:,.1f} G tokens.
 
 {render.table([*heads, "can be numbered", "slowest"], plan)}
-{self.check()}
+What the plan says for the measured shares, divided by what was measured:
 
-Everything past the measured sizes is an extrapolation. The exponents fall as a text grows, so n-grams, merges and
-memory are rather fewer than the table says. What it shows: tokenization and counting are divided by the machines; the
+{render.rows_table(said, self.check())}
+Everything past these is an extrapolation: where the growth slows (an error above 0), n-grams, merges and memory are
+fewer than the table says. What it shows: tokenization and counting are divided by the machines; the
 last merges and the solution are not, and are the bottleneck of a cluster, memory first. So for a large text count a
 sample (`warmstart fit --sample`): docs/benchmarks.md, "How much text is enough", shows which experts gain from more."""
 
-    def check(self) -> str:
-        """Return how far the formula of merging and counting is off for the measured shares."""
-        parts = []
-        for row in self.rows:
-            if row["tokens"] >= FITTED:
-                a, b = self.slope("solve")
-                said, real = a + b * row["tokens"], row["seconds"]["solve"]
-                memory = self.memory("solve", row["tokens"]) / (row["memory"]["solve"] - row["memory"]["before"])
-                parts.append(f"{row['tokens'] / 1e6:.1f} M {said / real:.2f} and {memory:.2f}")
-        return f"Time and memory of the solution that the plan says, divided by those measured: {', '.join(parts)}."
+    def check(self) -> list[dict[str, Any]]:
+        """Return what the plan says, divided by what was measured, for the runs of at least `FITTED` tokens."""
+        fixed, a_token = self.slope("solve")
+        return [
+            {
+                "tokens": row["tokens"],
+                "ngrams": sum(self.ngrams(row["tokens"])) / sum(row["ngrams"][1:]),
+                "seconds": (fixed + a_token * row["tokens"]) / row["seconds"]["solve"],
+                "bytes": self.memory("solve", row["tokens"]) / (row["memory"]["solve"] - row["memory"]["before"]),
+            }
+            for row in self.rows
+            if row["tokens"] >= FITTED
+        ]
