@@ -38,6 +38,8 @@ NEUTRAL = (
     "benchmarks.lm_section",
     "benchmarks.beside_section",
     "benchmarks.lamp_section",
+    "benchmarks.saturation_section",
+    "benchmarks.plan",
     "warmstart.progress",
 )  # cannot change results
 OLDER = " †"  # marks a row whose result was made by other code

@@ -47,6 +47,7 @@ BENCHES = {
     "lamp": Needs((LAMP,)),
     "edge": Needs((CLASSICS[0], CLASSICS[2]), plots=False),
     "little_data": Needs(CLASSICS, ("transformers",), plots=False),
+    "saturation": Needs(CLASSICS[:2]),
 }
 EXTRAS = {"transformers": "hf", "gensim": "bench", "matplotlib": "plot"}
 

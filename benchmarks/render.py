@@ -139,6 +139,13 @@ def curves(
     figures.save_figure(figure, path)
 
 
+def insert(path: Path, name: str, body: str) -> None:
+    """Write a body between ``<!-- NAME -->`` and ``<!-- /NAME -->`` of a page, at its end if they are not there."""
+    text = _replaced(path.read_text(encoding="utf-8"), name, _filled(body.strip()), path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write(
     docs: Path, name: str, title: str, conclusion: str, body: str, results: Results, bench: str | None = None
 ) -> None:  # fmt: skip

@@ -600,3 +600,11 @@ def test_files_of_tokens_need_their_tokenizer(run, text, model, tmp_path, argume
     assert (found, out) == (code, "")
     assert message in err
     assert not (tmp_path / "new").exists()
+
+
+def test_fit_counts_a_share_of_the_documents(run, text, tmp_path):
+    options = ["--split-documents", r"\n\n", "--json", "--quiet", "--contexts", "ngrams", "--sample"]
+    found = [json.loads(run(*small(text, tmp_path / "m", *options, share))[1]) for share in (0.4, 1)]
+    assert 0 < found[0]["documents"] < found[1]["documents"] == 20
+    code, _, err = run(*small(text, tmp_path / "n", *options, 1.5))
+    assert (code, "sample: expected a number above 0" in err, (tmp_path / "n").exists()) == (1, True, False)

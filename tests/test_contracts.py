@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     "errors", "ids", "sampling", "records", "columns", "formats", "files", "progress", "documents", "tokenizer",
     "token_files", "corpus",
-    "_kernels", "_ngram_kernels", "_cache_kernels", "_mixture_kernels", "_arpa_kernels", "_softmax", "_threads",
+    "_kernels", "_ngram_kernels", "_ngram_torch", "_cache_kernels", "_mixture_kernels", "_arpa_kernels",
+    "_softmax", "_threads",
     "edge", "ngrams", "ranks", "backoff", "kneser_ney", "left_out", "arpa", "cache", "gate",
     "accumulators", "solution", "counts", "spectral", "classes", "contexts", "attention", "near_shallow",
     "mixture", "sample", "solving", "budget", "stream", "explanation", "folder",

@@ -387,3 +387,52 @@ def test_tokenizers_that_cannot_read_the_text_are_refused(tmp_path, vocabulary, 
         with pytest.raises(InputError, match=message):
             make()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sample_is_chosen_by_content_and_contains_every_smaller_one(tmp_path):
+    texts = [f"text {i} " * (i % 3 + 1) for i in range(400)] + ["line " * PIECE]
+    tokenizer = train_tokenizer(texts, "words")
+
+    def documents(share, sources):
+        corpus = Corpus.build(sources, tokenizer=tokenizer, sample=share, cache_dir=tmp_path)
+        decoded = corpus.tokenizer.decode(corpus.tokens.tolist(), skip_special_tokens=False)
+        return [text.strip() for text in decoded.split(SEPARATOR)[1:-1]]
+
+    whole = [text.strip() for text in texts]
+    found = [documents(share, texts) for share in (0.2, 0.5, 0.99, 1)]
+    for less, more in zip(found, [*found[1:], whole], strict=True):
+        assert 0 < len(less) <= len(more)
+        assert set(less) <= set(more)
+    assert 50 < len(found[0]) < 110 < len(found[1]) < 250 < len(found[2]) < len(found[3]) == 401
+    assert documents(0.5, texts[::-1]) == found[1][::-1]
+    parts = documents(0.5, texts[:99]), documents(0.5, texts[99:])
+    assert parts[0] + parts[1] == found[1]
+    check(Corpus.build(found[1], tokenizer="bpe", vocab_size=300, cache_dir=tmp_path), found[1])
+    sampled, direct = (
+        Corpus.build(source, vocab_size=300, sample=share, cache_dir=tmp_path)
+        for source, share in ((texts, 0.5), ([text for text in texts if text.strip() in found[1]], 1))
+    )
+    assert sampled.digest == direct.digest  # the tokenizer is that of the sample
+
+
+def test_a_sample_is_a_setting_of_the_cache_and_all_of_it_is_none(tmp_path):
+    texts = [f"text {i}" for i in range(20)]
+    corpora = [Corpus.build(texts, tokenizer="words", cache_dir=tmp_path, **more) for more in ({}, {"sample": 1.0})]
+    assert corpora[0].folder == corpora[1].folder
+    assert "sample" not in corpora[0].manifest
+    part = Corpus.build(texts, tokenizer="words", sample=0.2, cache_dir=tmp_path)
+    assert part.folder != corpora[0].folder
+    assert part.manifest["sample"] == 0.2
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 1.01, float("nan"), "0.1", True, None])
+def test_a_share_that_is_none_is_refused(tmp_path, share):
+    with pytest.raises(InputError, match="sample: expected a number above 0, at most 1, got"):
+        Corpus.build(["a"], sample=share, cache_dir=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_sample_without_documents_is_refused(tmp_path):
+    with pytest.raises(InputError, match="some of 2 documents, got none with 1e-12; give a larger share"):
+        Corpus.build(["a", "b"], tokenizer="words", sample=1e-12, cache_dir=tmp_path)
+    assert not list(tmp_path.iterdir())

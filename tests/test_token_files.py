@@ -316,3 +316,25 @@ def test_bytes_of_tokens():
                                                                 "prepend_scheme": "always", "split": True}})
     ).decoder  # fmt: skip
     assert token_bytes(fallback).tolist() == [4, 5, 1, 2]
+
+
+@pytest.mark.parametrize("block", [1, 7, 2**22])
+@pytest.mark.parametrize("write", [bare, datatrove])
+def test_a_sample_of_tokens_has_whole_documents_and_contains_every_smaller_one(
+    tmp_path, tokenizer, write, block, monkeypatch
+):
+    monkeypatch.setattr(token_files, "BLOCK", block)
+    texts = [f"to be {i} or not" for i in range(40)]
+    ids = [tokenizer.encode(text).ids for text in texts]
+    files = TokenFiles(write(tmp_path, ids, tokenizer.token_to_id(SEPARATOR)), tokenizer)
+    before: set[str] = set()
+    for share in (0.2, 0.5, 0.9):
+        corpus = Corpus.build(files, sample=share, cache_dir=tmp_path / "tokens")
+        decoded = corpus.tokenizer.decode(corpus.tokens.tolist(), skip_special_tokens=False)
+        chosen = decoded.split(SEPARATOR)[1:-1]
+        assert Corpus.build(chosen, tokenizer=tokenizer, cache_dir=tmp_path / "text").digest == corpus.digest
+        assert corpus.n_bytes == len("".join(chosen))
+        assert before < set(chosen) < set(texts)
+        before = set(chosen)
+    with pytest.raises(InputError, match="some of 40 documents"):
+        Corpus.build(files, sample=1e-12, cache_dir=tmp_path / "tokens")

@@ -17,6 +17,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -33,12 +34,21 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from warmstart.documents import Piece, Sources, find_sources, read_documents
+from warmstart.documents import (
+    Piece,
+    Sources,
+    check_share,
+    find_sources,
+    is_sampled,
+    nothing_sampled,
+    read_documents,
+    sampled,
+)
 from warmstart.errors import InputError, NoTextError
 from warmstart.files import save_json
 from warmstart.formats import STDIN, Reading, is_packed, notice
 from warmstart.progress import Progress
-from warmstart.records import named, parse_json
+from warmstart.records import Report, named, parse_json
 from warmstart.token_files import TokenFiles, id_table, index_of, layout_of, read_tokens
 from warmstart.tokenizer import (
     KINDS,
@@ -104,6 +114,7 @@ class Corpus:
         *,
         tokenizer: str | Path | Tokenizer = "bpe",
         vocab_size: int = 8192,
+        sample: float = 1,
         cache_dir: Folder = None,
         progress: Progress | None = None,
         **reading: Any,
@@ -121,6 +132,9 @@ class Corpus:
             A kind to train, or an existing tokenizer: see `warmstart.tokenizer`.
         vocab_size : int
             Largest ``V`` of a trained tokenizer.
+        sample : float
+            Share of the documents to read. A hash of its content decides on each, so that a sample contains every
+            smaller one. The tokenizer is trained on the sample; to compare shares, give one that is trained.
         cache_dir : path, optional
             Folder of the cache. Default: ``$WARMSTART_CACHE``, else ``$XDG_CACHE_HOME/warmstart``, else
             ``~/.cache/warmstart``.
@@ -142,7 +156,8 @@ class Corpus:
                 raise InputError("expected no tokenizer besides that of the files of tokens, got one; leave it out")
             tokenizer = sources.tokenizer
         kind = tokenizer if isinstance(tokenizer, str) and tokenizer in KINDS else load_tokenizer(tokenizer)
-        return cls._make(_Recipe(kind, vocab_size, Reading(**reading), ranked=True), sources, cache_dir, progress)
+        recipe = _Recipe(kind, vocab_size, Reading(**reading), ranked=True, sample=check_share(sample))
+        return cls._make(recipe, sources, cache_dir, progress)
 
     @classmethod
     def encode(
@@ -311,6 +326,7 @@ class _Recipe:
     reading: Reading
     ranked: bool  # whether ids become frequency ranks
     table: NDArray[np.int64] | None = None  # of `id_table`, for files of tokens
+    sample: float = 1  # share of the documents
 
     def settings(self, files: Iterable[Path]) -> dict[str, Any]:
         """Return the part of the manifest that is known in advance. Its digest names the folder in the cache."""
@@ -328,7 +344,13 @@ class _Recipe:
             "sources": [{"name": path.name, "sha256": _sha256(path)} for path in files],
             "reading": reading,
             "tokenizer": tokenizer | {"tokenizers": tokenizers.__version__},
+            **({"sample": self.sample} if self.sample < 1 else {}),
         }
+
+    def pieces(self, files: list[Path], report: Report) -> Iterator[Piece]:
+        """Read text files."""
+        pieces = read_documents(files, self.reading, report)
+        return sampled(pieces, self.sample) if self.sample < 1 else pieces
 
 
 def _check_tokens(files: TokenFiles, recipe: _Recipe) -> NDArray[np.int64]:
@@ -415,6 +437,8 @@ def _write(
     raw = folder.with_name("raw")
     with raw.open("wb") as file:
         written = (_write_text if recipe.table is None else _write_tokens)(recipe, files, file, progress)
+    if recipe.table is not None and recipe.sample < 1:
+        raw, written = _sample_tokens(raw, written, recipe.sample)
     tokenizer, counts, documents = written.tokenizer, written.counts, written.documents
     ranks = token_ranks(counts) if recipe.ranked else np.arange(len(counts))
     tokenizer = rank_tokens(tokenizer, counts) if recipe.ranked else tokenizer
@@ -449,16 +473,17 @@ class _Written(NamedTuple):
 
 def _write_text(recipe: _Recipe, files: list[Path], raw: IO[bytes], progress: Progress | None) -> _Written:
     """Train the tokenizer, if there is none, and write the tokens of text files."""
-    total = None if any(map(is_packed, files)) else sum(path.stat().st_size for path in files)
+    unknown = recipe.sample < 1 or any(map(is_packed, files))
+    total = None if unknown else sum(path.stat().st_size for path in files)
     tokenizer = recipe.tokenizer
     if isinstance(tokenizer, str):
         meter = Meter("train tokenizer", total, progress)
-        pieces = meter.watch(read_documents(files, recipe.reading, lambda _: None))  # the second pass says it
+        pieces = meter.watch(recipe.pieces(files, lambda _: None))  # the second pass says it
         tokenizer = train_tokenizer((piece.text for piece in pieces), tokenizer, recipe.vocab_size)
         total = meter.done
     meter = Meter("encode text", total, progress)
     left_out: list[str] = []
-    pieces = meter.watch(read_documents(files, recipe.reading, left_out.append))
+    pieces = meter.watch(recipe.pieces(files, left_out.append))
     counts, documents = _encode(pieces, tokenizer, raw)
     return _Written(tokenizer, counts, documents, meter.done, left_out)
 
@@ -489,8 +514,31 @@ def _write_tokens(recipe: _Recipe, files: list[Path], raw: IO[bytes], progress: 
             left_out.append(f"{layout.path.name}: read as one document; {hint}")
     if position == counts[separator]:
         raise NoTextError("expected files with tokens, got none; give other files")
-    text_bytes = int(counts @ token_bytes(tokenizer) - counts[separator] * len(SEPARATOR))
+    text_bytes = _text_bytes(tokenizer, counts)
     return _Written(tokenizer, counts, np.concatenate(documents), text_bytes, left_out)
+
+
+def _text_bytes(tokenizer: Tokenizer, counts: NDArray[np.int64]) -> int:
+    return int(counts @ token_bytes(tokenizer) - counts[tokenizer.token_to_id(SEPARATOR)] * len(SEPARATOR))
+
+
+def _sample_tokens(raw: Path, written: _Written, share: float) -> tuple[Path, _Written]:
+    """Write a share of the documents of a file of tokens to another file."""
+    counts, ends = np.zeros_like(written.counts), [0]
+    dtype, target = _id_type(counts.size), raw.with_name("sample")
+    tokens = np.memmap(raw, dtype, "r")
+    with target.open("wb") as file:
+        file.write(tokens[:1].tobytes())
+        for start, end in itertools.pairwise(written.documents.tolist()):
+            if is_sampled(tokens.data[start + 1 : end], share):
+                targets = tokens[start + 1 : end + 1]
+                targets.tofile(file)
+                counts += np.bincount(targets, minlength=counts.size)
+                ends.append(ends[-1] + targets.size)
+    if len(ends) == 1:
+        raise nothing_sampled(share, written.documents.size - 1)
+    documents, n_bytes = np.array(ends), _text_bytes(written.tokenizer, counts)
+    return target, written._replace(counts=counts, documents=documents, n_bytes=n_bytes)
 
 
 def _id_type(vocab_size: int) -> np.dtype[np.unsignedinteger]:

@@ -16,6 +16,7 @@ but whitespace are dropped.
 import ast
 import contextlib
 import functools
+import hashlib
 import itertools
 import os
 import stat
@@ -135,6 +136,62 @@ def _narrowed(sources: Iterable[Any], field: str) -> Iterable[Any]:
     """Leave out the other columns of a data set, which may be pictures or sound that would be decoded."""
     names = getattr(sources, "column_names", None)  # a data set of Hugging Face; a stream may have None
     return sources.select_columns([field]) if names and field in names else sources  # type: ignore[attr-defined]
+
+
+def check_share(share: float) -> float:
+    """Return the share of documents to read, if it can be one.
+
+    Raises
+    ------
+    InputError
+        It is not a number above 0, at most 1.
+    """
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise InputError(f"sample: expected a number above 0, at most 1, got {share!r}")
+    return share
+
+
+def is_sampled(content: bytes | memoryview, share: float) -> bool:
+    """Return whether a document belongs to a sample, which is decided by a hash of its content.
+
+    So neither order nor shards change the choice, and a sample contains every smaller one.
+
+    Examples
+    --------
+    >>> [sum(is_sampled(b"%d" % i, share) for i in range(10_000)) for share in (0.1, 0.2, 1)]
+    [1029, 1986, 10000]
+    """
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest()) < share * 2**64
+
+
+def sampled(pieces: Iterable[Piece], share: float) -> Iterator[Piece]:
+    """Yield the pieces of a share of the documents, chosen by their first pieces with `is_sampled`.
+
+    Raises
+    ------
+    InputError
+        No document is chosen.
+
+    Examples
+    --------
+    >>> texts = [f"text {i}" for i in range(9)]
+    >>> [piece.text for piece in sampled(read_documents(texts), 0.2)]
+    ['text 2', 'text 3', 'text 6']
+    """
+    n_documents, begins, chosen, found = 0, True, False, False
+    for piece in pieces:
+        if begins:
+            chosen, n_documents = is_sampled(piece.text.encode(), share), n_documents + 1
+        begins, found = piece.ends_document, found or chosen
+        if chosen:
+            yield piece
+    if not found:
+        raise nothing_sampled(share, n_documents)
+
+
+def nothing_sampled(share: float, n_documents: int) -> InputError:
+    """Return the error of a sample without documents."""
+    return InputError(f"sample: expected some of {n_documents} documents, got none with {share}; give a larger share")
 
 
 def default_corpus(part: str = "all") -> Iterator[str]:

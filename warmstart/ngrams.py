@@ -353,6 +353,7 @@ def count_ngrams(
     vocabulary: Mapping[str, int] | None = None,
     workers: int = 1,
     chunk: int | None = None,
+    device: str | None = None,
     progress: Progress | None = None,
 ) -> NGramCounts:
     """Count all n-grams of a text up to an order, in one pass. Time and memory are linear in the text.
@@ -372,13 +373,17 @@ def count_ngrams(
         Number of threads. The result does not depend on it.
     chunk : int, optional
         Targets that a thread counts at once. The result does not depend on it; `warmstart.budget` chooses it.
+    device : str, optional
+        Device of PyTorch, such as "cuda", that counts the chunks in place of the compiled loops. They are merged on
+        the CPU. The result does not depend on it.
     progress : callable, optional
         Called as ``progress("count n-grams", tokens, total)``, possibly from another thread.
 
     Raises
     ------
     InputError
-        A token is outside the vocabulary, the documents do not end at separators, or the order is below 1.
+        A token is outside the vocabulary, the documents do not end at separators, the order is below 1, or there is no
+        such device.
 
     Examples
     --------
@@ -397,6 +402,10 @@ def count_ngrams(
     separator = check_text(tokens, documents, vocab_size)
     if not 1 <= order <= LONGEST:
         raise InputError(f"order: expected a number from 1 to {LONGEST}, got {order}")
+    if device is not None:
+        from warmstart import _ngram_torch  # torch is loaded here, not on import
+
+        _ngram_torch.check_device(device)
     vocab_size, order, total = int(vocab_size), int(order), tokens.size - 1
     done, lock, most = 0, Lock(), CHUNK if chunk is None else max(1, int(chunk))
 
@@ -410,7 +419,11 @@ def count_ngrams(
         text = np.asarray(tokens[low : part.stop + 1])
         history = kernels.histories(text, separator, order - 1, np.zeros(1, np.int64))
         counted = np.arange(text.size) > part.start - low
-        levels = _without_zeros(number_ngrams(text, vocab_size, history, counted, order)[0])
+        if device is None:
+            levels = number_ngrams(text, vocab_size, history, counted, order)[0]
+        else:
+            levels = _counted_on(device, text, vocab_size, history, counted, order)
+        levels = _without_zeros(levels)
         with lock:
             done += part.stop - part.start
             if progress:
@@ -516,6 +529,18 @@ def number_ngrams(tokens: Ids, vocab_size: int, history: Ids, counted: Ids, orde
         offsets.append(extensions)
     offsets.append(np.zeros(0, np.int32))
     return tuple(map(Level, lasts, counts, offsets)), ids
+
+
+def _counted_on(device: str, tokens: Ids, vocab_size: int, history: Ids, counted: Ids, order: int) -> Levels:
+    """Return the levels of `number_ngrams`, counted by PyTorch."""
+    from warmstart import _ngram_torch  # torch is loaded here, not on import
+
+    tokens = tokens.astype(id_type(vocab_size), copy=False)
+    found = _ngram_torch.count_levels(tokens, vocab_size, history, counted, order, device)
+    lasts = [np.arange(vocab_size, dtype=tokens.dtype), *(last for last, _, _ in found)]
+    counts = [np.bincount(tokens[counted], minlength=vocab_size), *(count for _, count, _ in found)]
+    offsets = [*(extensions for _, _, extensions in found), np.zeros(0, np.int32)]
+    return tuple(map(Level, lasts, counts, offsets))
 
 
 def _sum(parts: list[Levels]) -> Levels:

@@ -73,6 +73,14 @@ def fit(
     ] = "bpe",
     end_of_text: EndOfText = None,
     vocab_size: VocabSize = 8192,
+    sample: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Read only this share of the documents, chosen by a hash of their content, so that 0.2 has all "
+            "of 0.1. To learn how much is enough, fit several shares with one --tokenizer, and score them with `eval`.",
+        ),
+    ] = 1.0,
     smoothing: Smoothing = "fit",
     temperature: Temperature = "fit",
     cold: Annotated[bool, typer.Option("--cold", help="Write random weights instead, to compare with.")] = False,
@@ -122,7 +130,7 @@ def fit(
         return
     began = time.perf_counter()
     with Reporter(quiet) as progress:
-        options: dict[str, Any] = {"tokenizer": tokenizer, "vocab_size": vocab_size, **reading}
+        options: dict[str, Any] = {"tokenizer": tokenizer, "vocab_size": vocab_size, "sample": sample, **reading}
         encoded = Corpus.build(sources, progress=progress, **options)
         corpus_seconds = time.perf_counter() - began
         if cold:
