@@ -26,6 +26,7 @@ from warmstart.cli.options import (
     Prune,
     Quiet,
     Radius,
+    Resume,
     SkipBad,
     Smoothing,
     Split,
@@ -37,7 +38,16 @@ from warmstart.cli.options import (
     Workers,
 )
 from warmstart.cli.output import print_result, print_table, shown
-from warmstart.cli.values import budget_of, check_used, limit_of, number_or_fit, paths_of, sources_of, whole_numbers
+from warmstart.cli.values import (
+    budget_of,
+    check_used,
+    limit_of,
+    number_or_fit,
+    paths_of,
+    sources_of,
+    whole_numbers,
+    work_of,
+)
 from warmstart.formats import Reading
 from warmstart.progress import Reporter
 
@@ -79,6 +89,7 @@ def fit(
     text_field: TextField = "text",
     skip_bad_records: SkipBad = False,
     max_memory: MaxMemory = None,
+    resume: Resume = False,
     workers: Workers = CORES,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -91,8 +102,8 @@ def fit(
 
     check_target(output)
     check_used(paths_of(corpus), text_format, end_of_text=end_of_text)
-    if cold and max_memory is not None:
-        raise typer.BadParameter("expected --max-memory without --cold, got both")
+    if cold and (resume or max_memory is not None):
+        raise typer.BadParameter("expected --max-memory and --resume without --cold, got both")
     limit = limit_of(max_memory)
     reading = asdict(Reading(split_documents, text_format, text_field, skip_bad_records))
     model = WarmStartLM(
@@ -110,7 +121,7 @@ def fit(
     )
     sources = sources_of(corpus, tokenizer, end_of_text, text_format) or default_corpus("train")
     began = time.perf_counter()
-    with Reporter(quiet) as progress:
+    with work_of(output, limit, resume) as work, Reporter(quiet) as progress:
         options: dict[str, Any] = {"tokenizer": tokenizer, "vocab_size": vocab_size, **reading}
         encoded = Corpus.build(sources, progress=progress, **options)
         corpus_seconds = time.perf_counter() - began
@@ -118,7 +129,7 @@ def fit(
             model.initialise(encoded, seed)
         else:
             budget = budget_of(limit, workers, progress)
-            model.fit(encoded, budget=budget, progress=progress)
+            model.fit(encoded, budget=budget, work=work, progress=progress)
         model.save_pretrained(output)
     seconds: dict[str, float] = {**model.report_["seconds"], "corpus": round(corpus_seconds, 3)}
     report = {**model.report_, "seconds": seconds, "tokens_per_second": round(encoded.n_tokens / sum(seconds.values()))}
