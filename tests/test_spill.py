@@ -280,7 +280,7 @@ def test_a_limit_spills_only_what_does_not_fit(place, monkeypatch):
     shown = run(*count, "--workers", 1, "--max-memory", LIBRARIES + least - 1)
     assert shown["estimated_memory_bytes"] < LIBRARIES + least
     assert [part.start for part in runs] == [n * i // 4 for i in range(4)]
-    assert "to count n-grams, and 1 MiB of the disk, got a limit of" in run(
+    assert "of memory to count n-grams, got a limit of" in run(
         *count, "--workers", 1, "--max-memory", LIBRARIES + spilled - 1, code=1
     )
     assert (place / "bound.stats").read_bytes() == (place / "free.stats").read_bytes()
@@ -341,6 +341,20 @@ def test_a_folder_that_is_there(place, monkeypatch, command):
 
 def interrupt(*_):
     raise StopError
+
+
+def test_what_was_counted_is_kept_where_the_solution_is_refused(place, monkeypatch):
+    def refuse(*_):
+        raise InputError("expected room")
+
+    _, fit = commands(place, "a")
+    monkeypatch.setattr(budgets.Budget, "solve", refuse)
+    assert run(*fit, "--resume", "--max-memory", "64G", code=1) == "expected room"
+    assert [path.name[:6] for path in (place / "a.model.parts").iterdir()] == ["run-0-"]
+    monkeypatch.undo()
+    monkeypatch.setattr(spill, "count_levels", interrupt)  # which is not called
+    run(*fit, "--resume", "--max-memory", "64G")
+    assert not (place / "a.model.parts").exists()
 
 
 def test_bad_input_leaves_no_folder(place):

@@ -110,14 +110,18 @@ def counting_bytes(
 
 
 def spilled_bytes(n_tokens: int, vocab_size: int, order: int) -> int:
-    """Return how much of the disk `warmstart.spill.count_spilled` takes at most: two runs and their sum.
+    """Return how much of the disk counting with runs takes at most beside the corpus.
+
+    That are two runs and their sum, with a byte for each n-gram while they are merged; large counts; and the documents
+    in the file of the result.
 
     Examples
     --------
     >>> spilled_bytes(1_000_000, 8192, 5) // 2**20
-    57
+    60
     """
-    return (2 * (id_type(vocab_size).itemsize + 5) + 1) * (order - 1) * n_tokens
+    s = id_type(vocab_size).itemsize
+    return (2 * (s + 5) + 1) * (order - 1) * n_tokens + (s + 1) * n_tokens
 
 
 def solving_bytes(counts: NGramCounts | SpilledCounts, recipe: Recipe, workers: int = 1) -> int:

@@ -46,6 +46,7 @@ LARGE = 255  # in a file, a count of at least this is written apart
 MOST = 2**31 - 1  # n-grams of a level, and occurrences of an n-gram
 LONGEST = 100  # order
 DOCUMENTS = ("digests", "copies", "lengths", "tokens")
+FACTS = ("vocab_size", "separator", "order", "vocabulary")
 
 Ids = NDArray[Any]
 
@@ -265,13 +266,10 @@ class NGramCounts:
         """Blake2b digest of the whole statistic: equal texts give equal digests."""
         return digest_of(*self.content())
 
-    def _facts(self) -> dict[str, Any]:
-        names = ("vocab_size", "separator", "order", "vocabulary")
-        return {"format": FORMAT} | {name: getattr(self, name) for name in names}
-
     def content(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Return the arrays and the facts that `save` writes."""
-        return self.documents.arrays() | arrays_of(self.levels), {"ngrams": self._facts()}
+        facts = {"format": FORMAT} | {name: getattr(self, name) for name in FACTS}
+        return self.documents.arrays() | arrays_of(self.levels), {"ngrams": facts}
 
     def save(self, path: Path) -> None:
         """Write one safetensors file, whole or not at all. The same statistic gives the same bytes."""

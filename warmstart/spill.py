@@ -31,6 +31,7 @@ from warmstart.errors import InputError
 from warmstart.files import Array
 from warmstart.ids import as_array
 from warmstart.ngrams import (
+    FACTS,
     FORMAT,
     LONGEST,
     ORDER,
@@ -76,7 +77,8 @@ class Work:
 def beside(output: str | os.PathLike[str], resume: bool) -> Iterator[Work]:
     """Give the folder ``OUTPUT.parts``, and delete it when the block ends without an error.
 
-    A process that is killed or interrupted leaves it. Bad input leaves what was there before.
+    A process that is killed or interrupted leaves it. So does one that is refused after it has counted; before, nothing
+    is left.
 
     Parameters
     ----------
@@ -101,7 +103,7 @@ def beside(output: str | os.PathLike[str], resume: bool) -> Iterator[Work]:
     try:
         yield Work(folder, resume)
     except InputError:
-        if not there:
+        if not there and not any(folder.glob("run-*")):
             shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder, ignore_errors=True)
@@ -147,8 +149,7 @@ class SpilledCounts:
 
     def content(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return the arrays and the facts of a file, see `warmstart.files.save_arrays`."""
-        names = ("vocab_size", "separator", "order", "vocabulary")
-        facts = {"format": FORMAT} | {name: getattr(self, name) for name in names}
+        facts = {"format": FORMAT} | {name: getattr(self, name) for name in FACTS}
         return {**self.documents.arrays(), **self.rows}, {"ngrams": facts}
 
     def loaded(self) -> NGramCounts:
