@@ -2,7 +2,7 @@
 # make test   set up, then run the linter, the type checker, the tests and a short form of every bench that has its data
 # make lamp   set up, then start the lamp that learns (examples/lamp) with its page on localhost
 # make test-lamp  install what its tests need besides (Debian: a browser, an MQTT broker, a voice), and skip none of them
-# make fuzz   try 2,000 command lines, and 2,000 damaged files of every kind that is read
+# make fuzz   try 2,000 command lines, 2,000 damaged files of every kind that is read, and 20 kills of a count and a fit
 # make bench  measure every table and plot of docs/benchmarks.md (needs the data sets, see README)
 #
 # On Linux, pip installs torch with gigabytes of CUDA. The CPU build is on PyTorch's index:
@@ -72,7 +72,7 @@ test-lamp: $(BIN)/installed-dev
 
 fuzz: export OMP_NUM_THREADS = 1
 fuzz: $(BIN)/installed-dev
-	WARMSTART_FUZZ=2000 $(BIN)/python -m pytest tests/test_fuzz_cli.py tests/test_fuzz_files.py
+	WARMSTART_FUZZ=2000 $(BIN)/python -m pytest tests/test_fuzz_cli.py tests/test_fuzz_files.py tests/test_spill.py
 
 bench: $(BIN)/installed-dev
 	$(BIN)/python -m benchmarks all

@@ -62,14 +62,14 @@ def test_the_largest_chunk_that_fits_is_taken(resident):
         (bound[2], SMALLEST_CHUNK),
     ):
         budget = Budget(limit, 2, lambda *stage: said.append(stage))
-        assert budget.chunk(*text) == size
+        assert budget.counting(*text) == (size, None)
         assert limit >= budget.estimate > 0.9 * limit
         assert said[-1][0].startswith("at most ")
     budget = Budget(bound[2] - 1, 2)
     with pytest.raises(
         InputError, match=r"expected room for 4\.\d GiB of memory to count n-grams, got a limit of 4\.\d GiB"
     ):
-        budget.chunk(*text)
+        budget.counting(*text)
 
 
 def test_more_of_anything_needs_more(resident):

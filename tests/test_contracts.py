@@ -17,11 +17,11 @@ import warmstart
 ROOT = Path(__file__).parents[1]
 # The data flow; a module imports only from modules to its left (or of its own name).
 ORDER = [
-    "errors", "ids", "sampling", "records", "columns", "formats", "files", "progress", "documents", "tokenizer",
-    "token_files", "corpus",
+    "errors", "ids", "sampling", "records", "columns", "formats", "blocks", "files", "progress", "documents",
+    "tokenizer", "token_files", "corpus",
     "_kernels", "_ngram_kernels", "_ngram_torch", "_cache_kernels", "_mixture_kernels", "_arpa_kernels",
     "_softmax", "_threads",
-    "edge", "ngrams", "ranks", "backoff", "kneser_ney", "left_out", "arpa", "cache", "gate",
+    "edge", "ngrams", "spill", "ranks", "backoff", "kneser_ney", "left_out", "arpa", "cache", "gate",
     "accumulators", "solution", "counts", "spectral", "classes", "contexts", "attention", "near_shallow",
     "mixture", "sample", "solving", "budget", "stream", "explanation", "folder",
     "memory", "layers", "adapters", "baselines", "figures", "estimators", "shards", "distributed",

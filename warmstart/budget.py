@@ -4,7 +4,7 @@
 |---|---|
 | n, V, k | tokens of the text, tokens of the vocabulary, length of the longest n-grams |
 | N | different n-grams: of every length at most one a token, so at most ``(k - 1) n`` above the single tokens |
-| c | targets that a thread counts at once: the one size that the limit chooses |
+| c, r | targets that a thread counts at once, and those of a run on the disk: the sizes that the limit chooses |
 | s | bytes of a token id: 2, or 4 if ``V > 65536`` |
 
 Every term is the size of arrays that are alive at the same time:
@@ -12,6 +12,8 @@ Every term is the size of arrays that are alive at the same time:
 - A level has a token, a count and an offset for each n-gram, ``s + 8`` bytes. The last merge holds what it adds and the
   sum, and two numbers for each n-gram of one level, which take no more than the offsets that its top level does not
   have: ``2 (s + 8) N``. A sum is never larger than its parts.
+- With runs (`warmstart.spill`) only those of one run are in memory: ``n`` is ``r``. To that come the blocks of a merge
+  and large counts; of the text the mapped ids and the documents, which are written without a copy.
 - The chunk of a thread: flags, order, numbers and prefixes of its targets, its levels twice.
 - Text: the mapped ids, the documents, and their copy while they are written; 256 bytes for each document.
 - Kneser-Ney: adjusted count, number of the suffix, probability, mass and offset of each n-gram, at most 34 bytes.
@@ -23,6 +25,7 @@ What the process holds already is measured, and `LIBRARIES` is added for kernels
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from warmstart.classes import ORDER as CLASS_ORDER
@@ -36,11 +39,13 @@ from warmstart.progress import Progress, peak_memory, resident_memory
 from warmstart.sample import READ, TARGETS
 from warmstart.solution import EXAMPLES_PER_BLOCK, KEPT_BYTES
 from warmstart.solving import Recipe
+from warmstart.spill import BLOCK, RUN, SpilledCounts, Work
 
 LIBRARIES = 192 << 20
 SMALLEST_CHUNK = 1 << 16
 PER_DOCUMENT = 256
 KNESER_NEY = 34
+MERGING = 64  # bytes for each n-gram of a block that is merged
 UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -76,9 +81,18 @@ def shown_size(size: int) -> str:
 
 
 def counting_bytes(
-    n_tokens: int, n_documents: int, vocab_size: int, order: int, *, workers: int = 1, chunk: int = CHUNK
+    n_tokens: int,
+    n_documents: int,
+    vocab_size: int,
+    order: int,
+    *,
+    workers: int = 1,
+    chunk: int = CHUNK,
+    run: int | None = None,
 ) -> int:
     """Return how much memory `warmstart.ngrams.count_ngrams` takes at most, and `warmstart.shards.Statistic.save`.
+
+    With a number of targets of a ``run``: `warmstart.spill.count_spilled`.
 
     Examples
     --------
@@ -86,19 +100,37 @@ def counting_bytes(
     212
     """
     s = id_type(vocab_size).itemsize
-    levels = 2 * (s + 8) * (order - 1) * n_tokens
-    in_chunks = min(n_tokens, workers * chunk)
+    at_once = n_tokens if run is None else min(n_tokens, run)
+    levels = 2 * (s + 8) * (order - 1) * at_once
+    in_chunks = min(at_once, workers * chunk)
     chunks = (34 + 4 * order + 2 * (s + 8) * (order - 1)) * in_chunks
-    text = 4 * s * n_tokens + PER_DOCUMENT * n_documents
-    return levels + chunks + text + 64 * vocab_size * (workers + 1)
+    text = (4 if run is None else 2) * s * n_tokens + PER_DOCUMENT * n_documents
+    merges = 0 if run is None else MERGING * (BLOCK + vocab_size) + n_tokens // 4  # 16 bytes for each large count
+    return levels + chunks + text + merges + 64 * vocab_size * (workers + 1)
 
 
-def solving_bytes(counts: NGramCounts, recipe: Recipe, workers: int = 1) -> int:
-    """Return how much memory `warmstart.solving.solve` takes at most beside the counts."""
+def spilled_bytes(n_tokens: int, vocab_size: int, order: int) -> int:
+    """Return how much of the disk counting with runs takes at most beside the corpus.
+
+    That are two runs and their sum, with a byte for each n-gram while they are merged; large counts; and the documents
+    in the file of the result.
+
+    Examples
+    --------
+    >>> spilled_bytes(1_000_000, 8192, 5) // 2**20
+    60
+    """
+    s = id_type(vocab_size).itemsize
+    return (2 * (s + 5) + 1) * (order - 1) * n_tokens + (s + 1) * n_tokens
+
+
+def solving_bytes(counts: NGramCounts | SpilledCounts, recipe: Recipe, workers: int = 1) -> int:
+    """Return how much memory `warmstart.solving.solve` takes at most beside the counts that are in memory."""
     s, n, size = id_type(counts.vocab_size).itemsize, counts.n_tokens, counts.vocab_size
     longest = int(counts.documents.lengths.max(initial=0)) + 1
     sample = min(n, READ * TARGETS + longest)
     held = 4 * s * n + PER_DOCUMENT * int(counts.documents.copies.sum())
+    held += (s + 9) * sum(counts.sizes) if isinstance(counts, SpilledCounts) else 0
     at_once, models = [0], 0
     if "ngrams" in recipe.contexts:
         held += KNESER_NEY * sum(counts.sizes)
@@ -130,6 +162,20 @@ def _network_bytes(config: Config, n_tokens: int, workers: int) -> int:
     return 28 * width * config.vocab_size + 16 * config.bits * config.vocab_size + scores + rows + hidden + windows
 
 
+def _sizes(work: Work | None) -> Iterator[tuple[int, int | None]]:
+    """Return the numbers of targets that are tried, falling: of a thread, and of a run."""
+    if work is None or not work.always:
+        yield from ((size, None) for size in _halves(CHUNK))
+    if work is not None:
+        yield from ((min(CHUNK, max(SMALLEST_CHUNK, run // 4)), run) for run in _halves(RUN))
+
+
+def _halves(size: int) -> Iterator[int]:
+    yield size
+    while (size := size // 2) >= SMALLEST_CHUNK:
+        yield size
+
+
 @dataclass
 class Budget:
     """A limit of memory, and what is expected to be needed.
@@ -153,24 +199,28 @@ class Budget:
     progress: Progress | None = None
     estimate: int = 0
 
-    def chunk(self, n_tokens: int, n_documents: int, vocab_size: int, order: int) -> int:
-        """Return the largest number of targets that can be counted at once.
+    def counting(
+        self, n_tokens: int, n_documents: int, vocab_size: int, order: int, work: Work | None = None
+    ) -> tuple[int, int | None]:
+        """Return how many targets a thread counts at once, and how many those of a run are; None if nothing spills.
+
+        The largest numbers that fit are chosen; runs are written only if the text does not fit without, or ``work``
+        asks for them.
 
         Raises
         ------
         InputError
             The text cannot be counted within the limit.
         """
-        size = CHUNK
-        while True:
-            need = counting_bytes(n_tokens, n_documents, vocab_size, order, workers=self.workers, chunk=size)
-            if self._fits(need) or size <= SMALLEST_CHUNK:
+        for size, run in _sizes(work):
+            need = counting_bytes(n_tokens, n_documents, vocab_size, order, workers=self.workers, chunk=size, run=run)
+            if self._fits(need):
                 break
-            size //= 2
-        self._announce(need, "count n-grams", "count less text at once, choose a lower order or fewer workers")
-        return size
+        spilled = 0 if run is None else spilled_bytes(n_tokens, vocab_size, order)
+        self._announce(need, "count n-grams", "count less text at once, choose a lower order or fewer workers", spilled)
+        return size, run
 
-    def solve(self, counts: NGramCounts, recipe: Recipe) -> None:
+    def solve(self, counts: NGramCounts | SpilledCounts, recipe: Recipe) -> None:
         """Refuse a statistic that cannot be solved within the limit.
 
         Raises
@@ -187,7 +237,7 @@ class Budget:
     def _fits(self, need: int) -> bool:
         return self._total(need) <= self.limit
 
-    def _announce(self, need: int, stage: str, hint: str) -> None:
+    def _announce(self, need: int, stage: str, hint: str, spilled: int = 0) -> None:
         total = self._total(need)
         self.estimate = max(self.estimate, total)
         if total > self.limit:
@@ -196,4 +246,5 @@ class Budget:
                 f"{hint}, or raise the limit"
             )
         if self.progress:
-            self.progress(f"at most {shown_size(total)} of {shown_size(self.limit)} memory to {stage}", 0, None)
+            disk = f", and {shown_size(spilled)} on the disk" if spilled else ""
+            self.progress(f"at most {shown_size(total)} of {shown_size(self.limit)} memory to {stage}{disk}", 0, None)

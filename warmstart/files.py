@@ -5,7 +5,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,25 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from bitcipher.files import replacing, writing
+from warmstart.blocks import Stored
 from warmstart.errors import InputError
 from warmstart.records import parse_json
 
 __all__ = [
-    "load_arrays", "load_facts", "map_arrays", "replacing", "save_arrays", "save_json", "writing", "writing_arrays",
+    "blocks_of", "load_arrays", "load_facts", "map_arrays", "replacing", "save_arrays", "save_json", "writing",
+    "writing_arrays",
 ]  # fmt: skip
 
 FACTS = "warmstart"  # one metadata key: safetensors does not keep the order of several
 CHECKSUMS = "checksums"
 TYPES = {"U8": "u1", "U16": "<u2", "U32": "<u4", "I32": "<i4", "I64": "<i8", "F32": "<f4", "F64": "<f8"}
+PLACES = ["U8", "U16", "I32", "U32", "F32", "F64", "I64"]  # in files of safetensors the last of these come first
+
+Array = NDArray[Any] | Stored
 
 
-def save_arrays(path: Path, arrays: dict[str, NDArray[Any]], facts: dict[str, Any] | None = None) -> None:
-    """Write arrays and JSON facts to a safetensors file.
+def save_arrays(path: Path, arrays: Mapping[str, Array], facts: dict[str, Any] | None = None) -> None:
+    """Write arrays and JSON facts to a safetensors file. Arrays that are stored on the disk are copied in blocks.
 
     Examples
     --------
@@ -39,12 +44,40 @@ def save_arrays(path: Path, arrays: dict[str, NDArray[Any]], facts: dict[str, An
     >>> arrays["x"].tolist(), facts
     ([0, 1, 2], {'unit': 2})
     """
-    contiguous = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}  # safetensors scrambles views
+    content = {FACTS: json.dumps(facts or {}, sort_keys=True)}
     with replacing(path) as temporary:
-        try:
-            save_file(contiguous, temporary, {FACTS: json.dumps(facts or {}, sort_keys=True)})
+        if any(isinstance(array, Stored) for array in arrays.values()):
+            _copy_arrays(temporary, arrays, content)
+            return
+        contiguous = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}  # safetensors scrambles
+        try:  # views
+            save_file(contiguous, temporary, content)
         except SafetensorError as error:  # a full disk raises it
             raise OSError(f"{path}: could not be written: {error}") from error
+
+
+def _copy_arrays(path: Path, arrays: Mapping[str, Array], content: Mapping[str, str]) -> None:
+    """Write what safetensors writes, to the byte, without holding it in memory."""
+    kinds = {np.dtype(kind): name for name, kind in TYPES.items()}
+    names = sorted(arrays, key=lambda name: (-PLACES.index(kinds[arrays[name].dtype]), name))
+    header: dict[str, Any] = {"__metadata__": content}
+    end = 0
+    for name in names:
+        array = arrays[name]
+        start, end = end, end + math.prod(array.shape) * array.dtype.itemsize
+        header[name] = {"dtype": kinds[array.dtype], "shape": array.shape, "data_offsets": (start, end)}
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded = encoded.ljust(-(-len(encoded) // 8) * 8)
+    with path.open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for name in names:
+            for block in blocks_of(arrays[name]):
+                file.write(block.data)
+
+
+def blocks_of(array: Array) -> Iterable[NDArray[Any]]:
+    """Return an array in contiguous blocks: one if it is in memory."""
+    return array.blocks() if isinstance(array, Stored) else [np.ascontiguousarray(array)]
 
 
 @contextlib.contextmanager
@@ -184,9 +217,12 @@ def _compare(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]], f
             )
 
 
-def checksums(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any] | None = None) -> dict[str, int]:
+def checksums(arrays: Mapping[str, Array], facts: Mapping[str, Any] | None = None) -> dict[str, int]:
     """Return the CRC-32 of every array, and of the other facts, for the fact ``checksums``."""
-    sums = {name: zlib.crc32(np.ascontiguousarray(array).data) for name, array in arrays.items()}
+    sums = {
+        name: array.crc if isinstance(array, Stored) else zlib.crc32(np.ascontiguousarray(array).data)
+        for name, array in arrays.items()
+    }
     return sums if facts is None else sums | {FACTS: zlib.crc32(json.dumps(facts, sort_keys=True).encode())}
 
 

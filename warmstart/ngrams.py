@@ -24,7 +24,7 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -48,6 +48,7 @@ LONGEST = 100  # order
 QUOTED = 32  # tokens in a row that only a copy has
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # of a hash: odd, its bits look random
 DOCUMENTS = ("digests", "copies", "lengths", "tokens")
+FACTS = ("vocab_size", "separator", "order", "vocabulary")
 
 Ids = NDArray[Any]
 
@@ -150,6 +151,10 @@ class Documents:
             for digest, copies, (start, end) in zip(self.digests, self.copies.tolist(), spans, strict=True)
         }
 
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays of a file."""
+        return {f"documents.{name}": getattr(self, name) for name in DOCUMENTS}
+
     def all(self) -> list[Ids]:
         """Return the tokens of all documents, equal ones as often as they were counted."""
         return [text for copies, text in self.texts().values() for _ in range(copies)]
@@ -226,6 +231,15 @@ class NGramCounts:
         """Number of counted targets."""
         return int(self.levels[0].counts.sum())
 
+    @property
+    def unigrams(self) -> NDArray[np.int64]:
+        """How often each token is a target (V,)."""
+        return self.levels[0].counts
+
+    def loaded(self) -> Self:
+        """Return the statistic in memory: itself."""
+        return self
+
     def shortened(self, order: int) -> "NGramCounts":
         """Return the statistic of the n-grams up to an order.
 
@@ -280,31 +294,12 @@ class NGramCounts:
     @property
     def digest(self) -> str:
         """Blake2b digest of the whole statistic: equal texts give equal digests."""
-        whole = hashlib.blake2b(json.dumps(self._facts(), sort_keys=True).encode(), digest_size=16)
-        for _, array in sorted(self._arrays().items()):
-            whole.update(np.ascontiguousarray(array).data)
-        return whole.hexdigest()
-
-    def _facts(self) -> dict[str, Any]:
-        names = ("vocab_size", "separator", "order", "vocabulary")
-        return {"format": FORMAT} | {name: getattr(self, name) for name in names}
-
-    def _arrays(self) -> dict[str, NDArray[Any]]:
-        arrays: dict[str, NDArray[Any]] = {f"documents.{f}": getattr(self.documents, f) for f in DOCUMENTS}
-        for n, level in enumerate(self.levels, start=1):
-            large = np.flatnonzero(level.counts >= LARGE)
-            arrays |= {
-                f"{n}.last": level.last,
-                f"{n}.offsets": level.offsets,
-                f"{n}.counts": np.minimum(level.counts, LARGE).astype(np.uint8),
-                f"{n}.large": large,
-                f"{n}.large_counts": level.counts[large].astype(np.int64),
-            }
-        return arrays
+        return digest_of(*self.content())
 
     def content(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Return the arrays and the facts that `save` writes."""
-        return self._arrays(), {"ngrams": self._facts()}
+        facts = {"format": FORMAT} | {name: getattr(self, name) for name in FACTS}
+        return self.documents.arrays() | arrays_of(self.levels), {"ngrams": facts}
 
     def save(self, path: Path) -> None:
         """Write one safetensors file, whole or not at all. The same statistic gives the same bytes."""
@@ -396,8 +391,6 @@ def count_ngrams(
     >>> (counts + counts - counts).digest == counts.digest
     True
     """
-    from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
-
     tokens, documents = as_array("tokens", tokens), as_array("documents", documents)
     separator = check_text(tokens, documents, vocab_size)
     if not 1 <= order <= LONGEST:
@@ -407,6 +400,30 @@ def count_ngrams(
 
         _ngram_torch.check_device(device)
     vocab_size, order, total = int(vocab_size), int(order), tokens.size - 1
+    levels = count_levels(
+        tokens, slice(0, total), separator, vocab_size, order, workers=workers, chunk=chunk, device=device,
+        progress=progress and (lambda done: progress("count n-grams", done, total)),
+    )  # fmt: skip
+    bag = Documents.of(tokens, documents, id_type(vocab_size))
+    digest = "" if vocabulary is None else vocabulary_digest(vocabulary)
+    return NGramCounts(vocab_size, separator, order, levels, bag, digest)
+
+
+def count_levels(
+    tokens: Ids,
+    targets: slice,
+    separator: int,
+    vocab_size: int,
+    order: int,
+    *,
+    workers: int = 1,
+    chunk: int | None = None,
+    device: str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Levels:
+    """Count the n-grams that end at some targets of a text: target i is ``tokens[i + 1]``. See `count_ngrams`."""
+    from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
+
     done, lock, most = 0, Lock(), CHUNK if chunk is None else max(1, int(chunk))
 
     def count(part: slice) -> Levels:
@@ -427,15 +444,54 @@ def count_ngrams(
         with lock:
             done += part.stop - part.start
             if progress:
-                progress("count n-grams", done, total)
+                progress(done)
         return levels
 
-    sums = run_parts(count, shares(total, min(workers, total)), workers)
+    size, start = targets.stop - targets.start, targets.start
+    parts = [slice(start + part.start, start + part.stop) for part in shares(size, min(workers, size))]
+    sums = run_parts(count, parts, workers)
     while len(sums) > 1:
         sums = run_parts(_sum, [sums[i : i + 2] for i in range(0, len(sums), 2)], workers)
-    digest = "" if vocabulary is None else vocabulary_digest(vocabulary)
-    bag = Documents.of(tokens, documents, id_type(vocab_size))
-    return NGramCounts(vocab_size, separator, order, sums[0], bag, digest)
+    return sums[0]
+
+
+def arrays_of(levels: Levels) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a file for levels of n-grams."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for n, level in enumerate(levels, start=1):
+        arrays |= {f"{n}.last": level.last, f"{n}.offsets": level.offsets} | packed_counts(n, level.counts)
+    return arrays
+
+
+def packed_counts(n: int, counts: Ids) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a file for the counts of n-grams of n tokens: bytes, and apart from them large ones."""
+    large = np.flatnonzero(counts >= LARGE)
+    return {
+        f"{n}.counts": np.minimum(counts, LARGE).astype(np.uint8),
+        f"{n}.large": large,
+        f"{n}.large_counts": counts[large].astype(np.int64),
+    }
+
+
+def digest_of(arrays: Mapping[str, files.Array], facts: Mapping[str, Any]) -> str:
+    """Return the digest of a statistic from its arrays and facts, see `NGramCounts.content`."""
+    whole = hashlib.blake2b(json.dumps(facts["ngrams"], sort_keys=True).encode(), digest_size=16)
+    for _, array in sorted(arrays.items()):
+        for block in files.blocks_of(array):
+            whole.update(block.data)
+    return whole.hexdigest()
+
+
+def check_numbers(n: int, size: int, largest: int) -> None:
+    """Refuse more n-grams of n tokens, or a larger count, than are numbered.
+
+    Raises
+    ------
+    InputError
+        See above.
+    """
+    if max(size, largest) > MOST:
+        raise InputError(f"expected at most {MOST} n-grams of {n} tokens and occurrences of each, got more")
 
 
 def joined(texts: Iterable[Ids], separator: int, vocab_size: int) -> tuple[Ids, NDArray[np.int64]]:
@@ -571,8 +627,7 @@ def _merge(a: Levels, b: Levels, sign: int) -> Levels:
             a_ids, a[n - 1].offsets, a[n].last, a[n].counts, b_ids, b[n - 1].offsets, b[n].last, b[n].counts, sign,
             last, counts, a_next, b_next,
         )  # fmt: skip
-        if max(size, largest) > MOST:
-            raise InputError(f"expected at most {MOST} n-grams of {n + 1} tokens and occurrences of each, got more")
+        check_numbers(n + 1, size, largest)
         last.resize(size, refcheck=False)  # shrinks in place, without a copy
         counts.resize(size, refcheck=False)
         a_ids, b_ids = a_next[:size], b_next[:size]

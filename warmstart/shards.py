@@ -15,6 +15,7 @@ The tokenizer is made before, of a sample of the text (`train`), or is one that 
 of the whole corpus in `solve`, as in ``fit``, so they do not depend on a shard.
 """
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -31,9 +32,10 @@ from warmstart.corpus import Corpus, Meter, Text
 from warmstart.documents import Sources, read_documents
 from warmstart.errors import InputError
 from warmstart.formats import Reading, notice
-from warmstart.ngrams import ORDER, NGramCounts, count_ngrams
+from warmstart.ngrams import ORDER, NGramCounts
 from warmstart.progress import Progress
 from warmstart.records import named
+from warmstart.spill import SpilledCounts, Work, count_corpus
 from warmstart.tokenizer import load_tokenizer, train_tokenizer, unknown_id
 
 if TYPE_CHECKING:
@@ -52,7 +54,8 @@ class Statistic:
 
     Attributes
     ----------
-    counts : NGramCounts
+    counts : NGramCounts or SpilledCounts
+        The latter if they are on the disk, see `count`; they are read where they are added or solved.
     tokenizer : str
         The content of its ``tokenizer.json``.
     n_bytes : int
@@ -66,7 +69,7 @@ class Statistic:
     (15, True)
     """
 
-    counts: NGramCounts
+    counts: NGramCounts | SpilledCounts
     tokenizer: str
     n_bytes: int
 
@@ -80,13 +83,14 @@ class Statistic:
         """
         if self.tokenizer != other.tokenizer:
             raise InputError("expected statistics of one tokenizer, got two; count both texts with the same one")
-        return replace(self, counts=self.counts + other.counts, n_bytes=self.n_bytes + other.n_bytes)
+        counts = self.counts.loaded() + other.counts.loaded()
+        return replace(self, counts=counts, n_bytes=self.n_bytes + other.n_bytes)
 
     @property
     def n_unknown(self) -> int:
         """Number of targets that are the unknown token."""
         unknown = unknown_id(Tokenizer.from_str(self.tokenizer))
-        return 0 if unknown is None else int(self.counts.levels[0].counts[unknown])
+        return 0 if unknown is None else int(self.counts.unigrams[unknown])
 
     def save(self, path: Name) -> None:
         """Write one safetensors file, whole or not at all. The same statistic gives the same bytes.
@@ -94,7 +98,7 @@ class Statistic:
         A file that is there is replaced.
         """
         arrays, facts = self.counts.content()
-        arrays[TOKENIZER] = np.frombuffer(self.tokenizer.encode(), np.uint8)
+        arrays = {**arrays, TOKENIZER: np.frombuffer(self.tokenizer.encode(), np.uint8)}
         facts[SHARD] = {"format": FORMAT, "bytes": self.n_bytes, TOKENIZER: _digest(self.tokenizer)}
         files.save_arrays(Path(path), arrays, facts | {files.CHECKSUMS: files.checksums(arrays, facts)})
 
@@ -163,6 +167,7 @@ def count(
     order: int = ORDER,
     workers: int = 1,
     budget: "Budget | None" = None,
+    work: Work | None = None,
     progress: Progress | None = None,
     **reading: Any,
 ) -> Statistic:
@@ -179,6 +184,9 @@ def count(
         Number of threads. The result does not depend on it.
     budget : Budget, optional
         A limit of memory: it chooses how much is counted at once, and refuses before what would not fit.
+    work : Work, optional
+        A folder for what is counted so far, see `warmstart.spill`. The same call goes on from it; delete it after
+        `Statistic.save`.
     progress : callable, optional
         Called as ``progress(stage, done, total)``.
     **reading
@@ -190,19 +198,14 @@ def count(
         The shard, the tokenizer or the order cannot be used, or the budget does not suffice.
     """
     own = load_tokenizer(Path(tokenizer) if isinstance(tokenizer, os.PathLike) else tokenizer)
-    with tempfile.TemporaryDirectory(prefix="warmstart-", ignore_cleanup_errors=True) as folder:  # Windows does not
-        corpus = Corpus.encode(shard, own, cache_dir=folder, progress=progress, **reading)  # delete mapped files
-        sizes = corpus.n_tokens, corpus.n_documents, corpus.vocab_size, order
-        counts = count_ngrams(
-            corpus.tokens,
-            corpus.documents,
-            corpus.vocab_size,
-            order,
-            vocabulary=own.get_vocab(),
-            workers=workers,
-            chunk=None if budget is None else budget.chunk(*sizes),
-            progress=progress,
-        )
+    with contextlib.ExitStack() as stack:
+        if work is None:  # Windows does not delete mapped files
+            temporary = tempfile.TemporaryDirectory(prefix="warmstart-", ignore_cleanup_errors=True)
+            folder = Path(stack.enter_context(temporary))
+        else:
+            folder = work.folder / "corpus"
+        corpus = Corpus.encode(shard, own, cache_dir=folder, progress=progress, **reading)
+        counts = count_corpus(corpus, order, workers=workers, budget=budget, work=work, progress=progress)
     return Statistic(counts, own.to_str(), corpus.n_bytes)
 
 
@@ -266,7 +269,7 @@ def solve(statistic: Statistic, model: "WarmStartLM", *, progress: Progress | No
         See `warmstart.WarmStartLM.fit_counts`.
     """
     return model.fit_counts(
-        statistic.counts, Tokenizer.from_str(statistic.tokenizer), statistic.n_bytes, progress=progress
+        statistic.counts.loaded(), Tokenizer.from_str(statistic.tokenizer), statistic.n_bytes, progress=progress
     )
 
 

@@ -28,6 +28,7 @@ from warmstart.cli.options import (
     Prune,
     Quiet,
     Radius,
+    Resume,
     Scheduler,
     SkipBad,
     Smoothing,
@@ -40,7 +41,16 @@ from warmstart.cli.options import (
     Workers,
 )
 from warmstart.cli.output import print_result, print_table, shown
-from warmstart.cli.values import budget_of, check_used, limit_of, number_or_fit, paths_of, sources_of, whole_numbers
+from warmstart.cli.values import (
+    budget_of,
+    check_used,
+    limit_of,
+    number_or_fit,
+    paths_of,
+    sources_of,
+    whole_numbers,
+    work_of,
+)
 from warmstart.formats import Reading
 from warmstart.progress import Reporter
 
@@ -92,6 +102,7 @@ def fit(
     max_memory: MaxMemory = None,
     engine: Engine = None,
     scheduler: Scheduler = None,
+    resume: Resume = False,
     workers: Workers = CORES,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -104,9 +115,10 @@ def fit(
 
     check_target(output)
     check_used(paths_of(corpus), text_format, end_of_text=end_of_text)
-    if cold and max_memory is not None:
-        raise typer.BadParameter("expected --max-memory without --cold, got both")
-    check_engine(engine, scheduler, bool(corpus), tokenizer, {"--cold": cold, "--max-memory": max_memory is not None})
+    if cold and (resume or max_memory is not None):
+        raise typer.BadParameter("expected --max-memory and --resume without --cold, got both")
+    here = {"--cold": cold, "--max-memory": max_memory is not None, "--resume": resume, "--sample": sample != 1.0}
+    check_engine(engine, scheduler, bool(corpus), tokenizer, here)
     limit = limit_of(max_memory)
     reading = asdict(Reading(split_documents, text_format, text_field, skip_bad_records))
     model = WarmStartLM(
@@ -129,7 +141,7 @@ def fit(
         print_result({"model": str(output), **report}, as_json, quiet)
         return
     began = time.perf_counter()
-    with Reporter(quiet) as progress:
+    with work_of(output, limit, resume) as work, Reporter(quiet) as progress:
         options: dict[str, Any] = {"tokenizer": tokenizer, "vocab_size": vocab_size, "sample": sample, **reading}
         encoded = Corpus.build(sources, progress=progress, **options)
         corpus_seconds = time.perf_counter() - began
@@ -137,7 +149,7 @@ def fit(
             model.initialise(encoded, seed)
         else:
             budget = budget_of(limit, workers, progress)
-            model.fit(encoded, budget=budget, progress=progress)
+            model.fit(encoded, budget=budget, work=work, progress=progress)
         model.save_pretrained(output)
     seconds: dict[str, float] = {**model.report_["seconds"], "corpus": round(corpus_seconds, 3)}
     report = {**model.report_, "seconds": seconds, "tokens_per_second": round(encoded.n_tokens / sum(seconds.values()))}

@@ -52,8 +52,9 @@ MaxMemory = Annotated[
     str | None,
     typer.Option(
         metavar="SIZE",
-        help="Limit of memory, such as 800M or 4G. It chooses how much is counted at once. An upper bound of what is "
-        "needed is shown when the number of tokens is known; what could take more is refused.",
+        help="Limit of memory, such as 800M or 4G. It chooses how much is counted at once; what may not fit is "
+        "counted in parts, in files in OUTPUT.parts. An upper bound of what is needed is shown when the number of "
+        "tokens is known; what could take more is refused.",
         show_default="none",
     ),
 ]
@@ -67,6 +68,14 @@ Engine = Annotated[
 ]
 Scheduler = Annotated[
     str | None, typer.Option(metavar="ADDRESS", help="With --engine dask: its scheduler, such as tcp://10.0.0.1:8786.")
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Write what is counted to OUTPUT.parts, and go on from what a killed run left there, if any. The result "
+        "is the same. The folder is deleted at the end.",
+    ),
 ]
 CORES = os.cpu_count() or 1
 PRESET = "from the preset"

@@ -22,6 +22,7 @@ from warmstart.cli.options import (
     Prune,
     Quiet,
     Radius,
+    Resume,
     SkipBad,
     Smoothing,
     SomeText,
@@ -34,7 +35,16 @@ from warmstart.cli.options import (
     Workers,
 )
 from warmstart.cli.output import print_result
-from warmstart.cli.values import budget_of, check_used, limit_of, number_or_fit, paths_of, sources_of, whole_numbers
+from warmstart.cli.values import (
+    budget_of,
+    check_used,
+    limit_of,
+    number_or_fit,
+    paths_of,
+    sources_of,
+    whole_numbers,
+    work_of,
+)
 from warmstart.formats import Reading
 from warmstart.progress import Reporter, peak_memory
 
@@ -80,6 +90,7 @@ def count(
     text_field: TextField = "text",
     skip_bad_records: SkipBad = False,
     max_memory: MaxMemory = None,
+    resume: Resume = False,
     workers: Workers = CORES,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -96,11 +107,15 @@ def count(
     limit = limit_of(max_memory)
     reading = asdict(Reading(split_documents, text_format, text_field, skip_bad_records))
     began = time.perf_counter()
-    with Reporter(quiet) as progress:
+    with work_of(output, limit, resume) as work, Reporter(quiet) as progress:
         budget = budget_of(limit, workers, progress)
         options: dict[str, Any] = {"order": order, "workers": workers, "progress": progress, **reading}
-        statistic = shards.count(sources, tokenizer, budget=budget, **options)
-        statistic.save(output)
+        statistic = shards.count(sources, tokenizer, budget=budget, work=work, **options)
+        if work is None:
+            statistic.save(output)
+        else:  # a killed run leaves nothing beside the folder
+            statistic.save(work.folder / "whole")
+            (work.folder / "whole").replace(output)
     estimate = {"estimated_memory_bytes": budget.estimate} if budget else {}
     print_result({**_described(statistic, output, began), **estimate}, as_json, quiet)
 

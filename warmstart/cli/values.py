@@ -1,5 +1,6 @@
 """What the texts of options and arguments stand for; what cannot be is refused."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,13 @@ def budget_of(limit: int, workers: int, progress: Reporter) -> Any:
     from warmstart.budget import Budget
 
     return Budget(limit, workers, progress) if limit else None
+
+
+def work_of(output: Path, limit: int, resume: bool) -> Any:
+    """Return a context manager of the folder for what is counted, or of None where nothing is kept."""
+    from warmstart.spill import beside
+
+    return beside(output, resume) if limit or resume else contextlib.nullcontext()
 
 
 def paths_of(names: list[str] | None) -> list[Path]:

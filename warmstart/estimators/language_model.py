@@ -30,12 +30,13 @@ from warmstart.kneser_ney import KneserNey
 from warmstart.mixture import Experts, Mixture
 from warmstart.near_shallow import PRESETS as NETWORKS
 from warmstart.near_shallow import NearShallowModel
-from warmstart.ngrams import NGramCounts, count_ngrams, vocabulary_digest
+from warmstart.ngrams import NGramCounts, vocabulary_digest
 from warmstart.progress import Progress, peak_memory
 from warmstart.ranks import ranked
 from warmstart.sampling import check_seed
 from warmstart.solution import class_prior
 from warmstart.solving import COUNT_CONTEXTS, Recipe, Solved, solve
+from warmstart.spill import Work, count_corpus
 from warmstart.stream import Explanation, Stream
 from warmstart.tokenizer import SEPARATOR, continuation, encoded, load_tokenizer
 
@@ -159,6 +160,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         y: None = None,
         *,
         budget: Budget | None = None,
+        work: Work | None = None,
         progress: Progress | None = None,
     ) -> Self:
         """Count a corpus and solve the counts.
@@ -172,6 +174,8 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             Not used.
         budget : Budget, optional
             A limit of memory: it chooses how much is counted at once, and refuses before what would not fit.
+        work : Work, optional
+            A folder for what is counted so far, see `warmstart.spill`. The same call goes on from it.
         progress : callable, optional
             Called as ``progress(stage, done, total)``.
 
@@ -188,11 +192,12 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             corpus = Corpus.build(corpus, vocab_size=self.vocab_size, progress=progress)
         built = time.perf_counter()
         tokenizer = corpus.tokenizer
-        counts = _count(corpus, recipe.counted_order, workers, progress, budget)
+        options: dict[str, Any] = {"workers": workers, "budget": budget, "work": work, "progress": progress}
+        counts = count_corpus(corpus, recipe.counted_order, **options)
         seconds = {"corpus": built - began, "count": time.perf_counter() - built}
         if budget is not None:
             budget.solve(counts, recipe)
-        return self._solve(counts, tokenizer, corpus.n_bytes, seconds, progress)
+        return self._solve(counts.loaded(), tokenizer, corpus.n_bytes, seconds, progress)
 
     @property
     def counted_order(self) -> int:
@@ -623,13 +628,8 @@ def _read_tables(folder: Path, name: str, facts: dict[str, Any]) -> BackoffModel
     return tables
 
 
-def _count(
-    corpus: Corpus, order: int, workers: int, progress: Progress | None, budget: Budget | None = None
-) -> NGramCounts:
-    sizes = corpus.n_tokens, corpus.n_documents, corpus.vocab_size, order
-    options: dict[str, Any] = {"vocabulary": corpus.tokenizer.get_vocab(), "workers": workers, "progress": progress}
-    options["chunk"] = None if budget is None else budget.chunk(*sizes)
-    return count_ngrams(corpus.tokens, corpus.documents, corpus.vocab_size, order, **options)
+def _count(corpus: Corpus, order: int, workers: int, progress: Progress | None) -> NGramCounts:
+    return count_corpus(corpus, order, workers=workers, progress=progress).loaded()
 
 
 def _perplexities(losses: dict[str, float]) -> dict[str, float]:
