@@ -163,7 +163,7 @@ def add_windows(
     """
     rings, sides, bits = sums.shape[1:]
     flat, width = sums.reshape(-1), np.uint64(rings * sides * bits)
-    code = _of_one_length(indptr, indices, units)
+    places, values, length = _of_one_length(indptr, indices, units)
     window = np.zeros(rings * sides * bits, np.int64)
     start = 0
     while start < len(ids):
@@ -175,7 +175,7 @@ def add_windows(
             for ring in range(rings):
                 near = radii[ring - 1] if ring else 0
                 left, right = np.uint64(ring * sides * bits), np.uint64((ring * sides + sides - 1) * bits)
-                _step(window, left, right, ids, n, start, end, near, radii[ring], code)
+                _step(window, left, right, ids, n, start, end, near, radii[ring], places, values, length)
             row = ids[n]
             if first <= n < last and row >= 0 and row % parts == part:
                 base = np.uint64(row) * width
@@ -187,8 +187,8 @@ def add_windows(
 @njit(cache=True, nogil=True)
 def _of_one_length(
     indptr: NDArray[np.int64], indices: NDArray[np.int32], units: NDArray[np.int64]
-) -> tuple[NDArray[np.uint64], NDArray[np.int64], np.uint64, int]:
-    """Return bits and values of all rows, filled up with zeros to the longest, and a last row of zeros; length and V."""
+) -> tuple[NDArray[np.uint64], NDArray[np.int64], np.uint64]:
+    """Return bits and values of all rows after a row of zeros, each filled up with zeros to the longest; its length."""
     length = 0
     for row in range(len(units)):
         length = max(length, indptr[row + 1] - indptr[row])
@@ -196,31 +196,31 @@ def _of_one_length(
     values = np.zeros(places.size, np.int64)
     for row in range(len(units)):
         for j in range(indptr[row + 1] - indptr[row]):
-            places[row * length + j], values[row * length + j] = indices[indptr[row] + j], units[row]
-    return places, values, np.uint64(length), len(units)
+            at = (row + 1) * length + j
+            places[at], values[at] = indices[indptr[row] + j], units[row]
+    return places, values, np.uint64(length)
 
 
 @njit(inline="always")
-def _step(window, left, right, ids, n, start, end, near, far, code):  # type: ignore[no-untyped-def]
+def _step(window, left, right, ids, n, start, end, near, far, places, values, length):  # type: ignore[no-untyped-def]
     """Move a ring of distances, beyond ``near`` up to ``far``, on to position n of the sentence ``start ... end``."""
     if n - near > start:
-        _change(window, left, ids[n - near - 1], 1, code)
+        _change(window, left, ids[n - near - 1], 1, places, values, length)
     if n - far > start:
-        _change(window, left, ids[n - far - 1], -1, code)
+        _change(window, left, ids[n - far - 1], -1, places, values, length)
     if n == start:
         for at in range(n + near + 1, min(n + far + 1, end)):
-            _change(window, right, ids[at], 1, code)
+            _change(window, right, ids[at], 1, places, values, length)
     else:
         if n + near < end:
-            _change(window, right, ids[n + near], -1, code)
+            _change(window, right, ids[n + near], -1, places, values, length)
         if n + far < end:
-            _change(window, right, ids[n + far], 1, code)
+            _change(window, right, ids[n + far], 1, places, values, length)
 
 
 @njit(inline="always")
-def _change(window, base, row, sign, code):  # type: ignore[no-untyped-def]
-    """Add the code of a row to a window, or take it out; that of a token without a row is all zeros."""
-    places, values, length, vocab_size = code
-    start = np.uint64(row if row >= 0 else vocab_size) * length
+def _change(window, base, row, sign, places, values, length):  # type: ignore[no-untyped-def]
+    """Add the code of a row to a window, or take it out; a token without a row has the first one, which is zeros."""
+    start = np.uint64(row + 1 if row >= 0 else 0) * length
     for j in range(length):
         window[base + places[start + j]] += sign * values[start + j]
