@@ -3,14 +3,12 @@
 import time
 from collections.abc import Callable
 from functools import partial
-from statistics import median
 from typing import Any
 
 import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import render
 from warmstart import accumulators, contexts
 from warmstart.near_shallow.model import cipher_vectors
 from warmstart.ngrams import Ids, count_ngrams
@@ -94,39 +92,3 @@ def measure(text: tuple[Ids, Ids, int], n: int, repetitions: int, bits: int) -> 
         for name, (work, amount) in works.items():
             rates[name].append(amount / seconds(work))
     return {"rates": rates, "updates_a_pair": added / (LAGS * n)}
-
-
-def shares(result: dict[str, Any]) -> dict[str, float]:
-    """Return the median share of the bound that each kernel reaches."""
-    rates = result["rates"]
-    copied = {
-        name: [rate * bytes_moved(order) for rate in rates[name]] for name, order in (("pairs", 2), ("ngrams", 5))
-    }
-    bounds = {"radial": "random", "pairs": "copied", "ngrams": "copied"}
-    return {
-        name: median(a / b for a, b in zip(copied.get(name, rates[name]), rates[bound], strict=True))
-        for name, bound in bounds.items()
-    }
-
-
-def section(result: dict[str, Any], settings: dict[str, int], mark: str) -> tuple[str, str]:
-    """Return conclusion and body."""
-    rate, share = {name: median(values) for name, values in result["rates"].items()}, shares(result)
-    rows = [
-        [f"copy {COPIED >> 20} MiB{mark}", f"{rate['copied'] / 1e9:.1f} GB/s", None, None],
-        [f"random updates of {settings['vocabulary'] * settings['bits'] >> 17} MiB{mark}",
-         f"{rate['random'] / 1e6:.0f} million/s", None, None],
-        [f"radial coded counting{mark}", f"{rate['radial'] / 1e6:.0f} million updates/s",
-         LAGS * result["updates_a_pair"] / rate["radial"] * 1e9, f"{share['radial']:.0%} of the random updates"],
-        *([f"n-grams of order {order}{mark}", f"{rate[name] * bytes_moved(order) / 1e9:.1f} GB/s", 1e9 / rate[name],
-           f"{share[name]:.0%} of the copy"] for name, order in (("pairs", 2), ("ngrams", 5))),
-    ]  # fmt: skip
-    conclusion = f"radial coded counting reaches {share['radial']:.0%} of the machine's random updates"
-    body = f"""**Kernels beside the machine.** One thread, CPU seconds, {settings["tokens"]:,} tokens of the classics,
-medians of {settings["repetitions"]} repetitions in turn. Random updates: 64-bit cells, as many as the sums of a lag have, evenly
-drawn and known before. Radial coded counting: {LAGS} lags, {settings["bits"]} bits, {result["updates_a_pair"]:.2f} updates for each pair; its words are
-not evenly frequent, so more cells are in the cache. N-grams: {bytes_moved(2)} bytes a token of order 2 and {bytes_moved(5)} of order
-5 are read and written, most of them not in order; order 2 is what pairs are counted by.
-
-{render.table(["kernel", "speed", "ns a token", "share of the bound (median)"], rows)}"""
-    return conclusion, body

@@ -1,4 +1,4 @@
-"""Contextual vectors of the paper beside gensim's CBOW and scipy's sparse matrices, from lists of strings, one thread."""
+"""Contextual vectors of the paper beside gensim's CBOW and scipy's sparse matrices, from lists of strings."""
 
 import itertools
 import time
@@ -6,14 +6,12 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from benchmarks import render
 from benchmarks.vectors import Sentences, read_text
 from bitcipher import CooccurrenceEmbedding, codes
 
@@ -22,11 +20,10 @@ PAPER = {"bits": SIZE, "radii": (WINDOW,), "sides": "both", "transform": None, "
 POSITIONS = 1 << 20  # whose pairs scipy counts at once
 
 
-def ours(sentences: Sentences) -> CooccurrenceEmbedding:
-    """Return the vectors of the paper, computed."""
+def ours(sentences: Sentences) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the sums (V, bits) and the vectors of the paper."""
     model = CooccurrenceEmbedding(min_count=MIN_COUNT, **PAPER).fit(sentences)
-    assert len(model.vectors_) == len(model.vocabulary_)  # computes them
-    return model
+    return model.sums_[:, 0, 0], model.vectors_
 
 
 def gensim(sentences: Sentences) -> Any:
@@ -37,14 +34,7 @@ def gensim(sentences: Sentences) -> Any:
 
 
 def by_scipy(sentences: Sentences) -> NDArray[np.int64]:
-    """Return the same sums (V, bits) by a sparse matrix of pairs times codes: the fastest form that we know.
-
-    Examples
-    --------
-    >>> sums = by_scipy([["a", "b"] * 10, [f"w{i}" for i in range(98)] * 5])
-    >>> sums.shape, int(sums[0].sum())  # b has 10 neighbours before or after it but in the middle, where it has more
-    ((100, 100), 145)
-    """
+    """Return the same sums (V, bits) by a sparse matrix of pairs times codes: the fastest form that we know."""
     counts = Counter(itertools.chain.from_iterable(sentences))
     ranked = sorted((-count, token) for token, count in counts.items() if count >= MIN_COUNT)
     rows = {token: row for row, (_, token) in enumerate(ranked)}
@@ -79,7 +69,7 @@ def measure(data: Path, share: float, repetitions: int) -> dict[str, Any]:
     """Make the vectors of a share of the paragraphs in turn; raise RuntimeError if ours and scipy's sums differ."""
     sentences = read_text(data / "classics" / "train.txt.xz")
     sentences = sentences[: int(share * len(sentences))]
-    if not np.array_equal(ours(sentences).sums_[:, 0, 0], by_scipy(sentences)):  # also compiles
+    if not np.array_equal(ours(sentences)[0], by_scipy(sentences)):  # also compiles
         raise RuntimeError("the kernel and scipy disagree on the sums; no speed is reported")
     works: dict[str, Callable[[], Any]] = {
         name: partial(work, sentences)
@@ -92,20 +82,3 @@ def measure(data: Path, share: float, repetitions: int) -> dict[str, Any]:
             work()
             cpu[name].append(time.process_time() - start)
     return {"tokens": sum(map(len, sentences)), "cpu_seconds": cpu}
-
-
-def section(result: dict[str, Any], mark: str) -> tuple[str, str]:
-    """Return conclusion and body."""
-    cpu = result["cpu_seconds"]
-    times = {name: median(a / b for a, b in zip(cpu[name], cpu["bitcipher"], strict=True)) for name in cpu}
-    rows = [
-        [name + mark, median(values), median(values) / result["tokens"] * 1e9, times[name]]
-        for name, values in cpu.items()
-    ]
-    conclusion = f"contextual vectors take a {times['gensim CBOW']:.1f}th of the CPU time of gensim's CBOW"
-    body = f"""**Contextual vectors.** Window {WINDOW}, d = {SIZE}, words that occur {MIN_COUNT} times or more,
-{result["tokens"]:,} tokens of the classics as lists of strings; CPU seconds to vectors, one thread, in turn, medians of
-{len(cpu["bitcipher"])}. gensim: one epoch. scipy: the sparse matrix of pairs times the codes, after its sums were equal to ours.
-
-{render.table(["program", "CPU seconds", "ns a token", "times ours (median)"], rows)}"""
-    return conclusion, body

@@ -3,6 +3,7 @@
 Fresh text is drawn from a model of order 3 of the same books, so that new n-grams keep coming.
 """
 
+import itertools
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -12,7 +13,6 @@ from typing import Any
 import numba as nb
 import numpy as np
 
-from benchmarks import render
 from warmstart._ngram_kernels import find
 from warmstart.budget import Budget, parse_size
 from warmstart.ngrams import Ids, count_ngrams
@@ -35,7 +35,7 @@ def shuffled(text: Text, n: int, seed: int = 0) -> Text:
     ([0, 0, 1, 2, 3], 8, 4)
     """
     tokens, documents, vocab_size = text
-    books = [tokens[a:b] for a, b in zip(documents[:-1], documents[1:], strict=True)]
+    books = [tokens[a:b] for a, b in itertools.pairwise(documents)]
     rng, parts, size = np.random.default_rng(seed), [], 0
     while size < n:
         for book in rng.permutation(len(books)).tolist():
@@ -67,7 +67,7 @@ def draw(
     out: Ids, separator: int, last2: Ids, last3: Ids, sums1: Ids, sums2: Ids, sums3: Ids, offsets1: Ids, offsets2: Ids,
     discount: float, seed: int,
 ) -> None:  # fmt: skip
-    """Write tokens, each drawn from the counts after two tokens, one or none; what a discount cuts off goes on to fewer.
+    """Write tokens, each drawn from the counts after two tokens; what a discount cuts off goes on to one, and to none.
 
     sums: cumulative counts of each level from 0; offsets and last: see `warmstart.ngrams`.
     """
@@ -88,7 +88,7 @@ def draw(
 
 @nb.njit(cache=True, nogil=True)
 def place(sums: Ids, low: Any, high: Any, discount: float) -> Any:
-    """Return a place in ``low ... high`` drawn by its count, -1 if there is none or the draw falls into the discount."""
+    """Return a place in ``low ... high`` drawn by its count, -1 if there is none or the draw is in the discount."""
     if sums[high] == sums[low]:
         return np.int64(-1)
     x = sums[low] + np.random.random() * (sums[high] - sums[low])  # noqa: NPY002 - the generator of numba
@@ -97,7 +97,7 @@ def place(sums: Ids, low: Any, high: Any, discount: float) -> Any:
 
 
 def grow(text: Text, kind: str, n: int, memory: str) -> dict[str, Any]:
-    """Count ``n`` tokens within a limit of memory; CPU seconds, different n-grams, memory; best in a fresh process."""
+    """Count ``n`` tokens within a limit of memory; return CPU seconds, n-grams and memory. For a fresh process."""
     tokens, documents, vocab_size = (shuffled if kind == KINDS[0] else fresh)(text, n)
     _compile(tokens, vocab_size)
     budget = Budget(parse_size(memory))
@@ -139,31 +139,3 @@ def _count(text: Text) -> float:
     start = time.process_time()
     count_ngrams(*text, ORDER)
     return time.process_time() - start
-
-
-def section(rows: list[dict[str, Any]], two: dict[str, Any], mark: str) -> tuple[str, str]:
-    """Return conclusion and body. Rows are results of `grow` with ``kind``, ``n`` and ``mark``."""
-    each = {(row["kind"], row["n"]): row["cpu_seconds"] / row["n"] for row in rows}
-    growth = {kind: max(v for (k, _), v in each.items() if k == kind) / min(
-        (n, v) for (k, n), v in each.items() if k == kind)[1] for kind in KINDS}  # fmt: skip
-    columns: dict[str, Any] = {
-        "text": "kind",
-        "tokens": "n",
-        "n-grams": "ngrams",
-        "ns a token": lambda row: row["cpu_seconds"] / row["n"] * 1e9,
-        "peak memory (MiB)": lambda row: row["peak_bytes"] / 2**20,
-        "estimate (MiB)": lambda row: row["estimate_bytes"] / 2**20,
-    }
-    wall = two["wall_seconds"]
-    least, most = (f(row["n"] for row in rows) for f in (min, max))
-    conclusion = f"from {least:,} to {most:,} tokens the time a token grows by {max(growth.values()):.2f}"
-    body = f"""**More and more text.** N-grams of order {ORDER}, one thread, CPU time, a fresh process each, a limit of
-{rows[0]["limit_bytes"] / 2**30:.0f} GiB; peak memory includes libraries and text. Shuffled books: the classics again and again in a new
-order. Fresh text: drawn from a model of order 3 of them. Largest time a token over that of the shortest text:
-{", ".join(f"{kind} {value:.2f}" for kind, value in growth.items())}.
-
-{render.rows_table(columns, rows)}
-Two halves of {two["tokens"]:,} tokens: {wall["1"]:.1f} s in one process, {wall["2"]:.1f} s in two at the same time, {wall["1"] / wall["2"]:.2f} times
-as fast, with {two["cpu_seconds"]["1"]:.1f} and {two["cpu_seconds"]["2"]:.1f} CPU seconds. Other programs used the {two["cores"]} cores too: the
-load was {two["load"]:.1f}.{mark} KenLM's `lmplz` is measured by `python -m benchmarks lm` where the program is given, not here."""
-    return conclusion, body

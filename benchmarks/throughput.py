@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from benchmarks import bounds, contextual, render, scaling
+from benchmarks import bounds, contextual, render, scaling, throughput_section
 from benchmarks.harness import Results, Workers, alone
 from bitcipher import codes
 from warmstart import accumulators, contexts
@@ -128,31 +128,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
         output["cipher"] = sizes | workers.do(keys["cipher"], cipher, *sizes.values())
     if not quick:
         marks = {name: results.mark(key) for name, key in keys.items()}
-        render.write(docs, "throughput", "Counting speed", *section(output, marks), results)
+        render.write(
+            docs, "throughput", "Counting speed", *throughput_section.section(output, COUNTING, marks), results
+        )
     return output
-
-
-def section(output: dict[str, Any], marks: dict[str, str]) -> tuple[str, str]:
-    """Return conclusion and body of the section."""
-    pairs, codes_of = output["counting"], output["cipher"]
-    speeds = pairs["million_pairs_per_second"].items()
-    rows = [[name + marks["counting"], median(values), min(values), max(values)] for name, values in speeds]
-    parts = [
-        bounds.section(output["bounds"], COUNTING, marks["bounds"]),
-        contextual.section(output["contextual"], marks["contextual"]),
-        scaling.section(output["growing"], output["processes"], marks["processes"]),
-    ]
-    said = "; ".join(conclusion for conclusion, _ in parts)
-    conclusion = f"Pairs are counted {pairs['ratio']:.1f} times as fast as by scipy's sparse product; {said}."
-    body = "\n\n".join(part.rstrip("\n") for _, part in parts)
-    body += f"""
-
-**Pairs.** {pairs["pairs"]:,} pairs of a target and a token 1 to {LAGS} before it, in the classics:
-{COUNTING["vocabulary"]:,} tokens in the vocabulary, {COUNTING["bits"]} bits, chunks of {contexts.TARGETS_PER_CHUNK:,}
-targets. CPU seconds of one core, repetitions in turn, after both programs gave equal counts. scipy: one-hot targets,
-transposed, times sparse cipher vectors. The ratio above is the median over the repetitions.
-
-{render.table(["program", "million pairs a second (median)", "lowest", "highest"], rows)}
-The bit cipher of {codes_of["vocabulary"]:,} tokens and {codes_of["bits"]:,} bits takes {codes_of["seconds"]:.2f} CPU
-seconds and adds {codes_of["mib"]:.0f} MiB to the peak memory, the codes included.{marks["cipher"]}"""
-    return conclusion, body
