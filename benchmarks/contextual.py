@@ -16,7 +16,7 @@ from benchmarks.vectors import Sentences, read_text
 from bitcipher import CooccurrenceEmbedding, codes
 
 WINDOW, SIZE, MIN_COUNT = 10, 100, 5
-PAPER = {"bits": SIZE, "radii": (WINDOW,), "sides": "both", "transform": None, "components": None}
+PAPER: dict[str, Any] = {"bits": SIZE, "radii": (WINDOW,), "sides": "both", "transform": None, "components": None}
 POSITIONS = 1 << 20  # whose pairs scipy counts at once
 
 

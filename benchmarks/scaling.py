@@ -50,9 +50,10 @@ def fresh(text: Text, n: int, seed: int = 0) -> Text:
     levels = count_ngrams(tokens, documents, vocab_size, 3).levels
     sums = [np.concatenate([np.zeros(1, np.int64), np.cumsum(level.counts, dtype=np.int64)]) for level in levels]
     separator = int(tokens[0])
-    offsets = (levels[0].offsets, levels[1].offsets)
     written = np.empty(n, tokens.dtype)
-    draw(written, separator, levels[1].last, levels[2].last, *sums, *offsets, DISCOUNT, seed)
+    arrays: tuple[Any, ...] = (levels[1].last, levels[2].last, *sums, levels[0].offsets, levels[1].offsets)
+    write: Any = draw
+    write(written, separator, *arrays, DISCOUNT, seed)
     return _closed(written, separator, vocab_size)
 
 
@@ -72,7 +73,10 @@ def draw(
     sums: cumulative counts of each level from 0; offsets and last: see `warmstart.ngrams`.
     """
     np.random.seed(seed)  # noqa: NPY002 - the generator of numba
-    previous, pair = separator, np.int64(-1)
+    previous: Any = np.int64(separator)
+    pair: Any = np.int64(-1)
+    token: Any = np.int64(-1)
+    at: Any = np.int64(-1)
     for i in range(out.size):
         at = np.int64(-1)
         if pair >= 0:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from benchmarks import bounds, contextual, render, scaling, throughput_section
+from benchmarks import bounds, contextual, render, scaling
 from benchmarks.harness import Results, Workers, alone
 from bitcipher import codes
 from warmstart import accumulators, contexts
@@ -26,7 +26,7 @@ SPLIT = r"\n\n"  # a blank line between books
 LAGS = 4  # a target is counted with each of the 4 tokens before it
 COUNTING = {"tokens": 4_000_000, "repetitions": 5, "bits": 256, "lags": LAGS, "vocabulary": 8192}
 CIPHER = {"vocabulary": 1_000_000, "bits": 1024}
-CONTEXTUAL = {"share": 1 / 3, "repetitions": 3}
+CONTEXTUAL: dict[str, Any] = {"share": 1 / 3, "repetitions": 3}
 GROWING = (1_000_000, 4_000_000, 16_000_000)
 LIMIT = "6G"
 
