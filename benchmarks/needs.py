@@ -31,7 +31,7 @@ CLINC, LAMP, BLIMP = "clinc150/data_full.json", "lamp/lamp.tsv", "blimp/blimp_de
 BENCHES = {
     "classifier": Needs((*MNIST, CLINC, *EWT)),
     "attention": Needs(CLASSICS),
-    "throughput": Needs(CLASSICS, plots=False),
+    "throughput": Needs(CLASSICS, ("gensim",), plots=False),
     "lm": Needs((*CLASSICS, *WIKITEXT)),
     "finetune": Needs((*WIKITEXT, *CLASSICS)),
     "near_shallow": Needs(WIKITEXT, plots=False),

@@ -1,11 +1,11 @@
-"""Counting speed: the package's kernel beside scipy's sparse product; seconds and memory of the bit cipher.
+"""Counting speed: kernels beside the machine, scipy and gensim; growing texts; seconds and memory of the bit cipher.
 
-The kernel and scipy count the same pairs of the same text on one core, in turn. A speed is reported only if both give
-equal counts.
+Programs that are compared work on the same text on one core, in turn. A speed is reported only if counts are equal.
 """
 
 import time
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from benchmarks import render
-from benchmarks.harness import Results, Workers
+from benchmarks import bounds, contextual, render, scaling
+from benchmarks.harness import Results, Workers, alone
 from bitcipher import codes
 from warmstart import accumulators, contexts
 from warmstart.corpus import Corpus
@@ -24,8 +24,11 @@ from warmstart.progress import Progress, peak_memory
 
 SPLIT = r"\n\n"  # a blank line between books
 LAGS = 4  # a target is counted with each of the 4 tokens before it
-COUNTING = {"tokens": 4_000_000, "repetitions": 7, "bits": 256, "lags": LAGS, "vocabulary": 8192}
+COUNTING = {"tokens": 4_000_000, "repetitions": 5, "bits": 256, "lags": LAGS, "vocabulary": 8192}
 CIPHER = {"vocabulary": 1_000_000, "bits": 1024}
+CONTEXTUAL: dict[str, Any] = {"share": 1 / 3, "repetitions": 3}
+GROWING = (1_000_000, 4_000_000, 16_000_000)
+LIMIT = "6G"
 
 Chunks = list[tuple[NDArray[np.int64], NDArray[np.int64]]]  # inputs (lags, n) and targets (n,)
 
@@ -54,13 +57,19 @@ def count_scipy(chunks: Chunks, vectors: sparse.csr_array) -> list[sparse.csr_ar
     return F
 
 
-def counting(data: Path, settings: dict[str, int]) -> dict[str, Any]:
+def read_tokens(data: Path, vocabulary: int) -> scaling.Text:
+    """Return the tokens of the classics, the positions of their separators and the size of the vocabulary."""
+    corpus = Corpus.build(data / "classics" / "train.txt.xz", vocab_size=vocabulary, split_documents=SPLIT)
+    return np.asarray(corpus.tokens), np.asarray(corpus.documents), corpus.vocab_size
+
+
+def counting(text: Callable[[], scaling.Text], settings: dict[str, int]) -> dict[str, Any]:
     """Count tokens at every lag both ways, in turn; raise RuntimeError if the counts differ."""
     n = settings["tokens"]
-    corpus = Corpus.build(data / "classics" / "train.txt.xz", vocab_size=settings["vocabulary"], split_documents=SPLIT)
-    vectors = cipher_vectors(corpus.vocab_size, settings["bits"])
-    read = contexts.read_all(corpus.tokens[: n + 1], corpus.documents, LAGS)
-    chunks = [(chunk.radial(LAGS, corpus.separator), chunk.targets) for chunk in read]
+    tokens, documents, vocab_size = text()
+    vectors = cipher_vectors(vocab_size, settings["bits"])
+    read = contexts.read_all(tokens[: n + 1], documents, LAGS)
+    chunks = [(chunk.radial(LAGS, int(tokens[0])), chunk.targets) for chunk in read]
     for ours, theirs in zip(count(chunks, vectors), count_scipy(chunks, vectors), strict=True):  # also compiles
         if not np.array_equal(ours.T, theirs.toarray()):
             raise RuntimeError("the kernel and scipy disagree on the counts; no speed is reported")
@@ -83,31 +92,43 @@ def cipher(vocab_size: int, bits: int) -> dict[str, float]:
 
 
 def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Count both ways; assign the codes of a large vocabulary."""
+    """Measure kernels beside the machine and other programs; count growing texts; assign codes."""
     results = Results(None if quick else docs / "results" / "throughput.jsonl", __name__, progress=progress)
     pairs = COUNTING | ({"tokens": 40_000, "repetitions": 3} if quick else {})
     sizes = CIPHER | ({"vocabulary": 50_000} if quick else {})
-    keys = {"counting": "radial contexts", **pairs}, {"cipher": "codes", **sizes}
-    output: dict[str, Any] = {"counting": results.do(keys[0], partial(counting, data, pairs))}
+    vectors = CONTEXTUAL | ({"share": 1.0} if quick else {})
+    growing = (20_000, 40_000) if quick else GROWING
+    text = cache(partial(read_tokens, data, pairs["vocabulary"]))
+    keys: dict[str, dict[str, Any]] = {
+        "counting": {"counting": "radial contexts", **pairs},
+        "cipher": {"cipher": "codes", **sizes},
+        "bounds": {"bounds": "kernels", **pairs},
+        "contextual": {"vectors": "contextual", **vectors},
+        "processes": {"processes": 2, "tokens": growing[-2]},
+    }
+    output: dict[str, Any] = {
+        "counting": results.do(keys["counting"], partial(counting, text, pairs)),
+        "bounds": results.do(
+            keys["bounds"], lambda: bounds.measure(text(), pairs["tokens"], pairs["repetitions"], pairs["bits"])
+        ),
+        "contextual": results.do(keys["contextual"], partial(contextual.measure, data, **vectors)),
+        "growing": [
+            results.row(
+                {"growing": kind, "tokens": n, "limit": LIMIT},
+                lambda k=kind, n=n: alone(scaling.grow, text(), k, n, LIMIT),  # type: ignore[misc]
+                kind=kind,
+                n=n,
+            )
+            for kind in scaling.KINDS
+            for n in growing
+        ],
+        "processes": results.do(keys["processes"], lambda: scaling.processes(text(), growing[-2])),
+    }
     with Workers(results, processes=1) as workers:
-        output["cipher"] = sizes | workers.do(keys[1], cipher, *sizes.values())
+        output["cipher"] = sizes | workers.do(keys["cipher"], cipher, *sizes.values())
     if not quick:
-        marks = [results.mark(key) for key in keys]
-        render.write(docs, "throughput", "Counting speed", *_section(output, marks), results)
+        marks = {name: results.mark(key) for name, key in keys.items()}
+        render.write(
+            docs, "throughput", "Counting speed", *throughput_section.section(output, COUNTING, marks), results
+        )
     return output
-
-
-def _section(output: dict[str, Any], marks: list[str]) -> tuple[str, str]:
-    pairs, codes_of = output["counting"], output["cipher"]
-    speeds = pairs["million_pairs_per_second"].items()
-    rows = [[name + marks[0], median(values), min(values), max(values)] for name, values in speeds]
-    conclusion = f"The kernel counts {pairs['ratio']:.2f} times as many pairs a second as scipy's sparse product."
-    body = f"""{pairs["pairs"]:,} pairs of a target and a token 1 to {LAGS} before it, in the classics:
-{COUNTING["vocabulary"]:,} tokens in the vocabulary, {COUNTING["bits"]} bits, chunks of {contexts.TARGETS_PER_CHUNK:,}
-targets. CPU seconds of one core, repetitions in turn, after both programs gave equal counts. scipy: one-hot targets,
-transposed, times sparse cipher vectors. The ratio above is the median over the repetitions.
-
-{render.table(["program", "million pairs a second (median)", "lowest", "highest"], rows)}
-The bit cipher of {codes_of["vocabulary"]:,} tokens and {codes_of["bits"]:,} bits takes {codes_of["seconds"]:.2f} CPU
-seconds and adds {codes_of["mib"]:.0f} MiB to the peak memory, the codes included.{marks[1]}"""
-    return conclusion, body

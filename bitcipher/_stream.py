@@ -5,7 +5,7 @@ Reading once is enough for texts larger than memory, and for iterators that cann
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import chain, islice
 from typing import IO, Any
 
@@ -78,15 +78,18 @@ def _spool(sentences: Iterable[Sequence[str]], spool: IO[bytes]) -> tuple[list[s
         raise ValueError(f"expected an iterable of lists of tokens, got {type(sentences).__name__}; cut the text first")
     remaining = iter(sentences)
     while batch := list(islice(remaining, _SENTENCES_PER_BATCH)):
-        for sentence in batch:
+        for at, sentence in enumerate(batch):
             if isinstance(sentence, str | bytes) or not isinstance(sentence, Iterable):
                 raise ValueError(f"expected sentences that are lists of tokens, got {sentence!r}; cut them into tokens")
+            if not isinstance(sentence, Sized):
+                batch[at] = list(sentence)
+        lengths = np.fromiter(map(len, batch), np.int64, len(batch))
         try:
-            ids = np.fromiter(chain.from_iterable([*map(numbers.__getitem__, s), BOUNDARY] for s in batch), np.int32)
+            ids = np.fromiter(map(numbers.__getitem__, chain.from_iterable(batch)), np.int32, int(lengths.sum()))
         except TypeError as error:
             raise ValueError(f"expected tokens that are strings, got one that cannot be hashed: {error}") from error
-        ids.tofile(spool)
-        total = np.bincount(ids[ids >= 0], minlength=len(numbers))
+        np.insert(ids, np.cumsum(lengths), BOUNDARY).tofile(spool)
+        total = np.bincount(ids, minlength=len(numbers))
         total[: len(counts)] += counts
         counts = total
     tokens = list(numbers)

@@ -44,6 +44,9 @@ TRANSFORMS = (None, "sqrt", "log_ratio")
 BITS, COMPONENTS = 512, 300  # the largest values of "auto"
 OVERLAP = 0.25  # bits that two codes share on average; with more there is a warning
 MANY = 1000  # tokens; a smaller vocabulary is not checked for overlapping codes
+SUMS_A_DISTANCE = (
+    32  # with at most so many sums a token for each distance, windows are moved, else neighbours are added
+)
 EQUAL = 0.5  # share of tokens without a vector of their own; with more there is a warning
 
 
@@ -375,7 +378,7 @@ class CooccurrenceEmbedding(BaseEstimator):  # type: ignore[misc]
 
     def _add(self, stream: Stream, workers: int) -> Self:
         """Count a text. Each worker writes rows of its own."""
-        from bitcipher._kernels import add_neighbours  # imported late: it loads numba
+        from bitcipher._kernels import add_neighbours, add_windows  # imported late: it loads numba
 
         rows = stream.rows(self.vocabulary_)
         if not self.sums_.flags.writeable:  # they are mapped to a file
@@ -383,9 +386,13 @@ class CooccurrenceEmbedding(BaseEstimator):  # type: ignore[misc]
         self._vectors = None
         self._n_tokens += stream.n_tokens
         self._workers = workers
+        wide = self.distance_weights is None and self.sums_[0].size <= SUMS_A_DISTANCE * max(self.radii)
         with ThreadPoolExecutor(workers) as pool:
             for block in stream.blocks(rows, max(self.radii)):
-                add = partial(add_neighbours, *block, *self._code, *self._rings, self.sums_)
+                if wide:
+                    add = partial(add_windows, *block, *self._code, np.array(self.radii, np.int64), self.sums_)
+                else:
+                    add = partial(add_neighbours, *block, *self._code, *self._rings, self.sums_)
                 for future in [pool.submit(add, part, workers) for part in range(workers)]:
                     future.result()
         return self

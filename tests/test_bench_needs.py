@@ -38,7 +38,7 @@ def test_word_pairs_are_the_files_of_the_probes(data):
         ("transformers", "hf", True, ["transformers", "mixers", "embeddings", "blimp", "little_data"]),
         ("matplotlib", "plot", True, []),
         ("matplotlib", "plot", False, [name for name, needed in needs.BENCHES.items() if needed.plots]),
-        ("gensim", "bench", False, ["vectors", "defaults"]),
+        ("gensim", "bench", False, ["throughput", "vectors", "defaults"]),
     ],
 )
 def test_benches_without_their_extra_are_left_out(data, monkeypatch, capsys, package, extra, quick, lost):

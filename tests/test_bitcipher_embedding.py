@@ -14,7 +14,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError, SkipTestWarning
 from sklearn.utils.estimator_checks import check_estimator
 
-from bitcipher import CapacityError, CooccurrenceEmbedding, _stream, _vectors, codes
+from bitcipher import CapacityError, CooccurrenceEmbedding, _stream, _vectors, codes, embedding
 from bitcipher.embedding import BITS, COMPONENTS
 
 PLAIN = {"sides": "both", "transform": None, "components": None}  # sums without transform and compression
@@ -85,7 +85,9 @@ def test_transforms_by_hand():
 
 @pytest.mark.parametrize("n", [0, 1, 2, 63, 64, 65, 400])
 @pytest.mark.parametrize("bits", [1, 5, 64, 65])
-def test_kernel_agrees_with_twin(n, bits, monkeypatch):
+@pytest.mark.parametrize("most", [0, 1_000], ids=["neighbours", "windows"])
+def test_kernels_agree_with_twin(n, bits, most, monkeypatch):
+    monkeypatch.setattr(embedding, "SUMS_A_DISTANCE", most)
     monkeypatch.setattr(_stream, "_POSITIONS_PER_BLOCK", 37)
     monkeypatch.setattr(_stream, "_SENTENCES_PER_BATCH", 3)
     rng = np.random.default_rng(n)

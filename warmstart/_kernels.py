@@ -14,18 +14,37 @@ Floats = NDArray[np.floating]
 Words = NDArray[np.uint64]
 
 
+PAIRS = 2048  # pairs whose cells are found at once, see `add_pairs`
+
+
 @nb.njit(cache=True, nogil=True)
 def add_pairs(inputs: Ints, targets: Ints, indptr: Ints, indices: Ints, units: Ints, sums: Ints) -> None:
     """Add ``units[s]`` to ``sums[y, d]`` for every pair of a token s and a class y, and every bit d of s.
 
-    inputs, targets (n,); indptr, indices: bits of each token; units (V,); sums (C, D) int64.
+    inputs, targets (n,); indptr, indices: bits of each token; units (V,); sums (C, D) int64, contiguous.
+
+    First the cells of some pairs are found, then they are added to: so many cells are on their way from memory at the
+    same time. Every code is read with the length of the longest, and the next pair overwrites what is too much: there
+    is no branch to guess. Indices are unsigned, because numba tests signed ones for being negative.
     """
-    for n in range(inputs.size):
-        s = inputs[n]
-        unit = units[s]
-        row = sums[targets[n]]
-        for j in range(indptr[s], indptr[s + 1]):
-            row[indices[j]] += unit
+    flat, bits = sums.reshape(-1), np.uint64(sums.shape[1])
+    longest = 0
+    for token in range(units.size):
+        longest = max(longest, indptr[token + 1] - indptr[token])
+    width, last, one = np.uint64(longest), np.uint64(max(indices.size, 1) - 1), np.uint64(1)
+    cells = np.empty(PAIRS * longest, np.uint64)
+    values = np.empty(PAIRS * longest, np.int64)
+    for first in range(0, inputs.size, PAIRS):
+        m = np.uint64(0)
+        for n in range(first, min(first + PAIRS, inputs.size)):
+            s = np.uint64(inputs[n])
+            row, start = np.uint64(targets[n]) * bits, np.uint64(indptr[s])
+            for j in range(width):
+                cells[m + j] = row + np.uint64(indices[min(start + j, last)])
+                values[m + j] = units[s]
+            m += np.uint64(indptr[s + one]) - start
+        for i in range(m):
+            flat[cells[i]] += values[i]
 
 
 @nb.njit(cache=True, nogil=True)
