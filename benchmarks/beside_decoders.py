@@ -4,7 +4,7 @@ A folder holds the data of a bench, see `benchmarks.decoders`: the corpora, and 
 the gate and what the experts say of each token. Every training book is left out of the counts that score it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -88,8 +88,11 @@ class Extra:
         )
 
 
-def prepare(folder: str, data: Path, name: str, vocab_size: int, experts: set[str], workers: int) -> dict[str, Any]:
-    """Write corpora, counts, gates and expert tables of a text to a folder.
+def prepare(
+    folder: str, data: Path, name: str, vocab_size: int, experts: set[str], workers: int,
+    others: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write corpora, counts, gates and expert tables of a text to a folder, and of ``others``, parts by name.
 
     Returns
     -------
@@ -104,6 +107,8 @@ def prepare(folder: str, data: Path, name: str, vocab_size: int, experts: set[st
     corpora = {"train": Corpus.build(texts.source(data, name, "train"), vocab_size=vocab_size, **options)}
     for part in PARTS[1:]:
         corpora[part] = Corpus.encode(texts.source(data, name, part), corpora["train"].tokenizer, **options)
+    for part, documents in (others or {}).items():
+        corpora[part] = Corpus.encode(documents, corpora["train"].tokenizer, cache_dir=folder)
     facts: dict[str, Any] = {}
     train = corpora["train"]
     text = train.tokens, train.documents, train.vocab_size
@@ -122,7 +127,7 @@ def prepare(folder: str, data: Path, name: str, vocab_size: int, experts: set[st
             left_out = counts if part == "train" else None
             table = expert_table(mixture.experts, corpus, left_out, folder=root, workers=workers)
             (root / f"experts-{table.key}.safetensors").rename(root / f"{contexts}.{part}")
-            if part != "train":
+            if part in PARTS[1:]:
                 facts[contexts][part] = nats(mixture.gate, table.probs.astype(np.float64), table.buckets)
     return facts
 
@@ -141,14 +146,14 @@ class Beside(Start):
 
     def __init__(self, start: Start, extra: Extra, folder: str) -> None:
         super().__init__(start.model)
-        self.bias, self.table, self.extra, root = start.bias, start.table, extra, Path(folder)
+        self.bias, self.table, self.extra = start.bias, start.table, extra
+        self.root = root = Path(folder)
         self.gate: MixtureGate | None = None
         self.said: dict[str, Mapping[str, NDArray[Any]]] = {}
         if extra.experts:
             with np.load(root / f"{extra.experts}.npz") as gate:
                 start_of_gate = Gate(tuple(gate["sizes"].tolist()), gate["weights"])
             self.gate = MixtureGate.ready(with_share(start_of_gate, NETWORK_SHARE), start.model.config.hidden_size)
-            self.said = {part: map_arrays(root / f"{extra.experts}.{part}")[0] for part in PARTS}
         self.targets: CountedTargets | None = None
         if extra.targets or extra.late:
             corpus = Corpus.open(Path((root / "train.folder").read_text(encoding="utf-8")))
@@ -216,6 +221,8 @@ class Beside(Start):
     def mixed(self, batch: Batch, alone: Tensor, x: Tensor) -> Tensor:
         """Return ``-log P`` (n,) by the mixture, given that of the decoder and its states (n, D)."""
         assert self.gate is not None  # noqa: S101 - asked for with a gate only
+        if batch.part not in self.said:
+            self.said[batch.part] = map_arrays(self.root / f"{self.extra.experts}.{batch.part}")[0]
         said, at = self.said[batch.part], places(batch)
         probs = torch.from_numpy(said["probs"][at]).to(alone.device)
         buckets = torch.from_numpy(said["buckets"][at].astype(np.int64)).to(alone.device)

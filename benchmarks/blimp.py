@@ -18,10 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import harness, render, texts
-from benchmarks.decoders import Start, prepare, train_start
+from benchmarks.decoders import Batch, Start, prepare, train_start
 from benchmarks.harness import Results
-from benchmarks.starts import RECIPES, SHAPE, build
-from benchmarks.transformers import STEPS
+from benchmarks.starts import RECIPES, SHAPE, STEPS, build
 from warmstart.contexts import read_all
 from warmstart.corpus import Corpus
 from warmstart.counts import NGrams, discounted
@@ -90,8 +89,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     """Fit the models and score the pairs."""
     results = Results(None if quick else docs / "results" / "blimp.jsonl", __name__, progress=progress)
     books = Books(data / "classics", 1024 if quick else 8192)
-    lines = (data / "blimp" / "blimp_dev15.jsonl").read_text(encoding="utf-8").splitlines()
-    pairs = [(pair["sentence_good"], pair["sentence_bad"], pair["field"]) for pair in map(json.loads, lines)]
+    pairs = read(data)
     about = {"text": "classics", "vocabulary": books.vocabulary}
     starts = results.do({"starts": STARTS, "sentences": SENTENCES, "order": ORDER, **about}, books.starts)
     start = min(starts, key=lambda name: starts[name])
@@ -103,6 +101,12 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
     if not quick:
         render.write(docs, "blimp", "BLiMP: grammatical pairs", *_section(rows, starts, pairs), results)
     return {"starts": starts, "arms": rows}
+
+
+def read(data: Path) -> Pairs:
+    """Return the pairs."""
+    lines = (data / "blimp" / "blimp_dev15.jsonl").read_text(encoding="utf-8").splitlines()
+    return [(pair["sentence_good"], pair["sentence_bad"], pair["field"]) for pair in map(json.loads, lines)]
 
 
 def settings(name: str, quick: bool) -> dict[str, Any]:
@@ -192,21 +196,27 @@ def trained(name: str, books: Books, quick: bool, shares: Callable[[Score], dict
         prepare(folder, books.folder / "train.txt.xz", [books.folder / "valid.txt"], books.vocabulary)
         make = partial(build, "gpt2", arm, 0)
         curve = train_start(
-            folder, make, 0, rate, RECIPES[recipe], SHAPE, steps, (0, steps), finish=lambda s: shares(decoder(s))
+            folder, make, 0, rate, RECIPES[recipe], SHAPE, steps, (0, steps), judge=lambda s: shares(decoder(s))
         )
-    return {**curve["finish"], "nats": curve["nats"][-1]}
+    return {**curve["judged"][-1], "nats": curve["nats"][-1]}
 
 
-def decoder(start: Start) -> Score:
-    """Return the function of a decoder that gives ``log P`` of every target of documents shorter than its window."""
+def decoder(start: Start, part: str = "") -> Score:
+    """Return the function of a start that gives ``log P`` of every target of documents shorter than its window.
+
+    Experts beside a decoder have what they say of the tokens in the ``part`` of its folder.
+    """
 
     @torch.no_grad()
     def score(tokens: Ids, documents: Ids) -> NDArray[np.float64]:
-        found = []
-        for first, end in zip(documents[:-1].tolist(), documents[1:].tolist(), strict=True):
-            ids = torch.from_numpy(tokens[first : end + 1].astype(np.int64)).to(harness.device())
-            found.append(-start.losses(ids[None]).double().cpu().numpy())
-        return np.concatenate(found)
+        found, sizes = np.empty(tokens.size - 1), np.diff(documents)
+        for size in np.unique(sizes):
+            firsts = documents[:-1][sizes == size].astype(np.int64)
+            places = firsts[:, None] + np.arange(size)
+            ids = torch.from_numpy(tokens[np.append(places, firsts[:, None] + size, axis=1)].astype(np.int64))
+            nats = start.nats(Batch(part, firsts, ids.to(harness.device())))[0]
+            found[places] = -nats.double().cpu().numpy().reshape(places.shape)
+        return found
 
     return score
 

@@ -148,7 +148,7 @@ def prepare(folder: str, train: Path, parts: Sequence[Path], vocab_size: int) ->
 def train_start(
     folder: str, build: Callable[[PairStatistics], Start], seed: int, rate: float, recipe: Recipe,
     shape: Mapping[str, int], steps: int, at: Collection[int], test: bool = False,
-    finish: Callable[[Start], Any] | None = None,
+    judge: Callable[[Start], Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Build and train one start, in a process of its own.
 
@@ -167,8 +167,8 @@ def train_start(
         Steps before which to validate.
     test : bool
         Read the whole test text at the end.
-    finish : callable of the trained start, optional
-        Its result is ``finish`` of the curve.
+    judge : callable of the start, optional
+        Called at every validation; the list of its results is ``judged``.
 
     Returns
     -------
@@ -202,10 +202,13 @@ def train_start(
         return means
 
     others: list[list[float]] = []
+    judged: list[Any] = []
 
     def validate() -> float:
         first, *rest = score("valid", shape["scored"])
         others.append(rest)
+        if judge is not None:
+            judged.append(judge(start))
         return first
 
     last = texts["train"].size - length - 1
@@ -222,8 +225,8 @@ def train_start(
     if test:
         curve["test"], *rest = score("test", texts["test"].size)
         curve |= {"test_alone": rest[0]} if rest else {}
-    if finish is not None:
-        curve["finish"] = finish(start)
+    if judged:
+        curve["judged"] = judged
     return {**curve, "made": made, "parameters": start.n_parameters}
 
 

@@ -18,8 +18,8 @@ from benchmarks import harness, render, texts
 from benchmarks.beside_decoders import ORDER, Extra, prepare
 from benchmarks.decoders import train_start
 from benchmarks.harness import Results, Workers
-from benchmarks.starts import RECIPES, SHAPE
-from benchmarks.transformers_counts import STARTS, STEPS, Arm, beside
+from benchmarks.starts import RECIPES, SHAPE, STEPS
+from benchmarks.transformers_counts import STARTS, Arm, beside
 from warmstart.progress import Progress
 
 SIZES = {  # characters, 0 for all, and steps

@@ -27,22 +27,23 @@ WNUT = tuple(f"wnut17/{split}.conll" for split in ("train", "dev", "test"))
 WORDSIM = tuple(f"wordsim/EN-{pairs}.txt" for pairs in ("SIMLEX-999", "WS-353-ALL", "MEN-TR-3k", "RW-STANFORD"))
 CLASSICS = ("classics/train.txt.xz", "classics/valid.txt", "classics/test.txt")
 WIKITEXT = ("wikitext-2/train.txt", "wikitext-2/valid.txt", "wikitext-2/test.txt")
-CLINC, LAMP = "clinc150/data_full.json", "lamp/lamp.tsv"
+CLINC, LAMP, BLIMP = "clinc150/data_full.json", "lamp/lamp.tsv", "blimp/blimp_dev15.jsonl"
 BENCHES = {
     "classifier": Needs((*MNIST, CLINC, *EWT)),
     "attention": Needs(CLASSICS),
     "throughput": Needs(CLASSICS, plots=False),
     "lm": Needs((*CLASSICS, *WIKITEXT)),
     "finetune": Needs((*WIKITEXT, *CLASSICS)),
+    "near_shallow": Needs(WIKITEXT, plots=False),
     "beside": Needs((*WIKITEXT, *CLASSICS), plots=False),
-    "transformers": Needs(CLASSICS, ("transformers",)),
+    "transformers": Needs((BLIMP, *CLASSICS), ("transformers",)),
     "mixers": Needs(WIKITEXT, ("transformers",)),
     "embeddings": Needs((*WIKITEXT, *CLASSICS), ("transformers",), plots=False),
     "vectors": Needs((*CLASSICS, *EWT, *WNUT, *WORDSIM), ("gensim",)),
     "defaults": Needs((CLASSICS[0], WIKITEXT[0], *EWT, *WORDSIM, CLINC, LAMP), ("gensim",), plots=False),
     "memory": Needs(),
     "retrieval": Needs(),
-    "blimp": Needs(("blimp/blimp_dev15.jsonl", *CLASSICS), ("transformers",), plots=False),
+    "blimp": Needs((BLIMP, *CLASSICS), ("transformers",), plots=False),
     "lamp": Needs((LAMP,)),
     "edge": Needs((CLASSICS[0], CLASSICS[2]), plots=False),
     "little_data": Needs(CLASSICS, ("transformers",), plots=False),

@@ -17,6 +17,7 @@ from warmstart.finetune.phases import DECODER_RATE
 from warmstart.near_shallow import cipher_vectors
 
 SHAPE = {"vocab_size": 8192, "width": 128, "layers": 3, "heads": 4, "context": 64, "windows": 48, "scored": 480}
+STEPS, LONG_STEPS = 600, 2400
 HIGH_RATE = 7e-3
 BLIND = ("default, tied", "default, untied", "log-unigram bias", "mimetic + log-unigram bias")
 KNOWING = ("PPMI-SVD embedding + bias", "cipher + explicit solution + bias")

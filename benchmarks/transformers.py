@@ -22,9 +22,11 @@ from benchmarks.starts import (
     HIGH_RATE,
     KEEPING,
     KNOWING,
+    LONG_STEPS,
     OURS,
     RECIPES,
     SHAPE,
+    STEPS,
     USUAL,
     WITHOUT,
     build,
@@ -34,7 +36,6 @@ from warmstart.finetune.compare import crossing, reached
 from warmstart.finetune.phases import DECODER_RATE
 from warmstart.progress import Progress
 
-STEPS, LONG_STEPS = 600, 2400
 CHECKED = (*range(0, 100, 10), *range(100, STEPS + 1, 50))  # steps of the validations
 SHOWN = (0, 50, 100, 200)  # steps with a column in the tables, before the end
 SEEDS = (0, 1, 2)

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import counted_costs, harness, render
+from benchmarks import counted_costs, harness, render, words_seen
 from benchmarks.beside_decoders import ORDER, Beside, Extra, prepare, solve_attention
 from benchmarks.decoders import Start, mean_curve, train_start
 from benchmarks.harness import Results, Workers
-from benchmarks.starts import RECIPES, SHAPE, build
+from benchmarks.starts import LONG_STEPS, RECIPES, SHAPE, STEPS, build
 from warmstart.counts import PairStatistics
 from warmstart.progress import Progress
 
@@ -27,7 +27,6 @@ STARTS = {  # arm, recipe and rate, found by `benchmarks.transformers`
     "cold": ("log-unigram bias", "keeping", 5e-3),
     "warm": ("spectral + heads", "short", 1e-2),
 }
-STEPS, LONG_STEPS = 600, 2400
 SEEDS = (0, 1, 2)
 HASHED = 540_000  # rows of width 128: as many bytes as the tables of the n-grams
 SHARES = (1.0, 0.5, 2.0)  # of the rate, for the control with weights of its own
@@ -98,12 +97,12 @@ class Bench:
     workers : Workers
     quick : bool
         Four steps.
-    kept : bool
-        Whether only kept results are given; those that are missing are None.
+    data : Path, optional
+        Of the data sets. Without it only kept results are given; those that are missing are None.
     """
 
-    def __init__(self, folder: str, workers: Workers, quick: bool, kept: bool = False) -> None:
-        self.folder, self.workers, self.quick, self.kept = folder, workers, quick, kept
+    def __init__(self, folder: str, workers: Workers, quick: bool, data: Path | None = None) -> None:
+        self.folder, self.workers, self.quick, self.data = folder, workers, quick, data
 
     def key(self, name: str, seed: int = 0, steps: int = STEPS, share: float = 1.0) -> dict[str, Any]:
         """Return the whole configuration of a run."""
@@ -119,12 +118,13 @@ class Bench:
         """Return the curve of a run, kept or made."""
         arm = ARMS[name]
         _, recipe, rate = STARTS[arm.start]
+        judge = partial(words_seen.judge, self.folder, self.data) if self.data and steps == words_seen.STEPS else None
         key, steps = self.key(name, seed, steps, share), 4 if self.quick else steps
-        if self.kept and not self.workers.results.has(key):
+        if self.data is None and not self.workers.results.has(key):
             return None
         at = sorted({0, steps} if self.quick else {*range(0, steps + 1, steps // 12)})
         start = partial(beside, arm, self.folder, seed)
-        arguments = (self.folder, start, seed, rate * share, RECIPES[recipe], SHAPE, steps, at, True)
+        arguments = (self.folder, start, seed, rate * share, RECIPES[recipe], SHAPE, steps, at, True, judge)
         made: dict[str, Any] = self.workers.do(key, train_start, *arguments)
         return made
 
@@ -141,28 +141,28 @@ class Bench:
         mark = self.workers.results.mark(*(self.key(name, seed, STEPS, share) for seed in runs))
         return {"runs": list(runs.values()), "share": share, "mark": mark}
 
-    def all(self, names: Sequence[str], long: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Return the arms, and the long runs of some, without those that are missing."""
+    def all(self, names: Sequence[str], long: Sequence[str], longest: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return the arms, and the long and the longest runs of some, without those that are missing."""
         arms = self.workers.together([partial(self.arm, name) for name in names])
-        runs = self.workers.together([partial(self.curve, name, 0, LONG_STEPS) for name in long])
-        return {
-            "arms": {name: arm for name, arm in zip(names, arms, strict=True) if arm},
-            "long": {name: run for name, run in zip(long, runs, strict=True) if run},
-        }
+        wanted = {"long": (LONG_STEPS, long), "longest": (words_seen.STEPS, longest)}
+        jobs = [partial(self.curve, name, 0, steps) for steps, some in wanted.values() for name in some]
+        runs = iter(self.workers.together(jobs))
+        found = {kind: {name: run for name in some if (run := next(runs))} for kind, (_, some) in wanted.items()}
+        return {"arms": {name: arm for name, arm in zip(names, arms, strict=True) if arm}, **found}
 
 
 def section(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:
     """Run every arm and write the section; ``quick``: two arms, four steps, nothing is written."""
     results = Results(None if quick else docs / "results" / "transformers_counts.jsonl", __name__)
-    names, long = (QUICK, ()) if quick else (tuple(ARMS), LONG)
+    names, long, longest = (QUICK, (), words_seen.ARMS[-1:]) if quick else (tuple(ARMS), LONG, words_seen.ARMS)
     experts = {ARMS[name].extra.experts for name in names} - {""} | {counted_costs.EXPERTS}
     size = 1024 if quick else SHAPE["vocab_size"]
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder, Workers(results, progress) as workers:
-        facts = prepare(folder, data, "classics", size, experts, workers.n)
+        facts = prepare(folder, data, "classics", size, experts, workers.n, words_seen.sentences(data))
         counts = {each: results.do(counts_key(each), partial(facts.__getitem__, each)) for each in sorted(experts)}
         if any(ARMS[name].extra.attention for name in names):
             solve_attention(folder, SHAPE["context"])
-        made = Bench(folder, workers, quick).all(names, long)
+        made = Bench(folder, workers, quick, data).all(names, long, longest)
         costs = counted_costs.measure(folder, results, quick)
         if not quick:
             write(**made, counts=counts, costs=costs, docs=docs, results=results)
@@ -174,7 +174,7 @@ def write_kept(docs: Path) -> None:
     results = Results(docs / "results" / "transformers_counts.jsonl", __name__)
     experts = sorted({arm.extra.experts for arm in ARMS.values()} - {""})
     with Workers(results) as workers:
-        made = Bench("", workers, quick=False, kept=True).all(tuple(ARMS), LONG)
+        made = Bench("", workers, quick=False).all(tuple(ARMS), LONG, words_seen.ARMS)
     counts = {each: results.do(counts_key(each), dict) for each in experts if results.has(counts_key(each))}
     costs = counted_costs.measure("", results, quick=False)  # all kept
     write(**made, counts=counts, costs=costs, docs=docs, results=results)
@@ -243,8 +243,8 @@ def longer(long: dict[str, Any]) -> str:
 
 
 def write(
-    arms: dict[str, Any], long: dict[str, Any], counts: dict[str, Any], costs: dict[str, Any], docs: Path,
-    results: Results,
+    arms: dict[str, Any], long: dict[str, Any], longest: dict[str, Any], counts: dict[str, Any],
+    costs: dict[str, Any], docs: Path, results: Results,
 ) -> None:  # fmt: skip
     """Write the section of docs/benchmarks.md and its picture."""
     headers = ["arm", "step 0", "100", "200", f"{STEPS}", "decoder by itself", "test"]
@@ -278,7 +278,7 @@ Marks; a dash: not run yet.
 Counts without a decoder, in nats a token of the whole texts:
 
 {render.table(["experts", "validation", "test"], of_counts)}
-{longer(long)}![Validation loss over steps](images/transformers_counts.png)
+{longer(long)}{words_seen.section(longest)}![Validation loss over steps](images/transformers_counts.png)
 
 {counted_costs.section(costs)}"""
     render.write(docs, "transformers_counts", "Transformers beside counts", conclusion, body, results, "transformers")

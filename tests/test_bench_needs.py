@@ -50,8 +50,11 @@ def test_benches_without_their_extra_are_left_out(data, monkeypatch, capsys, pac
 
 def test_benches_without_their_data_are_left_out(data, monkeypatch, capsys):
     (data / "blimp" / "blimp_dev15.jsonl").unlink()
-    assert set(needs.BENCHES) - set(needs.able(quick=True)) == {"blimp"}
-    assert f"left out: blimp: expected {data / 'blimp' / 'blimp_dev15.jsonl'}, found none" in capsys.readouterr().err
+    assert set(needs.BENCHES) - set(needs.able(quick=True)) == {"blimp", "transformers"}
+    assert (
+        f"left out: transformers, blimp: expected {data / 'blimp' / 'blimp_dev15.jsonl'}, found none"
+        in capsys.readouterr().err
+    )
     monkeypatch.setenv("WARMSTART_DATA", str(data / "missing"))
     assert needs.able(quick=True) == ["memory", "retrieval"]
     err = capsys.readouterr().err

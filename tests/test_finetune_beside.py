@@ -2,13 +2,14 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from test_finetune import config, texts
 
-from warmstart import WarmStartLM
+from warmstart import WarmStartLM, ngrams
 from warmstart.backoff import BackoffModel
 from warmstart.corpus import Corpus
 from warmstart.errors import InputError
@@ -134,6 +135,26 @@ def test_a_table_is_computed_once_for_its_corpus_and_statistic(corpus, counts, m
     path.write_bytes(content[:-5])
     with pytest.raises(InputError, match="expected a whole safetensors file"):
         expert_table(mixture.experts, corpus, counts, folder=tmp_path)
+
+
+def test_counted_text_that_is_cut_otherwise_is_refused(corpus, counts, mixture, tmp_path, monkeypatch):
+    """It would be scored by counts that include it."""
+    monkeypatch.setattr(ngrams, "CHUNK", 100)  # many chunks
+    monkeypatch.setattr(ngrams, "QUOTED", 12)
+    whole = [corpus.tokenizer.decode(corpus.tokens[a + 1 : b]) for a, b in pairwise(corpus.documents.tolist())]
+    joined = [" ".join(whole[i : i + 3]) for i in range(0, len(whole), 3)]
+    other = Corpus.encode(joined, corpus.tokenizer, cache_dir=tmp_path)
+    here = counts.documents.quoted(other.tokens, other.documents)
+    text = " ".join(map(str, counts.documents.tokens.tolist()))  # neighbours here are not neighbours there
+    middles = [(a + 1 + (b - a - 1 - ngrams.QUOTED) // 2, b - a - 1) for a, b in pairwise(other.documents.tolist())]
+    for i, (first, length) in enumerate(middles):
+        run = " ".join(map(str, other.tokens[first : first + ngrams.QUOTED].tolist()))
+        assert here[i] == (length >= ngrams.QUOTED and f" {run} " in f" {text} ")
+    halves = [half for words in map(str.split, whole) for half in (words[: len(words) // 2], words[len(words) // 2 :])]
+    other = Corpus.encode([" ".join(half) for half in halves if half], corpus.tokenizer, cache_dir=tmp_path)
+    with pytest.raises(InputError, match=r"got \d+ that are counted text with other borders.*--split-documents"):
+        expert_table(mixture.experts, other, counts, folder=tmp_path)
+    assert not list(tmp_path.glob("experts-*"))
 
 
 def test_an_interrupted_table_leaves_nothing(corpus, counts, mixture, tmp_path):

@@ -28,7 +28,7 @@ from examples.lamp.supervisor import LOG, Supervisor  # noqa: E402
 from examples.lamp.tags import Tags  # noqa: E402
 
 TAGS = Tags.read()
-PATIENCE = 60  # seconds
+PATIENCE = 180  # seconds; busy machines are slow
 WINDOW = 1.5  # seconds in which a flip belongs to an utterance
 
 

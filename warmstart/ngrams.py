@@ -24,7 +24,7 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -45,6 +45,8 @@ CHUNK = 1 << 21  # targets counted at once
 LARGE = 255  # in a file, a count of at least this is written apart
 MOST = 2**31 - 1  # n-grams of a level, and occurrences of an n-gram
 LONGEST = 100  # order
+QUOTED = 32  # tokens in a row that only a copy has
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # of a hash: odd, its bits look random
 DOCUMENTS = ("digests", "copies", "lengths", "tokens")
 
 Ids = NDArray[Any]
@@ -94,6 +96,26 @@ class Documents:
         text = np.ascontiguousarray(tokens, dtype=self.tokens.dtype)
         keys = _keys(_digests(text, np.asarray(borders[:-1]) + 1, np.asarray(borders[1:])))
         return np.isin(keys, _keys(self.digests))
+
+    def quoted(self, tokens: Ids, borders: Ids) -> NDArray[np.bool_]:
+        """Return for every document of a text whether the `QUOTED` tokens in its middle stand in one of these.
+
+        Runs are compared by hashes of 64 bits. A shorter document is not quoted.
+        """
+        lengths = np.diff(borders) - 1
+        long = np.flatnonzero(lengths >= QUOTED)
+        middles = np.asarray(borders)[long] + 1 + (lengths[long] - QUOTED) // 2
+        runs = _run_hashes([np.asarray(tokens)[middles + i] for i in range(QUOTED)])
+        wanted, here = (
+            np.append(np.unique(runs), np.uint64(0)),
+            np.zeros(lengths.size, np.bool_),
+        )  # 0: a place after all
+        for first in range(0, self.tokens.size - QUOTED + 1, CHUNK):
+            block = self.tokens[first : first + CHUNK + QUOTED - 1]
+            counted = _run_hashes([block[i : block.size - QUOTED + 1 + i] for i in range(QUOTED)])
+            found = counted[wanted[np.searchsorted(wanted[:-1], counted)] == counted]
+            here[long] |= np.isin(runs, found)
+        return here
 
     @classmethod
     def _of_spans(cls, digests: Ids, copies: Ids, text: Ids, starts: Ids, ends: Ids) -> Self:
@@ -151,6 +173,14 @@ class Documents:
         here, there = _keys(self.digests), _keys(other.digests)
         places = np.searchsorted(here, there)
         return not there.size or bool(here.size and (here[places % here.size] == there).all())
+
+
+def _run_hashes(columns: Sequence[Ids]) -> NDArray[np.uint64]:
+    """Return a hash (n,) of n runs of tokens; the columns (n,) hold the first token of every run, the second ..."""
+    hashes = np.zeros(columns[0].size, np.uint64)
+    for column in columns:
+        hashes = (hashes ^ (hashes >> np.uint64(29))) * MULTIPLIER + column
+    return hashes
 
 
 def _digests(text: Ids, starts: Ids, ends: Ids) -> NDArray[np.uint8]:

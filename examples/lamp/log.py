@@ -32,6 +32,7 @@ from warmstart.errors import InputError
 KINDS = frozenset(
     ["typed", "sound", "said", "refused", "flip", "guess", "act", "lesson", "trained", "forget", "trouble"]
 )
+TRAINER = "trainer"  # the process that takes forgotten text out of the model and the log
 PATIENCE = 60.0  # seconds to wait for another process that writes; each writes for milliseconds
 GLANCE = 0.005  # seconds between two looks whether another process has written; a look takes microseconds
 APPLICATION = 0x4C616D70  # "Lamp": marks the file

@@ -26,7 +26,7 @@ from fastapi import FastAPI, Query, WebSocket, WebSocketDisconnect
 from fastapi.responses import FileResponse
 
 from examples.lamp.guard import Guard
-from examples.lamp.log import KINDS, SETTINGS, Event, Log
+from examples.lamp.log import KINDS, SETTINGS, TRAINER, Event, Log
 from examples.lamp.messages import LONGEST, answer
 from examples.lamp.supervisor import LOG, PROCESSES, Supervisor
 from examples.lamp.tags import DEFAULT, Tags
@@ -101,16 +101,17 @@ class News:
         self.hello = hello
         self.after = after
         self.state: dict[str, Any] = {}
-        self.forgetting: set[int] | None = None
+        self.forgetting: dict[int, int] | None = None  # number of a `forget`: the utterance
 
     def read(self, log: Log) -> dict[str, Any] | None:
         """Return the next message for the tab, or None if nothing is new."""
         events = log.after(self.after, sorted(KINDS), BATCH)
         if self.forgetting is None:  # a tab that was away may have missed that something was erased
             forgets = log.after(0, ["forget"], 2**62)
-            self.forgetting = {event.about for event in forgets if event.about and event.about <= self.after}
-        self.forgetting |= {event.about for event in events if event.kind == "forget" and event.about}
-        erased = {utterance for utterance in self.forgetting if log.event(utterance) is None}
+            self.forgetting = {event.id: event.about for event in forgets if event.about and event.about <= self.after}
+        self.forgetting |= {event.id: event.about for event in events if event.kind == "forget" and event.about}
+        end = log.position(TRAINER)  # it moves when no byte of the text is left in the files
+        erased = {number: utterance for number, utterance in self.forgetting.items() if number <= end}
         state = {
             "lamp": log.lamp(self.tags),
             "settings": {name: log.setting(name) for name in SETTINGS},
@@ -118,11 +119,12 @@ class News:
         }
         if not events and not erased and state == self.state:
             return None
-        message = {**state, "events": [_told(event) for event in events], "erased": sorted(erased), "time": time.time()}
+        message = {**state, "events": [_told(event) for event in events], "time": time.time()}
+        message["erased"] = sorted(set(erased.values()))
         if self.hello:
             message["hello"] = self.hello
         self.after, self.state, self.hello = events[-1].id if events else self.after, state, None
-        self.forgetting -= erased
+        self.forgetting = {number: self.forgetting[number] for number in self.forgetting.keys() - erased}
         return message
 
     def _processes(self) -> dict[str, bool]:

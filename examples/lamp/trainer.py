@@ -11,12 +11,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from examples.lamp.log import Event, Log
+from examples.lamp.log import TRAINER, Event, Log
 from examples.lamp.model import LampModel, warm_up
 from examples.lamp.process import arguments, run
 from examples.lamp.tags import Tags
 
-NAME = "trainer"
+NAME = TRAINER
 KINDS = ("lesson", "forget")
 MODEL = "lamp.model"  # the name of the file, beside the log
 

@@ -96,7 +96,8 @@ def expert_table(
     Raises
     ------
     InputError
-        The file is damaged; delete it, and it is computed again. Or tables have no counts that could be left out.
+        The file is damaged; delete it, and it is computed again. Tables have no counts that could be left out. Or most
+        of the new text was counted, cut into other documents.
 
     Examples
     --------
@@ -201,10 +202,19 @@ def _same_tables(one: BackoffModel, two: BackoffModel) -> bool:
 
 
 def _counted(corpus: Corpus, counts: NGramCounts | None) -> NDArray[np.bool_]:
-    """Return which documents of a corpus the statistic holds."""
+    """Return which documents of a corpus the statistic holds. Refuse counted text that is cut into other documents."""
     if counts is None:
         return np.zeros(corpus.n_documents, np.bool_)
-    return counts.documents.known(corpus.tokens, corpus.documents)
+    counted = counts.documents.known(corpus.tokens, corpus.documents)
+    quoted = counts.documents.quoted(corpus.tokens, corpus.documents) & ~counted
+    lengths = np.diff(corpus.documents)
+    if 2 * lengths[quoted].sum() > lengths[~counted].sum():
+        raise InputError(
+            f"{corpus.folder}: expected documents that were counted, or new ones, got {int(quoted.sum())} that are "
+            "counted text with other borders and would be scored as if they were new; cut the text into the documents "
+            "that were counted, as by the same --split-documents"
+        )
+    return counted
 
 
 def _scan(

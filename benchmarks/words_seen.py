@@ -1,0 +1,47 @@
+"""Loss and BLiMP over the words that a decoder has seen: long runs of some arms of `benchmarks.transformers_counts`."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import blimp, render
+from benchmarks.decoders import Start
+from benchmarks.starts import SHAPE
+from warmstart.corpus import Corpus
+
+STEPS = 9600  # two epochs of the classics, which are 10 M words
+ARMS = ("cold", "warm", "n-grams and cache, warm")
+SHOWN = (0, 800, 2400, 4800, 9600)
+WORDS = SHAPE["windows"] * SHAPE["context"] * 10.08 / 14.18 / 1e6  # millions a step: words over tokens of the text
+PART = "blimp"
+START = "\n"  # what a sentence begins with: the better one of `benchmarks.blimp`
+
+
+def sentences(data: Path) -> dict[str, list[str]]:
+    """Return the sentences of BLiMP as a part of the text: what experts say of them is computed once."""
+    return {PART: [START + pair[i] for pair in blimp.read(data) for i in (0, 1)]}
+
+
+def judge(folder: str, data: Path, start: Start) -> dict[str, float]:
+    """Return the shares of pairs that a start gets right, see `benchmarks.blimp.by_field`."""
+    corpus = Corpus.open(Path(Path(folder, "train.folder").read_text(encoding="utf-8")))
+    return blimp.by_field(blimp.decoder(start, PART), corpus, blimp.read(data), START)
+
+
+def section(runs: dict[str, dict[str, Any]]) -> str:
+    """Return the table of the long runs, nothing without one."""
+    if not runs:
+        return ""
+    rows: list[list[str]] = []
+    for name, run in runs.items():
+        shares = [judged["all"] for judged in run["judged"]]
+        losses, right = (np.interp(SHOWN, run["steps"], values).tolist() for values in (run["nats"], shares))
+        rows.append([name, "nats", *map(render.nats, losses), render.nats(run["test"])])
+        rows.append([name, "BLiMP", *(f"{share:.1%}" for share in right), "-"])
+    table = render.table(["arm", "", *(f"{step * WORDS:.1f} M words" for step in SHOWN), "test"], rows)
+    return f"""Loss and BLiMP over words seen: {STEPS:,} steps, two epochs of 10 M words, one seed, rates as above.
+BLiMP is the share of pairs as in the section "BLiMP"; pairs are scored by the mixture where counts are beside.
+
+{table}
+"""
