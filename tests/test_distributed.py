@@ -64,7 +64,7 @@ def counted(job, parts, order=slice(None)):
 
 
 @COPIES
-@pytest.mark.parametrize(("n", "expected"), [(1, 1), (2, 3), (7, 9), (99, 23)])
+@pytest.mark.parametrize(("n", "expected"), [(1, 1), (7, 9)])
 def test_any_cut_into_files_gives_the_counts_of_the_text(tmp_path, corpus, tokenizer, n, expected):
     with tasks.started(corpus, tokenizer, tmp_path / "all.stats", 3, Reading(), n) as (job, parts):
         assert [file for part in parts for file in part] == sorted(corpus.iterdir())
@@ -195,33 +195,6 @@ def test_a_killed_worker_loses_its_shard_only(tmp_path, corpus, tokenizer, clust
     assert not list(tmp_path.glob(".all*"))
 
 
-def die(job, name, shard):
-    os._exit(1)
-
-
-def test_errors_of_workers_and_lost_clusters(tmp_path, corpus, tokenizer, cluster, client, monkeypatch):
-    from distributed import Future
-
-    from warmstart.distributed import on_dask
-
-    def count(**options):
-        on_dask.count(client, corpus, tokenizer, tmp_path / "all.stats", **options)
-
-    with pytest.raises(InputError, match=r"\.txt: .*line 1: expected a JSON object"):
-        count(format="jsonl")
-
-    def cancel(*_):
-        client.cancel([Future(key, client) for key in list(client.futures)])
-
-    with pytest.raises(InputError, match=r"tcp://.*: expected a scheduler that answers until all is counted"):
-        count(progress=cancel)
-    monkeypatch.setattr(on_dask, "count_shard", die)
-    monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
-    with pytest.raises(InputError, match=r"count shards: expected workers that live, got 1 that died .*count_shard-.*"):
-        count()
-    assert not list(tmp_path.glob("*all*"))
-
-
 def test_counts_of_no_model_are_kept(tmp_path, corpus, tokenizer, cluster, monkeypatch, capsys):
     words = ["fit", corpus / "01.txt", "-o", tmp_path / "model", "--tokenizer", tokenizer, "--quiet"]
     words += ["--engine", "dask", "--scheduler", cluster.scheduler_address, "--contexts", "radial", "--bits", "2"]
@@ -282,6 +255,33 @@ def test_the_page_on_dask(tmp_path, corpus, tokenizer, cluster, monkeypatch):
     code = page.DASK_PYTHON.replace(ADDRESS, cluster.scheduler_address)
     exec(f"from pathlib import Path\n{code}", {"__name__": "__main__"})  # noqa: S102
     assert shards.Statistic.load("all.stats").counts.digest == shards.count(texts(), "tokenizer").counts.digest
+
+
+def die(job, name, shard):  # last, so that no test waits for a new worker
+    os._exit(1)
+
+
+def test_errors_of_workers_and_lost_clusters(tmp_path, corpus, tokenizer, cluster, client, monkeypatch):
+    from distributed import Future
+
+    from warmstart.distributed import on_dask
+
+    def count(**options):
+        on_dask.count(client, corpus, tokenizer, tmp_path / "all.stats", **options)
+
+    with pytest.raises(InputError, match=r"\.txt: .*line 1: expected a JSON object"):
+        count(format="jsonl")
+
+    def cancel(*_):
+        client.cancel([Future(key, client) for key in list(client.futures)])
+
+    with pytest.raises(InputError, match=r"tcp://.*: expected a scheduler that answers until all is counted"):
+        count(progress=cancel)
+    monkeypatch.setattr(on_dask, "count_shard", die)
+    monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
+    with pytest.raises(InputError, match=r"count shards: expected workers that live, got 1 that died .*count_shard-.*"):
+        count()
+    assert not list(tmp_path.glob("*all*"))
 
 
 @COPIES
