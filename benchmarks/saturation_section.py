@@ -54,8 +54,7 @@ def section(rows: Rows) -> tuple[str, str]:
         f"last doubling of the text still gives, in nats: {', '.join(going) or 'nothing'}."
     )
     table = [
-        [f"{row['share']:.3g}{row.get('mark', '')}", row["documents"], row["tokens"]]
-        + [render.nats(nats(row, expert)) for expert in EXPERTS]
+        [f"{row['tokens']:,}{row['mark']}", row["documents"]] + [render.nats(nats(row, expert)) for expert in EXPERTS]
         for row in rows
     ]
     tenth = min(rows, key=lambda row: abs(row["tokens"] / rows[-1]["tokens"] - 0.1))
@@ -66,7 +65,7 @@ one, and its tokens are only about the share. The tokenizer is that of the whole
 expert alone, and of the mixture, whose weights are fitted on each share, on every other validation book
 ({rows[-1]["scored"]:,} tokens):
 
-{render.table(["share", "books", "tokens", *EXPERTS], table)}
+{render.table(["tokens", "books", *EXPERTS], table)}
 ![Loss of every expert against the tokens counted](images/saturation.png)
 
 The papers say that their warm start, which is the network, saturates at 10 M of 100 M tokens. From
