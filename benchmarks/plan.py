@@ -247,20 +247,21 @@ class Costs:
         return f"""## A plan past one machine
 
 What one core does, measured with {self.last["tokens"]:,} tokens of the classics ({self.tokenized["tokens"]:,} for
-tokenize) beside other work, order {len(self.growth) + 1}, the preset `small`. Bytes a token are what the stage writes (load: reads), and
-memory is the peak so far, beyond that before the first stage:
+tokenize) beside other work, order {len(self.growth) + 1}, the preset `small`. Bytes a token are what the stage
+writes (load: reads), and memory is the peak so far, beyond that before the first stage:
 
 {render.table(["stage", "tokens a second", "bytes a token", "memory (bytes a token)"], stages)}
 New n-grams keep coming: their number grows as a power of the tokens. Fitted to the shares of at least {FITTED:,}
 tokens; the last column is how far the law of the other shares is off for all of the text, in percent:
 
 {render.table(["n", "exponent", "different n-grams", "error (%)"], growth)}
-From these, for machines of {CORES} such cores that share nothing: time of each stage, and memory of the machine that
-makes the last merge and of the one that solves. Every core counts chunks of {CHUNK:,} tokens; chunks are merged in a tree,
-each merge by one core, and sums of different machines are written and read. One core solves, in a fixed time and a time
-for each token, by least squares; so is the memory, with a size for each n-gram and {ID_BYTES} bytes a token. Moving
-files and training the tokenizer, on a sample, are not in the time. The last but one column says whether the statistic can
-number its n-grams: of one length at most {MOST:,}, reached at about {self.limit() / 1e9:,.1f} G tokens.
+From these, for machines of {CORES} such cores that share nothing: time of each stage, and memory of the machine
+that makes the last merge and of the one that solves. Every core counts chunks of {CHUNK:,} tokens; chunks are
+merged in a tree, each merge by one core, and sums of different machines are written and read. One core solves, in a
+fixed time and a time for each token, by least squares; so is the memory, with a size for each n-gram and {ID_BYTES}
+bytes a token. Moving files and training the tokenizer, on a sample, are not in the time. The last but one column
+says whether the statistic can number its n-grams: of one length at most {MOST:,}, reached at about {
+            self.limit() / 1e9:,.1f} G tokens.
 
 {render.table([*heads, "can be numbered", "slowest"], plan)}
 What the plan says for the measured shares, divided by what was measured:

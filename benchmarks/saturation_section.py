@@ -69,6 +69,7 @@ expert alone, and of the mixture, whose weights are fitted on each share, on eve
 ![Loss of every expert against the tokens counted](images/saturation.png)
 
 The cache knows nothing but the document. A share with more books has more kinds of books too, which is part of the
-gain. The papers say that their warm start, which is the network, saturates at 10 M of 100 M tokens; this text is too
-short to see that. From {tenth["tokens"] / 1e6:.1f} M tokens to all {rows[-1]["tokens"] / 1e6:.1f} M the gain in nats is: {gains}."""
+gain. The papers say that their warm start, which is the network, saturates at 10 M of 100 M tokens; this text is
+too short to see that. From {tenth["tokens"] / 1e6:.1f} M tokens to all {rows[-1]["tokens"] / 1e6:.1f} M the gain in
+nats is: {gains}."""
     return conclusion, body
