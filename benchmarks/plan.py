@@ -43,7 +43,18 @@ def power_law(tokens: Sequence[float], values: Sequence[float]) -> tuple[float, 
     >>> round(math.exp(a), 6), round(b, 6)
     (3.0, 0.5)
     """
-    b, a = np.polyfit(np.log(tokens), np.log(values), 1)
+    return line(np.log(tokens).tolist(), np.log(values).tolist())
+
+
+def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Return a and b of ``y = a + b x`` by least squares.
+
+    Examples
+    --------
+    >>> [round(number, 6) for number in line([1, 2, 3], [5, 7, 9])]
+    [3.0, 2.0]
+    """
+    b, a = np.polyfit(x, y, 1)
     return float(a), float(b)
 
 
@@ -84,8 +95,7 @@ class Costs:
     @classmethod
     def of(cls, rows: Sequence[Row], tokenized: Row) -> Self:
         """Return what runs say. With fewer than three of at least `FITTED` tokens, the growth is fitted to all runs."""
-        long = [row for row in rows if row["tokens"] >= FITTED]
-        fitted = long if len(long) > 2 else list(rows)
+        fitted = cls(rows, tokenized, (), (), 0).fitted
         tokens = [row["tokens"] for row in fitted]
         levels = list(zip(*(row["ngrams"][1:] for row in fitted), strict=True))
         growth = tuple(power_law(tokens, level) for level in levels)
@@ -105,22 +115,27 @@ class Costs:
         laws = enumerate(self.growth, start=2)
         return [min(float(self.vocab_size) ** n, math.exp(a) * tokens**b) for n, (a, b) in laws]
 
-    def slope(self, stage: str) -> tuple[float, float]:
-        """Return fixed seconds and seconds a token of a stage, by a line through about a quarter and all of it."""
-        high = self.last
-        low = min(self.rows[:-1], key=lambda row: abs(row["tokens"] / high["tokens"] - 1 / 4))
-        a_token = (high["seconds"][stage] - low["seconds"][stage]) / (high["tokens"] - low["tokens"])
-        return max(0.0, high["seconds"][stage] - a_token * high["tokens"]), a_token
+    @property
+    def fitted(self) -> Sequence[Row]:
+        """Return the runs of at least `FITTED` tokens; all of them if these are fewer than three."""
+        long = [row for row in self.rows if row["tokens"] >= FITTED]
+        return long if len(long) > 2 else self.rows
+
+    def line(self, stage: str) -> tuple[float, float]:
+        """Return fixed seconds and seconds a token of a stage, by least squares."""
+        tokens = [row["tokens"] for row in self.fitted]
+        return line(tokens, [row["seconds"][stage] for row in self.fitted])
 
     def merging(self, stage: str = "merge") -> float:
         """Return m: seconds for each n-gram of a sum; of "files": to read both parts and write the sum."""
         return float(self.last["seconds"][stage] / sum(self.last["ngrams"][1:]))
 
     def memory(self, stage: str, tokens: float) -> float:
-        """Return the peak memory in bytes of a stage on one machine: a size for each n-gram, `ID_BYTES` a token."""
-        peak = self.last["memory"][stage] - self.last["memory"]["before"]
-        own = max(0.0, peak - ID_BYTES * self.last["tokens"]) / sum(self.last["ngrams"][1:])
-        return float(own * sum(self.ngrams(tokens)) + ID_BYTES * tokens)
+        """Return the memory in bytes of a stage on one machine: fixed, for each n-gram, and `ID_BYTES` a token."""
+        n_ngrams = [sum(row["ngrams"][1:]) for row in self.fitted]
+        peaks = [row["memory"][stage] - row["memory"]["before"] - ID_BYTES * row["tokens"] for row in self.fitted]
+        fixed, an_ngram = line(n_ngrams, peaks)
+        return fixed + an_ngram * sum(self.ngrams(tokens)) + ID_BYTES * tokens
 
     def seconds(self, tokens: float, machines: int) -> dict[str, float]:
         """Return the time of every stage."""
@@ -134,7 +149,7 @@ class Costs:
             n_ngrams = sum(self.ngrams(min(tokens, CHUNK * 2.0**level)))
             one = n_ngrams * (self.merging() + (self.merging("files") if level > levels - apart else 0.0))
             merging += max(1.0, merges / cores) * one
-        fixed, a_token = self.slope("solve")
+        fixed, a_token = self.line("solve")
         return {
             "tokenize": tokens / cores * self.tokenized["seconds"] / self.tokenized["tokens"],
             "count": tokens / cores * self.counting,
@@ -222,13 +237,18 @@ class Costs:
             ]
             for row in self.rows_of_plan()
         ]
-        said = {"tokens": "tokens", "n-grams": "ngrams", "time of the solution": "seconds", "its memory": "bytes"}
+        said = {
+            "tokens": lambda row: f"{row['tokens']:,}",
+            "n-grams": "ngrams",
+            "time of the solution": "seconds",
+            "its memory": "bytes",
+        }
         heads = ["tokens", "machines", *STAGES, "memory of the merge", "of the solution"]
         return f"""## A plan past one machine
 
 What one core does, measured with {self.last["tokens"]:,} tokens of the classics ({self.tokenized["tokens"]:,} for
-tokenize), order {len(self.growth) + 1}, the preset `small`. Bytes a token are what the stage writes (load: reads), and
-memory is the peak so far, beyond that before the first stage:
+tokenize) beside other work, order {len(self.growth) + 1}, the preset `small`. Bytes a token are what the stage
+writes (load: reads), and memory is the peak so far, beyond that before the first stage:
 
 {render.table(["stage", "tokens a second", "bytes a token", "memory (bytes a token)"], stages)}
 New n-grams keep coming: their number grows as a power of the tokens. Fitted to the shares of at least {FITTED:,}
@@ -236,11 +256,12 @@ tokens; the last column is how far the law of the other shares is off for all of
 
 {render.table(["n", "exponent", "different n-grams", "error (%)"], growth)}
 From these, for machines of {CORES} such cores that share nothing: time of each stage, and memory of the machine
-that makes the last merge and of the one that solves. Every core counts chunks of {CHUNK:,} tokens;
-chunks are merged in a tree, each merge by one core; one core solves, in the time of a line through about a quarter and
-all of the text. Moving files and training the tokenizer, on a sample, are not in the time. The last but one column says
-whether the statistic can number its n-grams: of one length at most {MOST:,}, reached at about
-{self.limit() / 1e9:,.1f} G tokens.
+that makes the last merge and of the one that solves. Every core counts chunks of {CHUNK:,} tokens; chunks are
+merged in a tree, each merge by one core, and sums of different machines are written and read. One core solves, in a
+fixed time and a time for each token, by least squares; so is the memory, with a size for each n-gram and {ID_BYTES}
+bytes a token. Moving files and training the tokenizer, on a sample, are not in the time. The last but one column
+says whether the statistic can number its n-grams: of one length at most {MOST:,}, reached at about {
+            self.limit() / 1e9:,.1f} G tokens.
 
 {render.table([*heads, "can be numbered", "slowest"], plan)}
 What the plan says for the measured shares, divided by what was measured:
@@ -253,7 +274,7 @@ sample (`warmstart fit --sample`): docs/benchmarks.md, "How much text is enough"
 
     def check(self) -> list[dict[str, Any]]:
         """Return what the plan says, divided by what was measured, for the runs of at least `FITTED` tokens."""
-        fixed, a_token = self.slope("solve")
+        fixed, a_token = self.line("solve")
         return [
             {
                 "tokens": row["tokens"],
