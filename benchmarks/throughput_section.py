@@ -23,9 +23,9 @@ def section(output: dict[str, Any], settings: dict[str, int], marks: dict[str, s
     body = "\n".join(body for _, body in parts)
     body += f"""
 **Pairs.** {pairs["pairs"]:,} pairs of a target and a token 1 to {settings["lags"]} before it:
-{settings["vocabulary"]:,} tokens in the vocabulary, {settings["bits"]} bits. CPU seconds of one core, in turn, after both programs gave equal
-counts. scipy: one-hot targets, transposed, times sparse cipher vectors. The ratio above is the median over
-{settings["repetitions"]} repetitions.
+{settings["vocabulary"]:,} tokens in the vocabulary, {settings["bits"]} bits. CPU seconds of one core, in turn, after
+both programs gave equal counts. scipy: one-hot targets, transposed, times sparse cipher vectors. The ratio above is
+the median over {settings["repetitions"]} repetitions.
 
 {render.table(["program", "million pairs a second (median)", "lowest", "highest"], rows)}
 The bit cipher of {codes_of["vocabulary"]:,} tokens and {codes_of["bits"]:,} bits takes {codes_of["seconds"]:.2f} CPU
@@ -64,9 +64,9 @@ def kernels(result: dict[str, Any], settings: dict[str, int], mark: str) -> Part
     body = f"""**Kernels beside the machine.** One thread, CPU seconds, {settings["tokens"]:,} tokens of the classics,
 medians of {settings["repetitions"]} repetitions in turn. Copy: bytes read and written. Random updates: cells of 64 bits
 in {mib} MiB, the size of the sums of a lag, evenly drawn, their places known. Radial coded counting: {bounds.LAGS}
-lags, {settings["bits"]} bits, {a_pair:.2f} updates for each pair, checks included; words are not evenly frequent, so more of
-its cells are in the cache. N-grams: {bounds.bytes_moved(2)} bytes a token of order 2, which pairs are counted by, and
-{bounds.bytes_moved(5)} of order 5 are read and written, many of them not in order.
+lags, {settings["bits"]} bits, {a_pair:.2f} updates for each pair, checks included; words are not evenly frequent, so
+more of its cells are in the cache. N-grams: {bounds.bytes_moved(2)} bytes a token of order 2, which pairs are counted
+by, and {bounds.bytes_moved(5)} of order 5 are read and written, many of them not in order.
 
 {render.table(["kernel", "speed", "ns a token", "share of the bound"], rows)}"""
     return f"radial coded counting reaches {share['radial']:.0%} of the machine's rate of random updates", body
