@@ -46,6 +46,7 @@ BENCHES = {
     "lamp": Needs((LAMP,)),
     "edge": Needs((CLASSICS[0], CLASSICS[2]), plots=False),
     "little_data": Needs(CLASSICS, ("transformers",), plots=False),
+    "mixed": Needs(MNIST, plots=False),
 }
 EXTRAS = {"transformers": "hf", "gensim": "bench", "matplotlib": "plot"}
 
