@@ -117,6 +117,27 @@ def _mixed(*nats: float) -> tuple[str, str]:
     return judged(better == one == len(rows), why, partly=better > 0)
 
 
+def _frequent(*values: float) -> tuple[str, str]:
+    """Judge 2 losses by frequency, at random, by similarity, with the frequent first; 3 accuracies of the first 3."""
+    lower = sum(a < b for a, b in zip(values[0:2], values[2:4], strict=True))
+    higher = sum(a > b for a, b in zip(values[8:11], values[11:14], strict=True))
+    gains = ", ".join(f"{b - a:.3f}" for a, b in zip(values[0:2], values[2:4], strict=True))
+    why = f"the network is {gains} nats better than at random; label embeddings in {higher} of 3 cases"
+    return judged(lower == 2 and higher == 3, why, partly=lower + higher > 0)
+
+
+def _similar(*values: float) -> tuple[str, str]:
+    lower = sum(a < min(b, c) for a, b, c in zip(values[4:6], values[0:2], values[6:8], strict=True))
+    higher = sum(a > max(b, c) for a, b, c in zip(values[14:17], values[8:11], values[11:14], strict=True))
+    gains = ", ".join(f"{b - a:.3f}" for a, b in zip(values[4:6], values[0:2], strict=True))
+    why = f"the network is {gains} nats better than by frequency; label embeddings are best in {higher} of 3 cases"
+    return judged(lower == 2 and higher == 3, why, partly=lower + higher > 0)
+
+
+ORDERS = (
+    r"bits has (.+?) nats with .*?, ([\d.]+, [\d.]+) with random ones, (.+?) by similarity and (.+?) with the .*"
+    r"accuracy is (.+?) by frequency, (.+?) at random and (.+?) by similarity"
+)
 CLAIMS = (
     Claim(
         "The weights of a softmax layer can be computed from co-occurrences; training is not needed",
@@ -202,6 +223,8 @@ CLAIMS = (
         ".*?".join(2 * [r"each block has ([\d.]+) .*? ([\d.]+), .*? ([\d.]+), .*? ([\d.]+), .*? ([\d.]+)"]),
         _mixed,
     ),
+    Claim("The most frequent tokens should have the codes with the fewest bits", "orders", ORDERS, _frequent),
+    Claim("Codes by contextual similarity are better than codes by frequency", "orders", ORDERS, _similar),
 )
 NOT_BUILT = ("convolution", "logistic activations", "translation", "a lamp that answers")
 

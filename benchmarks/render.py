@@ -159,12 +159,24 @@ def write(
     text = path.read_text(encoding="utf-8") if path.exists() else empty
     stamp = results.stamp(f"python -m benchmarks {bench or name}")
     text = _replaced(text, name, f"## {title}\n\n**{conclusion}**\n\n{_filled(body.strip())}\n\n{stamp}", path)
+    with replacing(path) as temporary:
+        temporary.write_text(_headed(text, path), encoding="utf-8")
+
+
+def renew(docs: Path) -> None:
+    """Renew the table of claims and that of contents, after a change in `benchmarks.claims`."""
+    path = docs / "benchmarks.md"
+    text = _headed(path.read_text(encoding="utf-8"), path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _headed(text: str, path: Path) -> str:
+    """Return the page with new tables of claims and contents."""
     found = sections(text)
     lines = [f"- {link}: {sentence}" for link, sentence in found.values()]
     text = _replaced(text, "contents", "\n".join(lines), path)
-    text = _replaced(text, "claims", claims.table(found), path)
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    return _replaced(text, "claims", claims.table(found), path)
 
 
 def sections(text: str) -> dict[str, tuple[str, str]]:

@@ -10,15 +10,18 @@ from warmstart.errors import InputError
 DOCS = (Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
 
 
-def test_the_table_is_the_one_of_the_sections():
+def test_the_table_is_the_one_of_the_sections(tmp_path):
     shown = DOCS.split("<!-- claims -->\n")[1].split("\n<!-- /claims -->")[0]
     assert shown == claims.table(render.sections(DOCS))
+    (tmp_path / "benchmarks.md").write_text(DOCS.replace("| holds |", "| fails |"), encoding="utf-8")
+    render.renew(tmp_path)
+    assert (tmp_path / "benchmarks.md").read_text(encoding="utf-8") == DOCS
     assert DOCS.index("<!-- claims -->") < DOCS.index("<!-- contents -->") < DOCS.index("\n## ")
 
 
 def test_sections_say_the_claim_that_they_measure():
     """Those of the benches that were made for a claim."""
-    for section in {"mixed"} & set(render.sections(DOCS)):
+    for section in {"mixed", "orders"} & set(render.sections(DOCS)):
         assert claims.claimed(section) in DOCS.split(f"<!-- {section} -->")[1].split(f"<!-- /{section} -->")[0]
 
 
