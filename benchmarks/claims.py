@@ -134,6 +134,22 @@ def _similar(*values: float) -> tuple[str, str]:
     return judged(lower == 2 and higher == 3, why, partly=lower + higher > 0)
 
 
+def _lengths(*values: float) -> tuple[str, str]:
+    """Judge 5 losses and 5 times: packed, with border mask, padded to the longest of all, of the step, as they come."""
+    nats, seconds = values[:5], values[5:10]
+    why = (
+        f"{nats[4]:.3f} nats in {seconds[4]:.1f} s; packed {nats[0]:.3f} in {seconds[0]:.1f} s, with a border mask "
+        f"{nats[1]:.3f} in {seconds[1]:.1f} s; padded {nats[3]:.3f} in {seconds[3]:.1f} s or more"
+    )
+    better = nats[4] < nats[0]
+    return judged(better and seconds[4] < min(seconds[2:4]), why, partly=better or seconds[4] < min(seconds[2:4]))
+
+
+def _tickets(half: float, by_chance: float, most: float, *cold: float) -> tuple[str, str]:
+    why = f"half pruned costs {half:.3f} nats (at random {by_chance:.3f}, from a cold start {cold[0]:.3f})"
+    return judged(half < min(by_chance, cold[0], 0.02), f"{why}, nine tenths {most:.3f}", partly=half < by_chance)
+
+
 ORDERS = (
     r"bits has (.+?) nats with .*?, ([\d.]+, [\d.]+) with random ones, (.+?) by similarity and (.+?) with the .*"
     r"accuracy is (.+?) by frequency, (.+?) at random and (.+?) by similarity"
@@ -222,6 +238,18 @@ CLAIMS = (
         "mixed",
         ".*?".join(2 * [r"each block has ([\d.]+) .*? ([\d.]+), .*? ([\d.]+), .*? ([\d.]+), .*? ([\d.]+)"]),
         _mixed,
+    ),
+    Claim(
+        "Short documents need no packing and no padding: take lengths as they come",
+        "lengths",
+        r"and with lengths as they come: (.+?); CPU seconds (.+?); padding",
+        _lengths,
+    ),
+    Claim(
+        "A warm start shows before training which parts are superfluous",
+        "tickets",
+        r"cost the warm start (.+?) nats and the cold start (.+?), after",
+        _tickets,
     ),
     Claim("The most frequent tokens should have the codes with the fewest bits", "orders", ORDERS, _frequent),
     Claim("Codes by contextual similarity are better than codes by frequency", "orders", ORDERS, _similar),
