@@ -254,6 +254,11 @@ CLAIMS = (
     Claim("The most frequent tokens should have the codes with the fewest bits", "orders", ORDERS, _frequent),
     Claim("Codes by contextual similarity are better than codes by frequency", "orders", ORDERS, _similar),
 )
+UNMEASURED = (
+    "Longer contexts get better, and blocks of thousands of tokens are practical",
+    "Vectors that are frozen in the first passes, then thawed, end lower",
+    "Fast weights as language models need no positions",
+)
 NOT_BUILT = ("convolution", "logistic activations", "translation", "a lamp that answers")
 
 
@@ -283,8 +288,8 @@ def verdict(claim: Claim, conclusion: str) -> tuple[str, str]:
 
 
 def claimed(section: str) -> str:
-    """Return the claim that a section measures, as its first paragraph."""
-    return f"Claim: {next(claim.sentence for claim in CLAIMS if claim.section == section)}."
+    """Return the claims that a section measures, as its first paragraph."""
+    return f"Claimed: {'. '.join(claim.sentence for claim in CLAIMS if claim.section == section)}."
 
 
 def table(sections: Mapping[str, tuple[str, str]]) -> str:
@@ -300,4 +305,5 @@ def table(sections: Mapping[str, tuple[str, str]]) -> str:
         link, conclusion = sections.get(claim.section, ("", ""))
         word, why = verdict(claim, conclusion) if conclusion else (OPEN, "")
         lines.append(f"| {claim.sentence} | {word} | {why}{f' ({link})' if link else ''} |")
+    lines += [f"| {sentence} | {OPEN} |  |" for sentence in UNMEASURED]
     return "\n".join([*lines, "", f"Not built, so not measured: {', '.join(NOT_BUILT)}."])

@@ -22,7 +22,8 @@ def test_the_table_is_the_one_of_the_sections(tmp_path):
 def test_sections_say_the_claim_that_they_measure():
     """Those of the benches that were made for a claim."""
     for section in {"mixed", "orders", "lengths", "tickets"} & set(render.sections(DOCS)):
-        assert claims.claimed(section) in DOCS.split(f"<!-- {section} -->")[1].split(f"<!-- /{section} -->")[0]
+        shown = DOCS.split(f"<!-- {section} -->")[1].split(f"<!-- /{section} -->")[0]
+        assert claims.claimed(section) in " ".join(shown.split())
 
 
 @pytest.mark.parametrize(
@@ -42,5 +43,5 @@ def test_other_sentences_are_an_error_and_absent_sections_are_open(tmp_path):
     with pytest.raises(InputError, match="expected a conclusion of the section memory like"):
         claims.table({"memory": ("[Memories](#memories)", "They are fast.")})
     table = claims.table({})
-    assert table.count(claims.OPEN) == len(claims.CLAIMS)
+    assert table.count(claims.OPEN) == len(claims.CLAIMS) + len(claims.UNMEASURED)
     assert all(word in table for word in claims.NOT_BUILT)
