@@ -1,8 +1,9 @@
 """Short documents in training: lengths as they come, packed into windows with and without a border mask, or padded.
 
 A small GPT-2 learns the sentences of CLINC150 from its spectral start. Every arm sees as many tokens in a step, and
-reads new sentences one by one, from their beginning. Every arm finds its own rate by the validation sentences, with the first
-seed and the same minimum number of trials; other seeds are then run at this rate, and these read the test sentences.
+reads new sentences one by one, from their beginning. Every arm finds its own rate by the validation sentences, with the
+first seed and the same minimum number of trials; other seeds are then run at this rate, and these read the test
+sentences.
 """
 
 import json
@@ -263,11 +264,11 @@ def section(rows: Sequence[dict[str, Any]]) -> tuple[str, str]:
     body = f"""{claims.claimed("lengths")}
 
 The sentences of CLINC150 (BPE, V = {SHAPE["vocab_size"]:,}), a GPT-2 of {SHAPE["layers"]} layers and width
-{SHAPE["width"]} from its spectral start, {STEPS} steps of about {TOKENS:,} tokens, windows of {SHAPE["context"]}. Packed:
-sentences one after the other. Border mask: no attention and no position reaches across a border. Lengths as they come:
-every pass has sentences of one length, and a step as many passes as it needs. New sentences are read one by one, by all
-arms. Rates from {START_RATE:g} on, at least {TRIALS} trials for each arm; mean and deviation of {len(SEEDS)} other
-seeds. CPU seconds of training, one thread.
+{SHAPE["width"]} from its spectral start, {STEPS} steps of about {TOKENS:,} tokens, windows of {SHAPE["context"]}.
+Packed: sentences one after the other. Border mask: no attention and no position reaches across a border. Lengths as
+they come: every pass has sentences of one length, and a step as many passes as it needs. New sentences are read one by
+one, by all arms. Rates from {START_RATE:g} on, at least {TRIALS} trials for each arm; mean and deviation of
+{len(SEEDS)} other seeds. CPU seconds of training, one thread.
 
 {render.rows_table(columns, rows)}"""
     return conclusion, body
