@@ -35,6 +35,7 @@ NEUTRAL = (
     "benchmarks.harness",
     "benchmarks.render",
     "benchmarks.needs",
+    "benchmarks.claims",
     "benchmarks.lm_section",
     "benchmarks.beside_section",
     "benchmarks.lamp_section",

@@ -48,6 +48,10 @@ BENCHES = {
     "edge": Needs((CLASSICS[0], CLASSICS[2]), plots=False),
     "little_data": Needs(CLASSICS, ("transformers",), plots=False),
     "saturation": Needs(CLASSICS[:2]),
+    "mixed": Needs(MNIST, plots=False),
+    "lengths": Needs((CLINC,), ("transformers",), plots=False),
+    "tickets": Needs(WIKITEXT, ("transformers",), plots=False),
+    "orders": Needs((*WIKITEXT, CLINC, *EWT), plots=False),
 }
 EXTRAS = {"transformers": "hf", "gensim": "bench", "matplotlib": "plot"}
 

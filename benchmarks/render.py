@@ -9,6 +9,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from benchmarks import claims
 from benchmarks.harness import Results
 from bitcipher.files import replacing
 from warmstart import figures
@@ -149,7 +150,7 @@ def insert(path: Path, name: str, body: str) -> None:
 def write(
     docs: Path, name: str, title: str, conclusion: str, body: str, results: Results, bench: str | None = None
 ) -> None:  # fmt: skip
-    """Write the section of a bench in docs/benchmarks.md, stamped, and renew the table of contents.
+    """Write the section of a bench in docs/benchmarks.md, stamped, and renew the table of claims and that of contents.
 
     The section stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` and is appended if it is new. It begins with the
     conclusion, one sentence that says what the tables show. ``bench`` is the one that writes it, if it has several.
@@ -161,16 +162,43 @@ def write(
     """
     path = docs / "benchmarks.md"
     path.parent.mkdir(parents=True, exist_ok=True)
-    empty = "# Benchmarks\n\n<!-- contents -->\n<!-- /contents -->\n"
+    empty = "# Benchmarks\n\n<!-- claims -->\n<!-- /claims -->\n\n<!-- contents -->\n<!-- /contents -->\n"
     text = path.read_text(encoding="utf-8") if path.exists() else empty
     stamp = results.stamp(f"python -m benchmarks {bench or name}")
     text = _replaced(text, name, f"## {title}\n\n**{conclusion}**\n\n{_filled(body.strip())}\n\n{stamp}", path)
-    titles = re.findall(r"^## (.*)\n\n\*\*(.*)\*\*$", text, re.M)
-    anchors = (re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each, _ in titles)  # as GitHub makes them
-    lines = [f"- [{each}](#{a}): {sentence}" for (each, sentence), a in zip(titles, anchors, strict=True)]
-    text = _replaced(text, "contents", "\n".join(lines), path)
+    with replacing(path) as temporary:
+        temporary.write_text(_headed(text, path), encoding="utf-8")
+
+
+def renew(docs: Path) -> None:
+    """Renew the table of claims and that of contents, after a change in `benchmarks.claims`."""
+    path = docs / "benchmarks.md"
+    text = _headed(path.read_text(encoding="utf-8"), path)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _headed(text: str, path: Path) -> str:
+    """Return the page with new tables of claims and contents."""
+    found = sections(text)
+    lines = [f"- {link}: {sentence}" for link, sentence in found.values()]
+    text = _replaced(text, "contents", "\n".join(lines), path)
+    return _replaced(text, "claims", claims.table(found), path)
+
+
+def sections(text: str) -> dict[str, tuple[str, str]]:
+    r"""Return link and conclusion of every section of docs/benchmarks.md, by its name.
+
+    Examples
+    --------
+    >>> sections("<!-- speed -->\n## Speed, in words\n\n**It is fast.**\n")
+    {'speed': ('[Speed, in words](#speed-in-words)', 'It is fast.')}
+    """
+    found = re.findall(r"^<!-- (\w+) -->\n## (.*)\n\n\*\*(.*)\*\*$", text, re.M)
+    anchors = (
+        re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for _, title, _ in found
+    )  # as GitHub makes them
+    return {name: (f"[{title}](#{a})", end) for (name, title, end), a in zip(found, anchors, strict=True)}
 
 
 def _filled(body: str) -> str:

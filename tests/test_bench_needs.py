@@ -35,7 +35,12 @@ def test_word_pairs_are_the_files_of_the_probes(data):
 @pytest.mark.parametrize(
     ("package", "extra", "quick", "lost"),
     [
-        ("transformers", "hf", True, ["transformers", "mixers", "embeddings", "blimp", "little_data"]),
+        (
+            "transformers",
+            "hf",
+            True,
+            ["transformers", "mixers", "embeddings", "blimp", "little_data", "lengths", "tickets"],
+        ),
         ("matplotlib", "plot", True, []),
         ("matplotlib", "plot", False, [name for name, needed in needs.BENCHES.items() if needed.plots]),
         ("gensim", "bench", False, ["throughput", "vectors", "defaults"]),
@@ -80,7 +85,10 @@ def test_all_goes_on_with_the_others_and_one_alone_is_an_error(tmp_path):
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert found == [{"bench": "memory", "ran": 1}, {"bench": "retrieval", "ran": 1}]
-    assert "left out: transformers, mixers, embeddings, blimp, little_data: expected transformers" in done.stderr
+    assert (
+        "left out: transformers, mixers, embeddings, blimp, little_data, lengths, tickets: expected transformers"
+        in done.stderr
+    )
     assert "pip install 'warmstart[hf]'" in done.stderr
     assert "left out: classifier, attention" in done.stderr
     alone = bench("transformers", "--quick")

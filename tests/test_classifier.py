@@ -401,7 +401,7 @@ def test_weighted_rows_are_left_out_as_rows():
     assert model.class_count_.tolist() == [weight[y == c].sum() for c in range(3)]
     best, found = nats(model, X, y, weight), model.temperature_
     for factor in (0.99, 1.01):
-        model._solved = model._solved._replace(temperature=factor * found)
+        model._solved = model._solved._replace(temperatures=np.array([factor * found]))
         assert nats(model, X, y, weight) > best
 
 
@@ -522,3 +522,54 @@ def test_a_failed_fit_leaves_the_fitted_model():
         empty.partial_fit(X, y, classes=[0, 1])
     with pytest.raises(NotFittedError):
         empty.predict(X)
+
+
+def mixed(n=400, seed=0):
+    """Two loud features that know little of the class, one hundred times as loud as two that know much."""
+    random = np.random.default_rng(seed)
+    y = random.integers(2, size=n)
+    loud, quiet = np.eye(2)[y ^ (random.random(n) < 0.4)], np.eye(2)[y ^ (random.random(n) < 0.1)]
+    return np.hstack([100 * loud, quiet])[:, [0, 2, 1, 3]], y  # in turns
+
+
+def test_each_group_has_its_own_temperature_and_its_own_sums():
+    """The two groups in turns are the groups of `solution.fit`, and logits are sums of those of two classifiers."""
+    X, y = mixed()
+    groups = np.array([0, 1, 0, 1])
+    model = ExplicitClassifier(groups=groups).fit(X, y)
+    parts = [X[:, groups == g] for g in (0, 1)]
+    alone = [ExplicitClassifier(temperature=float(tau), k=np.inf).fit(part, y)
+             for tau, part in zip(model.temperature_, parts, strict=True)]  # fmt: skip
+    expected = sum(a.coef_ @ part.T for a, part in zip(alone, parts, strict=True)).T
+    prior = solution.marginal_prior(model._statistics)
+    expected += np.log(prior) * X.sum(axis=1, keepdims=True) / model.k_
+    for form in (X, sparse.csr_array(X)):
+        z = model._scores(form)
+        np.testing.assert_allclose(z[:, 1] - z[:, 0], expected[:, 1] - expected[:, 0], atol=1e-9)
+    # independent features: the log ratio counts once each, that is once for 100 units of the loud ones
+    np.testing.assert_allclose(model.temperature_ * [100, 1], 1, atol=0.2)
+    one = ExplicitClassifier().fit(X, y)
+    test, labels = mixed(4000, seed=1)
+    nats = [-m.predict_log_proba(test)[np.arange(labels.size), labels].mean() for m in (model, one)]
+    assert nats[0] < nats[1] - 0.1
+    assert model.score(test, labels) > one.score(test, labels) + 0.2
+
+
+def test_one_group_is_no_group_and_a_useless_one_is_switched_off():
+    X, y = mixed()
+    one, none = ExplicitClassifier(groups=[0] * 4).fit(X, y), ExplicitClassifier().fit(X, y)
+    np.testing.assert_allclose(one.temperature_, [none.temperature_], rtol=1e-3)
+    np.testing.assert_allclose(
+        one.set_params(temperature=0.5).solve().coef_, none.set_params(temperature=0.5).solve().coef_
+    )
+    X[:, [1, 3]] = np.eye(2)[np.random.default_rng(2).integers(2, size=y.size)]
+    taus = ExplicitClassifier(groups=[0, 1, 0, 1]).fit(X, y).temperature_
+    assert taus[0] > 0.005 > abs(taus[1]) / 100
+
+
+@pytest.mark.parametrize(
+    "groups", [[0, 1, 0], [0, 2, 0, 2], [1, 1, 1, 1], [-1, 0, 0, 0], [0.0, 1.0, 0.0, 1.0], [[0, 1, 0, 1]]]
+)
+def test_groups_that_do_not_fit_are_refused(groups):
+    with pytest.raises(InputError, match="groups: expected the group of each of 4 features"):
+        ExplicitClassifier(groups=groups).fit(*mixed())

@@ -64,11 +64,11 @@ class _Sample(NamedTuple):
 
 
 class _Solved(NamedTuple):
-    """Weights (C, D), and the k and the temperature that were used."""
+    """Weights (C, D), and the k and the temperatures (G,) that were used."""
 
     coef: NDArray[np.floating]
     k: float
-    temperature: float
+    temperatures: NDArray[np.float64]
 
 
 class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -92,6 +92,10 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         same number of rows in total.
     class_prior : array-like of shape (C,), default=None
         Probabilities of the classes, in the order of ``classes_``. By default their shares of the counts.
+    groups : array-like of shape (D,), default=None
+        The group of each feature, 0 to G - 1, where features of several kinds stand side by side, such as the pixels of
+        an image and the words of its caption. Each group is normalised by itself and has its own temperature. By
+        default all features are one group.
 
     Attributes
     ----------
@@ -105,8 +109,8 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Zeros: the explicit solution needs no bias.
     k_ : float
         Number of features per prediction in use.
-    temperature_ : float
-        Temperature in use.
+    temperature_ : float, or ndarray of shape (G,) with ``groups``
+        Temperature in use. 0 for a group whose features do not help to predict.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (D,)
         Only if X had column names.
@@ -137,6 +141,8 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     >>> model.set_params(k=np.inf).solve().k_
     inf
+    >>> model.set_params(groups=[0, 0, 1]).solve().temperature_  # one for each group; here the published 1
+    array([1., 1.])
     """
 
     classes_: NDArray[Any]
@@ -151,6 +157,7 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         "temperature": [StrOptions({"fit"}), Interval(Real, 0, np.inf, closed="neither")],
         "class_weight": [StrOptions({"balanced"}), dict, None],
         "class_prior": ["array-like", None],
+        "groups": ["array-like", None],
     }
 
     def __init__(
@@ -160,12 +167,14 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         temperature: str | float = "fit",
         class_weight: dict[Any, float] | str | None = None,
         class_prior: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
     ) -> None:
         self.k = k
         self.smoothing = smoothing
         self.temperature = temperature
         self.class_weight = class_weight
         self.class_prior = class_prior
+        self.groups = groups
 
     def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> ExplicitClassifier:
         """Count rows, then solve. Earlier counts are forgotten; after an error they are still there.
@@ -326,23 +335,48 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         prior = solution.marginal_prior(statistics) if self.class_prior is None else self._given_prior()
         settings: dict[str, Any] = {"k": k, "smoothing": float(self.smoothing)}
-        temperatures = np.atleast_1d(self.temperature)
-        if self.temperature == "fit":
+        columns = self._columns()
+        parts = [accumulators.Accumulator(sums[:, of_group], statistics.n_examples) for of_group in columns]
+        if self.temperature != "fit":
+            temperatures = np.full(len(columns), self.temperature, np.float64)
+        else:
             X, targets, _, weight = self._sample
             one_hot = _one_hot(targets, np.minimum(weight, 1) * factors[targets], self.classes_.size)
-            sample = solution.Sample([X], one_hot, repeats=np.maximum(weight, 1) if (weight > 1).any() else None)
-            found = solution.fit(sample, [statistics], prior, **settings)
-            if found.bounds:
+            repeats = np.maximum(weight, 1) if (weight > 1).any() else None
+            inputs = [X] if self.groups is None else [X[:, of_group] for of_group in columns]
+            sample = solution.Sample(inputs, one_hot, repeats=repeats)
+            temperatures = solution.fit(sample, parts, prior, **settings).temperatures
+            if not temperatures.any():
                 warnings.warn(
                     "temperature: the search ended at its bound 0, the features do not help to predict, and every row "
                     "gets the prior; give other features, or a number as temperature",
                     stacklevel=2,
                 )
-            objective = solution.CrossEntropy(sample, [statistics], prior, **settings, dtype=np.float64)
-            temperatures = np.atleast_1d(solution.refined(objective, float(found.temperatures[0])))
-        U = solution.solve([statistics], prior, temperatures=temperatures, dtype=np.float64, **settings)
-        self._solved = _Solved(U.T, k, float(temperatures[0]))
+            if self.groups is None:
+                objective = solution.CrossEntropy(sample, parts, prior, **settings, dtype=np.float64)
+                temperatures = np.atleast_1d(solution.refined(objective, float(temperatures[0])))
+        U = solution.solve(parts, prior, temperatures=temperatures, dtype=np.float64, **settings)
+        if self.groups is not None:
+            U[np.concatenate(columns)] = U.copy()  # from the order of the groups to that of the features
+        self._solved = _Solved(U.T, k, temperatures)
         return self
+
+    def _columns(self) -> list[Any]:
+        """Return the columns of each group of features."""
+        if self.groups is None:
+            return [slice(None)]
+        groups = np.asarray(self.groups)
+        numbers = np.unique(groups)
+        if (
+            groups.shape != (self.n_features_in_,)
+            or groups.dtype.kind not in "iu"
+            or not np.array_equal(numbers, np.arange(numbers.size))
+        ):
+            raise InputError(
+                f"groups: expected the group of each of {self.n_features_in_} features, whole numbers from 0 on "
+                f"without a gap, got an array {groups.shape} of {groups.dtype} with {numbers.tolist()[:10]}"
+            )
+        return [np.flatnonzero(groups == number) for number in numbers]
 
     def _class_factors(self) -> NDArray[np.float64]:
         """Return the factor of the counts of each class (C,)."""
@@ -388,9 +422,10 @@ class ExplicitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self._solution().k
 
     @property
-    def temperature_(self) -> float:
-        """Temperature in use."""
-        return self._solution().temperature
+    def temperature_(self) -> float | NDArray[np.float64]:
+        """Temperature in use, or those of the groups (G,)."""
+        temperatures = self._solution().temperatures
+        return float(temperatures[0]) if self.groups is None else temperatures
 
     def _scores(self, X: Any) -> NDArray[np.float64]:
         """Return logits (n, C)."""

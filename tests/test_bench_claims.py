@@ -1,0 +1,47 @@
+"""The table of claims: it is that of the sections as they stand, and a verdict follows from the numbers."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import claims, render
+from warmstart.errors import InputError
+
+DOCS = (Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+
+
+def test_the_table_is_the_one_of_the_sections(tmp_path):
+    shown = DOCS.split("<!-- claims -->\n")[1].split("\n<!-- /claims -->")[0]
+    assert shown == claims.table(render.sections(DOCS))
+    (tmp_path / "benchmarks.md").write_text(DOCS.replace("| holds |", "| fails |"), encoding="utf-8")
+    render.renew(tmp_path)
+    assert (tmp_path / "benchmarks.md").read_text(encoding="utf-8") == DOCS
+    assert DOCS.index("<!-- claims -->") < DOCS.index("<!-- contents -->") < DOCS.index("\n## ")
+
+
+def test_sections_say_the_claim_that_they_measure():
+    """Those of the benches that were made for a claim."""
+    for section in {"mixed", "orders", "lengths", "tickets"} & set(render.sections(DOCS)):
+        shown = DOCS.split(f"<!-- {section} -->")[1].split(f"<!-- /{section} -->")[0]
+        assert claims.claimed(section) in " ".join(shown.split())
+
+
+@pytest.mark.parametrize(
+    ("section", "conclusion", "expected"),
+    [
+        ("little_data", "The warm start ends 0.30, 0.10 nats below the cold one with 1 k, 1 M", claims.HOLDS),
+        ("little_data", "The warm start ends 0.10, 0.30 nats below the cold one with 1 k, 1 M", claims.PARTLY),
+        ("little_data", "The warm start ends -0.16, 0.23 nats below the cold one with 1 k, 1 M", claims.FAILS),
+    ],
+)
+def test_a_verdict_follows_from_the_numbers(section, conclusion, expected):
+    claim = next(claim for claim in claims.CLAIMS if claim.section == section)
+    assert claims.verdict(claim, conclusion)[0] == expected
+
+
+def test_other_sentences_are_an_error_and_absent_sections_are_open(tmp_path):
+    with pytest.raises(InputError, match="expected a conclusion of the section memory like"):
+        claims.table({"memory": ("[Memories](#memories)", "They are fast.")})
+    table = claims.table({})
+    assert table.count(claims.OPEN) == len(claims.CLAIMS) + len(claims.UNMEASURED)
+    assert all(word in table for word in claims.NOT_BUILT)
