@@ -13,7 +13,7 @@ of D(T), D(T/2), D(T/4), ... The solution takes one core of one machine. Moving 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -237,7 +237,7 @@ class Costs:
             ]
             for row in self.rows_of_plan()
         ]
-        said = {
+        said: dict[str, str | Callable[[Row], Any]] = {
             "tokens": lambda row: f"{row['tokens']:,}",
             "n-grams": "ngrams",
             "time of the solution": "seconds",

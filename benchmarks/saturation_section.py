@@ -20,10 +20,12 @@ Rows = Sequence[Mapping[str, Any]]
 
 def write(docs: Path, rows: Rows, costs: Costs, results: Results) -> None:
     """Write the section, the picture and the plan."""
-    curves = {expert: ([row["tokens"] for row in rows], [nats(row, expert) for row in rows]) for expert in EXPERTS}
+    curves = {
+        expert: ([row["tokens"] / 1e6 for row in rows], [nats(row, expert) for row in rows]) for expert in EXPERTS
+    }
     above = {expert: (x, [value - y[-1] for value in y]) for expert, (x, y) in curves.items()}
     panels = {"validation": curves, "above the loss with all of the text": above}
-    render.curves(docs / "images" / "saturation.png", panels, "tokens counted", "nats a token", log="x")
+    render.curves(docs / "images" / "saturation.png", panels, "million tokens counted", "nats a token", log="x")
     render.write(docs, "saturation", "How much text is enough", *section(rows), results)
     render.insert(docs / "scale.md", "plan", f"{costs.section()}\n\n{results.stamp('python -m benchmarks saturation')}")
 
