@@ -22,6 +22,7 @@ def section(output: dict[str, Any], settings: dict[str, int], marks: dict[str, s
     rows = [[name + marks["counting"], median(values), min(values), max(values)] for name, values in speeds]
     body = "\n".join(body for _, body in parts)
     body += f"""
+
 **Pairs.** {pairs["pairs"]:,} pairs of a target and a token 1 to {settings["lags"]} before it:
 {settings["vocabulary"]:,} tokens in the vocabulary, {settings["bits"]} bits. CPU seconds of one core, in turn, after
 both programs gave equal counts. scipy: one-hot targets, transposed, times sparse cipher vectors. The ratio above is
@@ -117,7 +118,7 @@ Longest time a token over that of the shortest text: {", ".join(f"{k} {value:.2f
 {render.rows_table(columns, rows)}
 **Two processes.** Two halves of {two["tokens"]:,} tokens: {wall["1"]:.1f} s in one process, {wall["2"]:.1f} s in two at
 the same time, {wall["1"] / wall["2"]:.2f} times as fast; {cpu["1"]:.1f} and {cpu["2"]:.1f} CPU seconds. Other programs
-used the {two["cores"]} cores too: the load was {two["load"]:.1f}.{mark} KenLM's `lmplz` is measured by
-`python -m benchmarks lm` where the program is given, not here."""
+used the {two["cores"]} cores too, the load was {two["load"]:.1f}, so the ratio says little.{mark} KenLM's
+`lmplz` is measured by `python -m benchmarks lm` where the program is given, not here."""
     least, most = min(sizes), max(sizes)
     return f"from {least:,} to {most:,} tokens the time a token grows {max(grown.values()):.2f} times", body

@@ -221,6 +221,6 @@ def _step(window, left, right, ids, n, start, end, near, far, places, values, le
 @njit(inline="always")
 def _change(window, base, row, sign, places, values, length):  # type: ignore[no-untyped-def]
     """Add the code of a row to a window, or take it out; a token without a row has the first one, which is zeros."""
-    start = np.uint64(row + 1 if row >= 0 else 0) * length
+    start = np.uint64(max(row, -1) + 1) * length
     for j in range(length):
         window[base + places[start + j]] += sign * values[start + j]
