@@ -141,8 +141,8 @@ def _lengths(*values: float) -> tuple[str, str]:
         f"{nats[4]:.3f} nats in {seconds[4]:.1f} s; packed {nats[0]:.3f} in {seconds[0]:.1f} s, with a border mask "
         f"{nats[1]:.3f} in {seconds[1]:.1f} s; padded {nats[3]:.3f} in {seconds[3]:.1f} s or more"
     )
-    better = nats[4] < nats[0]
-    return judged(better and seconds[4] < min(seconds[2:4]), why, partly=better or seconds[4] < min(seconds[2:4]))
+    cheap = seconds[4] < min(seconds[2:4])
+    return judged(cheap and nats[4] <= min(nats[:2]), why, partly=cheap and nats[4] < nats[0])
 
 
 def _tickets(half: float, by_chance: float, most: float, *cold: float) -> tuple[str, str]:
