@@ -18,7 +18,7 @@ import sys
 import threading
 import tokenize
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
@@ -140,6 +140,9 @@ def _canonical(key: Mapping[str, Any]) -> str:
 class Workers:
     """Processes that make results, one thread each, as many at a time as there are cores. A context manager.
 
+    Results that are not kept are those of a quick run: they are made in this process, one after the other, since new
+    processes would take longer to start than the work does.
+
     Examples
     --------
     >>> with Workers(Results(None, "benchmarks.harness")) as workers:
@@ -152,7 +155,9 @@ class Workers:
         self.n = processes or os.cpu_count() or 1
 
     def __enter__(self) -> Self:
-        self.pool = ProcessPoolExecutor(self.n, get_context("spawn"), initializer=_single_thread)
+        self.pool: Executor = ThreadPoolExecutor(1)
+        if self.results.path is not None:
+            self.pool = ProcessPoolExecutor(self.n, get_context("spawn"), initializer=_single_thread)
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -106,7 +106,7 @@ def grow(text: Text, kind: str, n: int, memory: str) -> dict[str, Any]:
     _compile(tokens, vocab_size)
     budget = Budget(parse_size(memory))
     before = resident_memory()
-    chunk = budget.chunk(n, documents.size, vocab_size, ORDER)
+    chunk = budget.counting(n, documents.size, vocab_size, ORDER)[0]
     start = time.process_time()
     counts = count_ngrams(tokens, documents, vocab_size, ORDER, chunk=chunk)
     cpu = time.process_time() - start
