@@ -123,6 +123,7 @@ def test_threads_and_repetition_do_not_change_the_tokenizer(tmp_path, texts):
 
 def test_ctrl_c_ends_the_training():
     code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # what nohup starts ignores it
         "from warmstart.tokenizer import train_tokenizer\n"
         "def texts():\n"
         "    print('ready', flush=True)\n"
