@@ -75,3 +75,18 @@ def test_what_is_no_row_of_whole_numbers_in_range(values):
 
 def test_an_empty_row_has_no_type():
     assert whole_numbers("targets", [], 3).dtype == np.int64
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"])
+def test_the_range_holds_for_every_type(kind, order):
+    """Also for a range beyond the largest number of the type, and for bytes in the other order."""
+    for size in (3, 127, 128, 129, 300, 70_000, 2**31 + 1):
+        found = whole_numbers("targets", np.array([0, 1, 2], order + kind), size)
+        assert found.tolist() == [0, 1, 2]
+        if kind.startswith("i"):
+            with pytest.raises(InputError, match=f"from 0 to {size - 1}, got -1 to 1"):
+                whole_numbers("targets", np.array([0, -1, 1], order + kind), size)
+        if size <= np.iinfo(kind).max:
+            with pytest.raises(InputError, match=f"from 0 to {size - 1}, got 0 to {size}"):
+                whole_numbers("targets", np.array([0, size], order + kind), size)

@@ -53,6 +53,7 @@ def whole_numbers(name: str, values: Any, size: int | None = None) -> NDArray[An
         return array.astype(np.int64)
     if array.dtype.kind not in "iu":
         raise InputError(f"expected {name} that are whole numbers, got an array of type {array.dtype}")
-    if size is not None and array.view(f"u{array.dtype.itemsize}").max() >= size:  # negative numbers are large then
+    unsigned = np.dtype(f"{array.dtype.byteorder}u{array.dtype.itemsize}")  # negative numbers are above the largest
+    if size is not None and array.view(unsigned).max() >= min(size, int(np.iinfo(array.dtype).max) + 1):
         raise InputError(f"expected {name} from 0 to {size - 1}, got {array.min()} to {array.max()}")
     return array

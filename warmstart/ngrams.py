@@ -184,7 +184,7 @@ def _run_hashes(columns: Sequence[Ids]) -> NDArray[np.uint64]:
     """Return a hash (n,) of n runs of tokens; the columns (n,) hold the first token of every run, the second ..."""
     hashes = np.zeros(columns[0].size, np.uint64)
     for column in columns:
-        hashes = (hashes ^ (hashes >> np.uint64(29))) * MULTIPLIER + column
+        hashes = (hashes ^ (hashes >> np.uint64(29))) * MULTIPLIER + column.astype(np.uint64)
     return hashes
 
 
