@@ -227,6 +227,8 @@ def test_no_scheduler(tmp_path, corpus, tokenizer, monkeypatch, capsys):
         (["--tokenizer", "bpe"], "expected --tokenizer FILE with --engine dask, got bpe"),
         (["--max-memory", "1G"], "expected --engine dask without --max-memory, got both"),
         (["--cold"], "expected --engine dask without --cold, got both"),
+        (["--resume"], "expected --engine dask without --resume, got both"),
+        (["--sample", "0.5"], "expected --engine dask without --sample, got both"),
         (["--contexts", "radial,document"], "got document, which need a pass"),
     ],
 )
