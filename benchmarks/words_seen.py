@@ -13,7 +13,7 @@ from warmstart.corpus import Corpus
 STEPS = 9600  # two epochs of the classics, which are 10 M words
 ARMS = ("cold", "warm", "n-grams and cache, warm")
 SHOWN = (0, 800, 2400, 4800, 9600)
-WORDS = SHAPE["windows"] * SHAPE["context"] * 10.08 / 14.18 / 1e6  # millions a step: words over tokens of the text
+WORDS = SHAPE["windows"] * SHAPE["context"] * 10_078_097 / 14_179_317 / 1e6  # millions a step: words over tokens
 PART = "blimp"
 START = "\n"  # what a sentence begins with: the better one of `benchmarks.blimp`
 
