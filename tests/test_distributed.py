@@ -174,7 +174,7 @@ def test_a_killed_worker_loses_its_shard_only(tmp_path, corpus, tokenizer, clust
     found = []
 
     def statistics():
-        return {path.name: path.stat().st_mtime_ns for path in tmp_path.glob(".all.stats.*/count-*.stats")}
+        return {path.name: path.stat().st_mtime_ns for path in tmp_path.glob(".all.stats.*/*/count-*.stats")}
 
     def progress(stage, done, total):
         if (stage, done) == ("count shards", 2):

@@ -123,13 +123,20 @@ def started(
         raise InputError("expected files or folders that all machines see, got text itself; write it to files")
     content = read_tokenizer(tokenizer if isinstance(tokenizer, Tokenizer) else Path(tokenizer)).to_str()
     prefix = f".{output.name}."
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=output.parent.absolute(), ignore_cleanup_errors=True) as folder:
-        path = Path(folder, TOKENIZER)
+    where = output.parent.absolute()
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=where, ignore_cleanup_errors=True) as whole:
+        folder = Path(whole, "parts")
+        folder.mkdir()
+        path = folder / TOKENIZER
         path.write_text(content, encoding="utf-8")
         parts = cut([file.absolute() for file in found], n)
         tokens = sources if isinstance(sources, TokenFiles) else None
         of_job = [replace(tokens, paths=part, tokenizer=path) if tokens else part for part in parts]
-        yield Job(folder, order, reading), of_job
+        try:
+            yield Job(str(folder), order, reading), of_job
+        finally:  # after an error tasks may still run; under another name the folder gets no more files from them
+            with contextlib.suppress(OSError):  # Windows does not rename a folder with open files
+                folder.rename(folder.with_name("ended"))
 
 
 def cut(files: Sequence[Path], n: int) -> Iterator[list[Path]]:
