@@ -30,6 +30,7 @@ STARTS = {  # arm, recipe and rate, found by `benchmarks.transformers`
 SEEDS = (0, 1, 2)
 HASHED = 540_000  # rows of width 128: as many bytes as the tables of the n-grams
 SHARES = (1.0, 0.5, 2.0)  # of the rate, for the control with weights of its own
+LONGEST_SHARES = (1.0, 0.5)  # of the rate, for the longest runs: the rates were found by short ones
 
 
 class Arm(NamedTuple):
@@ -144,16 +145,24 @@ class Bench:
     def all(self, names: Sequence[str], long: Sequence[str], longest: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return the arms, and the long and the longest runs of some, without those that are missing."""
         arms = self.workers.together([partial(self.arm, name) for name in names])
-        wanted = {"long": (LONG_STEPS, long), "longest": (words_seen.STEPS, longest)}
-        jobs = [partial(self.curve, name, 0, steps) for steps, some in wanted.values() for name in some]
-        runs = iter(self.workers.together(jobs))
-        found: dict[str, dict[str, Any]] = {kind: {} for kind in wanted}
-        for kind, (steps, some) in wanted.items():
-            for name, run in zip(some, runs, strict=False):
-                if run:
-                    mark = "" if self.quick else self.workers.results.mark(self.key(name, 0, steps))
-                    found[kind][name] = run | {"mark": mark}
-        return {"arms": {name: arm for name, arm in zip(names, arms, strict=True) if arm}, **found}
+        far = LONGEST_SHARES[:1] if self.quick else LONGEST_SHARES
+        wanted = {"long": (LONG_STEPS, long, SHARES[:1]), "longest": (words_seen.STEPS, longest, far)}
+        found = {"arms": {name: arm for name, arm in zip(names, arms, strict=True) if arm}}
+        for kind, (steps, some, shares) in wanted.items():
+            runs = self.workers.together([partial(self.best, name, steps, shares) for name in some])
+            found[kind] = {name: run for name, run in zip(some, runs, strict=True) if run}
+        return found
+
+    def best(self, name: str, steps: int, shares: Sequence[float]) -> dict[str, Any] | None:
+        """Return the run of an arm at the share of its rate that ends lowest, with all ``ends``; seed 0."""
+        made = self.workers.together([partial(self.curve, name, 0, steps, share) for share in shares])
+        runs = {share: run for share, run in zip(shares, made, strict=True) if run}
+        if not runs:
+            return None
+        ends = {share: run["nats"][-1] for share, run in runs.items()}
+        share = min(ends, key=lambda each: ends[each])
+        mark = "" if self.quick else self.workers.results.mark(self.key(name, 0, steps, share))
+        return runs[share] | {"share": share, "ends": ends, "mark": mark}
 
 
 def section(data: Path, docs: Path, quick: bool = False, progress: Progress | None = None) -> dict[str, Any]:

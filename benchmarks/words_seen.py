@@ -37,16 +37,21 @@ def section(runs: dict[str, dict[str, Any]]) -> str:
     for name, run in runs.items():
         shares = [judged["all"] for judged in run["judged"]]
         losses, right = (np.interp(SHOWN, run["steps"], values).tolist() for values in (run["nats"], shares))
-        label = name + run["mark"]
+        label = (f"{name}, {run['share']:g} of the rate" if run["share"] != 1.0 else name) + run["mark"]
         rows.append([label, "nats", *map(render.nats, losses), render.nats(run["test"])])
         rows.append([label, "BLiMP", *(f"{share:.1%}" for share in right), "-"])
     lead = [cold - warm for cold, warm in zip(runs["cold"]["nats"], runs["warm"]["nats"], strict=True)]
     ahead = max(step for step, by in zip(runs["cold"]["steps"], lead, strict=True) if by > 0)
     table = render.table(["arm", "", *(f"{step * WORDS:.1f} M words" for step in SHOWN), "test"], rows)
-    return f"""Loss and BLiMP over words seen: {STEPS:,} steps, 29.5 M tokens, two epochs, one seed. The rates are those
-that each start found for 600 steps; none was sought for this length. The warm start alone is ahead of the cold one at
-{ahead:,} steps for the last time, and {-lead[-1]:.3f} nats behind at the end. BLiMP is the share of pairs as in the
-section "BLiMP: grammatical pairs", scored by the mixture where counts are beside.
+    tried = "; ".join(
+        f"{name} {', '.join(f'{nats:.3f} ({share:g})' for share, nats in run['ends'].items())}"
+        for name, run in runs.items()
+    )
+    end = "ahead" if lead[-1] > 0 else "behind"
+    return f"""Loss and BLiMP over words seen: {STEPS:,} steps, 29.5 M tokens, two epochs, one seed. Each arm has the
+best share of the rate that its start found for 600 steps. Validation loss at the end, by share: {tried}. The warm start
+alone is ahead of the cold one at {ahead:,} steps for the last time, and {abs(lead[-1]):.3f} nats {end} at the end.
+BLiMP is the share of pairs as in the section "BLiMP: grammatical pairs", scored by the mixture where counts are beside.
 
 {table}
 """
