@@ -1,0 +1,194 @@
+"""Compiled loops that count the n-grams of a text by sorting what follows each token.
+
+The continuation of a place is the tokens after it, up to the end of its document. It is one number of 64 bits, or
+several: each token takes ``width`` bits, plus 1, so that 0 is the end, first token first. First the continuations are
+put in buckets by the token before them, then every bucket is sorted, digit by digit. Then equal n-grams are neighbours,
+and one walk finds the n-grams of all lengths. All passes read and write in order, or within a bucket.
+"""
+
+from typing import Any
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[Any]
+FEW = 48  # continuations that are sorted by insertion
+
+
+def layout(vocab_size: int, order: int) -> tuple[Ints, Ints, int, int]:
+    """Return the word and the shift (order - 1,) of every token of a continuation, the bits of a token, and the words.
+
+    Examples
+    --------
+    >>> words, shifts, width, n_words = layout(8192, 6)
+    >>> words.tolist(), shifts.tolist(), width, n_words
+    ([0, 0, 0, 0, 1], [42, 28, 14, 0, 42], 14, 2)
+    """
+    width = int(vocab_size).bit_length()
+    in_word = min(64 // width, max(order - 1, 1))
+    places = np.arange(order - 1)
+    shifts = (in_word - 1 - places % in_word) * width
+    return places // in_word, shifts.astype(np.uint64), width, -(-(order - 1) // in_word)
+
+
+@nb.njit(cache=True, nogil=True)
+def bucket(
+    tokens: Ints, start: int, stop: int, separator: int, words: Ints, shifts: Ints, width: int, borders: Ints, keys: Ints
+) -> None:
+    """Write the continuations of the places ``start ... stop - 1`` of a text, which ends in a separator, by their token.
+
+    words, shifts, width: see `layout`; borders (V + 1,) int64: the bucket of token t is ``borders[t] ... borders[t+1]``;
+    keys (stop - start, n_words) uint64.
+    """
+    n_words, size = keys.shape[1], words.size
+    top, bits = shifts[0], np.uint64(width)
+    low = (np.uint64(1) << bits) - np.uint64(1)
+    used = np.zeros(n_words, np.uint64)  # bits of the tokens that count
+    for i in range(size):
+        used[words[i]] |= low << shifts[i]
+    fill = borders[1:].copy()
+    key = np.zeros(n_words, np.uint64)
+    for place in range(min(stop - 1 + size, tokens.size - 1) - 1, start - 1, -1):
+        token = tokens[place + 1]
+        carry = np.uint64(token) + np.uint64(1)
+        for word in range(n_words):
+            old = np.uint64(0) if token == separator else key[word]
+            key[word] = ((carry << top) | (old >> bits)) & used[word]
+            carry = old & low
+        if place < stop:
+            to = fill[tokens[place]] - 1
+            fill[tokens[place]] = to
+            for word in range(n_words):
+                keys[to, word] = key[word]
+
+
+@nb.njit(cache=True, nogil=True)
+def sort_few(keys: Ints, low: int, high: int) -> None:
+    """Sort rows ``low ... high - 1`` by insertion."""
+    n_words = keys.shape[1]
+    row = np.empty(n_words, np.uint64)
+    for i in range(low + 1, high):
+        for word in range(n_words):
+            row[word] = keys[i, word]
+        j = i
+        while j > low:
+            word = 0
+            while word < n_words - 1 and row[word] == keys[j - 1, word]:
+                word += 1
+            if row[word] >= keys[j - 1, word]:
+                break
+            for word in range(n_words):
+                keys[j, word] = keys[j - 1, word]
+            j -= 1
+        for word in range(n_words):
+            keys[j, word] = row[word]
+
+
+@nb.njit(cache=True, nogil=True)
+def sort_many(keys: Ints, low: int, high: int, spare: Ints) -> None:
+    """Sort rows ``low ... high - 1`` by digits of 8 bits, the last one first; spare (high - low or more, n_words)."""
+    n_words, m = keys.shape[1], high - low
+    source, target = keys[low:high], spare[:m]
+    moved = False
+    sizes = np.empty((8, 256), np.int64)
+    for word in range(n_words - 1, -1, -1):
+        sizes[:] = 0
+        for i in range(m):
+            key = source[i, word]
+            for digit in range(8):
+                sizes[digit, key & np.uint64(255)] += 1
+                key >>= np.uint64(8)
+        for digit in range(8):
+            shift = np.uint64(8 * digit)
+            if sizes[digit, (source[0, word] >> shift) & np.uint64(255)] == m:
+                continue
+            total = np.int64(0)
+            for value in range(256):
+                size = sizes[digit, value]
+                sizes[digit, value] = total
+                total += size
+            for i in range(m):
+                value = (source[i, word] >> shift) & np.uint64(255)
+                to = sizes[digit, value]
+                sizes[digit, value] = to + 1
+                for w in range(n_words):
+                    target[to, w] = source[i, w]
+            source, target = target, source
+            moved = not moved
+    if moved:
+        keys[low:high] = spare[:m]
+
+
+@nb.njit(cache=True, nogil=True)
+def sort_buckets(keys: Ints, borders: Ints, words: Ints, shifts: Ints, width: int, same: Ints) -> Ints:
+    """Sort some buckets; return how many n-grams of 2, 3, ... tokens they have (order - 1,) int64.
+
+    borders: of these buckets. Written is how many tokens each continuation has in common with the one before it in its
+    bucket: same (rows of keys,) uint8, order - 1 if all.
+    """
+    sizes = np.zeros(words.size, np.int64)
+    mask = (np.uint64(1) << np.uint64(width)) - np.uint64(1)
+    largest = 0
+    for b in range(borders.size - 1):
+        largest = max(largest, borders[b + 1] - borders[b])
+    spare = np.empty((largest if largest > FEW else 0, keys.shape[1]), np.uint64)
+    for b in range(borders.size - 1):
+        low, high = borders[b], borders[b + 1]
+        if high - low > FEW:
+            sort_many(keys, low, high, spare)
+        else:
+            sort_few(keys, low, high)
+        for i in range(low, high):
+            n = 0
+            if i > low:
+                while n < words.size and not (keys[i, words[n]] ^ keys[i - 1, words[n]]) >> shifts[n]:
+                    n += 1
+            same[i] = n
+            while n < words.size and (keys[i, words[n]] >> shifts[n]) & mask:
+                sizes[n] += 1
+                n += 1
+    return sizes
+
+
+@nb.njit(cache=True, nogil=True)
+def write(
+    keys: Ints, borders: Ints, first: int, words: Ints, shifts: Ints, width: int, same: Ints, numbers: Ints,
+    starts: Ints, last: Ints, counts: Ints, offsets: Ints, extensions: Ints,
+) -> None:  # fmt: skip
+    """Write the n-grams of sorted buckets.
+
+    borders: of these buckets; first: the token of the first one; same: see `sort_buckets`; numbers (order - 1,) int64:
+    of their first n-gram of 2, 3, ... tokens, which is changed; starts (order - 1,) int64: where the n-grams of each
+    length begin in last and counts, which hold all lengths. offsets: the same of their extensions, with one more for
+    each length; extensions (V + 1,): those of single tokens.
+    """
+    mask = (np.uint64(1) << np.uint64(width)) - np.uint64(1)
+    size = words.size
+    began = np.full(size, -1, np.int64)  # row where the n-gram of each length begins, -1 for none
+    for b in range(borders.size - 1):
+        extensions[first + b] = numbers[0]
+        for i in range(borders[b], borders[b + 1] + 1):
+            n = np.int64(same[i]) if i < borders[b + 1] else np.int64(0)
+            if i == borders[b]:
+                n = np.int64(0)
+            if n == size:
+                continue
+            for m in range(n, size):
+                if began[m] < 0:
+                    break
+                counts[starts[m] + numbers[m] - 1] = i - began[m]
+                began[m] = -1
+            if i == borders[b + 1]:
+                continue
+            while n < size:
+                token = (keys[i, words[n]] >> shifts[n]) & mask
+                if not token:
+                    break
+                at = starts[n] + numbers[n]
+                last[at] = token - np.uint64(1)
+                if n + 1 < size:
+                    offsets[at + n] = numbers[n + 1]
+                numbers[n] += 1
+                began[n] = i
+                n += 1
