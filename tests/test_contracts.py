@@ -17,7 +17,7 @@ import warmstart
 ROOT = Path(__file__).parents[1]
 # The data flow; a module imports only from modules to its left (or of its own name).
 ORDER = [
-    "errors", "ids", "sampling", "records", "columns", "formats", "blocks", "files", "progress", "documents",
+    "errors", "ids", "device", "sampling", "records", "columns", "formats", "blocks", "files", "progress", "documents",
     "tokenizer", "token_files", "corpus",
     "_kernels", "_ngram_kernels", "_ngram_torch", "_cache_kernels", "_mixture_kernels", "_arpa_kernels",
     "_softmax", "_threads",

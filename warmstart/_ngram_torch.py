@@ -9,17 +9,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from warmstart.errors import InputError
-
 Ints = NDArray[Any]
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that is not there, before a long computation."""
-    try:
-        torch.empty(1, device=device).cpu()
-    except (RuntimeError, AssertionError) as error:  # torch raises either
-        raise InputError(f"device: expected one that PyTorch can use, such as cuda, got {device!r}: {error}") from error
 
 
 def count_levels(
@@ -33,8 +23,10 @@ def count_levels(
         For every length: the last tokens (m,) and counts (m,) int32 of the n-grams, and the offsets (m' + 1,) int32 of
         these among the m' n-grams that are one token shorter.
     """
-    text = torch.tensor(tokens.astype("int64"), device=device)
-    lengths, flags = (torch.tensor(array.astype("int64"), device=device) for array in (history, counted))
+    text, lengths, flags = (
+        torch.from_numpy(array.astype(kind)).to(device)
+        for array, kind in ((tokens, "int64"), (history, "int8"), (counted, "bool"))
+    )
     levels = []
     numbers, n_prefixes = text, vocab_size  # of the (n-1)-gram that ends at each position
     for n in range(2, order + 1):
@@ -42,7 +34,7 @@ def count_levels(
         keys, by_key = torch.sort(numbers[places - 1] * vocab_size + text[places])
         places = places[by_key]
         distinct, groups, sizes = torch.unique_consecutive(keys, return_inverse=True, return_counts=True)
-        sums = torch.cat([flags.new_zeros(1), torch.cumsum(flags[places], 0)])  # over the sorted keys
+        sums = torch.cat([text.new_zeros(1), torch.cumsum(flags[places], 0)])  # over the sorted keys
         ends = torch.cumsum(sizes, 0)
         counts = sums[ends] - sums[ends - sizes]
         offsets = torch.searchsorted(distinct, vocab_size * torch.arange(n_prefixes + 1, device=device))

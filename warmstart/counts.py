@@ -82,7 +82,11 @@ class PairStatistics:
 
 
 def count_pairs(
-    tokens: NDArray[np.integer], vocab_size: int, vocabulary: Mapping[str, int] | None = None
+    tokens: NDArray[np.integer],
+    vocab_size: int,
+    vocabulary: Mapping[str, int] | None = None,
+    *,
+    device: str | None = None,
 ) -> PairStatistics:
     """Count the pairs of neighbours of a text, for `warmstart.spectral`.
 
@@ -97,11 +101,13 @@ def count_pairs(
     vocab_size : int
     vocabulary : mapping of str to int, optional
         The vocabulary of the tokenizer, so that a model with another one can be refused.
+    device : str, optional
+        Device of PyTorch that counts, see `warmstart.ngrams.count_ngrams`. The result does not depend on it.
 
     Raises
     ------
     InputError
-        There are fewer than two tokens, or a token is outside the vocabulary.
+        There are fewer than two tokens, a token is outside the vocabulary, or there is no such device.
 
     Examples
     --------
@@ -114,7 +120,7 @@ def count_pairs(
     borders = np.flatnonzero(tokens == tokens[0])
     if borders[-1] != tokens.size - 1:
         tokens, borders = np.append(tokens, tokens[0]), np.array([0, tokens.size])
-    return PairStatistics.of(count_ngrams(tokens, borders, vocab_size, order=2, vocabulary=vocabulary))
+    return PairStatistics.of(count_ngrams(tokens, borders, vocab_size, order=2, vocabulary=vocabulary, device=device))
 
 
 def _held_out(counts: NGramCounts) -> sparse.csr_array:

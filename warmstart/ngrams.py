@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 
 from warmstart import files
 from warmstart._threads import run_parts, shares
+from warmstart.device import check_device, if_it_fits
 from warmstart.errors import InputError
 from warmstart.ids import as_array
 from warmstart.progress import Progress
@@ -42,6 +43,7 @@ from warmstart.progress import Progress
 FORMAT = 1
 ORDER = 5
 CHUNK = 1 << 21  # targets counted at once
+DEVICE_CHUNK = 1 << 24  # the same on a device of PyTorch, which has room for a larger part: about 100 bytes a target
 LARGE = 255  # in a file, a count of at least this is written apart
 MOST = 2**31 - 1  # n-grams of a level, and occurrences of an n-gram
 LONGEST = 100  # order
@@ -51,6 +53,7 @@ DOCUMENTS = ("digests", "copies", "lengths", "tokens")
 FACTS = ("vocab_size", "separator", "order", "vocabulary")
 
 Ids = NDArray[Any]
+_ON_DEVICE = Lock()  # one part at a time has the memory of a device
 
 
 @dataclass(frozen=True, eq=False)
@@ -369,8 +372,8 @@ def count_ngrams(
     chunk : int, optional
         Targets that a thread counts at once. The result does not depend on it; `warmstart.budget` chooses it.
     device : str, optional
-        Device of PyTorch, such as "cuda", that counts the chunks in place of the compiled loops. They are merged on
-        the CPU. The result does not depend on it.
+        Device of PyTorch, such as "cuda", that counts the chunks in place of the compiled loops, one at a time; a
+        chunk that its memory does not hold is halved. They are merged on the CPU. The result does not depend on it.
     progress : callable, optional
         Called as ``progress("count n-grams", tokens, total)``, possibly from another thread.
 
@@ -378,7 +381,7 @@ def count_ngrams(
     ------
     InputError
         A token is outside the vocabulary, the documents do not end at separators, the order is below 1, or there is no
-        such device.
+        such device, or none with free memory.
 
     Examples
     --------
@@ -395,10 +398,7 @@ def count_ngrams(
     separator = check_text(tokens, documents, vocab_size)
     if not 1 <= order <= LONGEST:
         raise InputError(f"order: expected a number from 1 to {LONGEST}, got {order}")
-    if device is not None:
-        from warmstart import _ngram_torch  # torch is loaded here, not on import
-
-        _ngram_torch.check_device(device)
+    check_device(device)
     vocab_size, order, total = int(vocab_size), int(order), tokens.size - 1
     levels = count_levels(
         tokens, slice(0, total), separator, vocab_size, order, workers=workers, chunk=chunk, device=device,
@@ -424,23 +424,33 @@ def count_levels(
     """Count the n-grams that end at some targets of a text: target i is ``tokens[i + 1]``. See `count_ngrams`."""
     from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
 
-    done, lock, most = 0, Lock(), CHUNK if chunk is None else max(1, int(chunk))
+    done, lock = 0, Lock()
+    most = (CHUNK if device is None else DEVICE_CHUNK) if chunk is None else max(1, int(chunk))
 
     def count(part: slice) -> Levels:
-        """Count the n-grams that end at some targets, halving what is larger than a chunk."""
-        nonlocal done
-        if part.stop - part.start > most:
+        """Count the n-grams that end at some targets, halving what is larger than a chunk or than the device holds."""
+        levels = None if part.stop - part.start > most else count_at_once(part)
+        if levels is None:
             middle = (part.start + part.stop) // 2
             return _merge(count(slice(part.start, middle)), count(slice(middle, part.stop)), 1)
+        return levels
+
+    def count_at_once(part: slice) -> Levels | None:
+        nonlocal done
         low = max(0, part.start + 1 - (order - 1))
         text = np.asarray(tokens[low : part.stop + 1])
         history = kernels.histories(text, separator, order - 1, np.zeros(1, np.int64))
         counted = np.arange(text.size) > part.start - low
         if device is None:
-            levels = number_ngrams(text, vocab_size, history, counted, order)[0]
+            found: Levels | None = number_ngrams(text, vocab_size, history, counted, order)[0]
         else:
-            levels = _counted_on(device, text, vocab_size, history, counted, order)
-        levels = _without_zeros(levels)
+            with _ON_DEVICE:
+                found = if_it_fits(lambda: _counted_on(device, text, vocab_size, history, counted, order))
+        if found is None and part.stop - part.start > 1:
+            return None
+        if found is None:
+            raise InputError(f"device: expected one with free memory, got {device} without; free some, or count on cpu")
+        levels = _without_zeros(found)
         with lock:
             done += part.stop - part.start
             if progress:

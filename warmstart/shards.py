@@ -29,6 +29,7 @@ from tokenizers import Tokenizer
 
 from warmstart import files
 from warmstart.corpus import Corpus, Meter, Text
+from warmstart.device import check_device
 from warmstart.documents import Sources, read_documents
 from warmstart.errors import InputError
 from warmstart.formats import Reading, notice
@@ -166,6 +167,7 @@ def count(
     *,
     order: int = ORDER,
     workers: int = 1,
+    device: str | None = None,
     budget: "Budget | None" = None,
     work: Work | None = None,
     progress: Progress | None = None,
@@ -182,6 +184,8 @@ def count(
         Length of the longest n-grams, the same for all shards. A model may have a lower one.
     workers : int
         Number of threads. The result does not depend on it.
+    device : str, optional
+        Device of PyTorch that counts, see `warmstart.ngrams.count_ngrams`. The result does not depend on it.
     budget : Budget, optional
         A limit of memory: it chooses how much is counted at once, and refuses before what would not fit.
     work : Work, optional
@@ -195,8 +199,9 @@ def count(
     Raises
     ------
     InputError
-        The shard, the tokenizer or the order cannot be used, or the budget does not suffice.
+        The shard, the tokenizer, the order or the device cannot be used, or the budget does not suffice.
     """
+    check_device(device)
     own = load_tokenizer(Path(tokenizer) if isinstance(tokenizer, os.PathLike) else tokenizer)
     with contextlib.ExitStack() as stack:
         if work is None:  # Windows does not delete mapped files
@@ -205,7 +210,8 @@ def count(
         else:
             folder = work.folder / "corpus"
         corpus = Corpus.encode(shard, own, cache_dir=folder, progress=progress, **reading)
-        counts = count_corpus(corpus, order, workers=workers, budget=budget, work=work, progress=progress)
+        options: dict[str, Any] = {"workers": workers, "device": device, "budget": budget, "work": work}
+        counts = count_corpus(corpus, order, progress=progress, **options)
     return Statistic(counts, own.to_str(), corpus.n_bytes)
 
 

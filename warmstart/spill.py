@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from warmstart.blocks import Rows, Stored, Writer, read_rows, writing_rows
 from warmstart.corpus import Corpus
+from warmstart.device import check_device
 from warmstart.errors import InputError
 from warmstart.files import Array
 from warmstart.ids import as_array
@@ -164,6 +165,7 @@ def count_corpus(
     order: int,
     *,
     workers: int = 1,
+    device: str | None = None,
     budget: "Budget | None" = None,
     work: Work | None = None,
     progress: Progress | None = None,
@@ -173,7 +175,7 @@ def count_corpus(
     Parameters
     ----------
     corpus : Corpus
-    order, workers, progress
+    order, workers, device, progress
         See `warmstart.ngrams.count_ngrams`.
     budget : Budget, optional
         Chooses how much is counted at once.
@@ -183,10 +185,15 @@ def count_corpus(
     Raises
     ------
     InputError
-        The budget does not suffice, or the folder has runs of another text or order.
+        The budget does not suffice, or there is a device too; or the folder has runs of another text or order.
     """
+    if budget is not None and device is not None:
+        raise InputError(
+            f"device: expected none with a limit of memory, which is for compiled loops, got {device!r}; leave one out"
+        )
     text = corpus.tokens, corpus.documents, corpus.vocab_size, order
-    options: dict[str, Any] = {"vocabulary": corpus.tokenizer.get_vocab(), "workers": workers, "progress": progress}
+    options: dict[str, Any] = {"workers": workers, "device": device, "progress": progress}
+    options["vocabulary"] = corpus.tokenizer.get_vocab()
     chunk, run = None, RUN if work and work.always else None
     if budget is not None:
         chunk, run = budget.counting(corpus.n_tokens, corpus.n_documents, corpus.vocab_size, order, work)
@@ -206,13 +213,14 @@ def count_spilled(
     vocabulary: Mapping[str, int] | None = None,
     workers: int = 1,
     chunk: int | None = None,
+    device: str | None = None,
     progress: Progress | None = None,
 ) -> SpilledCounts:
     """Count all n-grams of a text up to an order, with runs in a folder; go on from those that are there.
 
     Parameters
     ----------
-    tokens, documents, vocab_size, order, vocabulary, workers, chunk
+    tokens, documents, vocab_size, order, vocabulary, workers, chunk, device
         See `warmstart.ngrams.count_ngrams`.
     folder : Path
         It is made if it is not there, and keeps the files of the result. Its parent exists.
@@ -238,9 +246,11 @@ def count_spilled(
     separator = check_text(tokens, documents, vocab_size)
     if not 1 <= order <= LONGEST:
         raise InputError(f"order: expected a number from 1 to {LONGEST}, got {order}")
+    check_device(device)
     text = {"text": _text_digest(tokens, documents), "vocab_size": int(vocab_size), "order": int(order)}
     digest = "" if vocabulary is None else vocabulary_digest(vocabulary)
-    counting = _Counting(tokens, separator, text | {"vocabulary": digest}, folder, run or RUN, workers, chunk, progress)
+    options: dict[str, Any] = {"workers": workers, "chunk": chunk, "device": device}
+    counting = _Counting(tokens, separator, text | {"vocabulary": digest}, folder, run or RUN, options, progress)
     rows = counting.whole()
     bag = Documents.of(tokens, documents, id_type(vocab_size))
     unigrams = _Level(rows, 1).counts(0, int(vocab_size))
@@ -266,8 +276,7 @@ class _Counting:
     text: dict[str, Any]  # facts of every run
     folder: Path
     run: int
-    workers: int
-    chunk: int | None
+    options: dict[str, Any]  # of `count_levels`
     progress: Progress | None
     done: list[int] = field(default_factory=list)  # targets that were counted, or passed in a merge
 
@@ -312,9 +321,8 @@ class _Counting:
 
     def _count(self, path: Path, targets: slice) -> None:
         levels = count_levels(
-            self.tokens, targets, self.separator, self.text["vocab_size"], self.text["order"],
-            workers=self.workers, chunk=self.chunk,
-        )  # fmt: skip
+            self.tokens, targets, self.separator, self.text["vocab_size"], self.text["order"], **self.options
+        )
         with writing_rows(path, self.text) as out:
             for name, array in arrays_of(levels).items():
                 out.add(name, array)

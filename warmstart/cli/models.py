@@ -16,6 +16,7 @@ from warmstart.cli.options import (
     Bits,
     BlockSize,
     ContextNames,
+    Device,
     EndOfText,
     Engine,
     HiddenBits,
@@ -44,6 +45,7 @@ from warmstart.cli.output import print_result, print_table, shown
 from warmstart.cli.values import (
     budget_of,
     check_used,
+    device_of,
     limit_of,
     number_or_fit,
     paths_of,
@@ -103,6 +105,7 @@ def fit(
     engine: Engine = None,
     scheduler: Scheduler = None,
     resume: Resume = False,
+    device: Device = None,
     workers: Workers = CORES,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -115,11 +118,12 @@ def fit(
 
     check_target(output)
     check_used(paths_of(corpus), text_format, end_of_text=end_of_text)
-    if cold and (resume or max_memory is not None):
-        raise typer.BadParameter("expected --max-memory and --resume without --cold, got both")
-    here = {"--cold": cold, "--max-memory": max_memory is not None, "--resume": resume, "--sample": sample != 1.0}
-    check_engine(engine, scheduler, bool(corpus), tokenizer, here)
+    here = {"--max-memory": max_memory is not None, "--resume": resume, "--device": device is not None}
+    if cold and any(here.values()):
+        raise typer.BadParameter("expected --max-memory, --resume and --device without --cold, got both")
+    check_engine(engine, scheduler, bool(corpus), tokenizer, {"--cold": cold, **here, "--sample": sample != 1.0})
     limit = limit_of(max_memory)
+    counting = None if cold or engine else device_of(device, limit)
     reading = asdict(Reading(split_documents, text_format, text_field, skip_bad_records))
     model = WarmStartLM(
         preset=preset,
@@ -149,7 +153,7 @@ def fit(
             model.initialise(encoded, seed)
         else:
             budget = budget_of(limit, workers, progress)
-            model.fit(encoded, budget=budget, work=work, progress=progress)
+            model.fit(encoded, device=counting, budget=budget, work=work, progress=progress)
         model.save_pretrained(output)
     seconds: dict[str, float] = {**model.report_["seconds"], "corpus": round(corpus_seconds, 3)}
     report = {**model.report_, "seconds": seconds, "tokens_per_second": round(encoded.n_tokens / sum(seconds.values()))}

@@ -44,6 +44,15 @@ EndOfText = Annotated[
     ),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Number of threads. The result does not depend on it.")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Device of PyTorch that counts, such as cuda; or cpu for the compiled loops. The result does not depend "
+        "on it.",
+        show_default="an NVIDIA GPU if there is one, without --max-memory; else cpu",
+    ),
+]
 VocabSize = Annotated[int, typer.Option(min=2, help="Largest vocabulary of a trained tokenizer.")]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a model that `warmstart fit` wrote.")]
 NewModel = Annotated[Path, typer.Option("--output", "-o", metavar="MODEL", help="Folder to write the model to.")]

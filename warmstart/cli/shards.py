@@ -12,6 +12,7 @@ from warmstart.cli.options import (
     CORES,
     Bits,
     ContextNames,
+    Device,
     EndOfText,
     HiddenBits,
     Json,
@@ -38,6 +39,7 @@ from warmstart.cli.output import print_result
 from warmstart.cli.values import (
     budget_of,
     check_used,
+    device_of,
     limit_of,
     number_or_fit,
     paths_of,
@@ -91,6 +93,7 @@ def count(
     skip_bad_records: SkipBad = False,
     max_memory: MaxMemory = None,
     resume: Resume = False,
+    device: Device = None,
     workers: Workers = CORES,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -105,12 +108,13 @@ def count(
     check_used(paths_of(shard), text_format, end_of_text=end_of_text)
     sources = sources_of(shard, str(tokenizer), end_of_text, text_format)
     limit = limit_of(max_memory)
+    counting = device_of(device, limit)
     reading = asdict(Reading(split_documents, text_format, text_field, skip_bad_records))
     began = time.perf_counter()
     with work_of(output, limit, resume) as work, Reporter(quiet) as progress:
         budget = budget_of(limit, workers, progress)
         options: dict[str, Any] = {"order": order, "workers": workers, "progress": progress, **reading}
-        statistic = shards.count(sources, tokenizer, budget=budget, work=work, **options)
+        statistic = shards.count(sources, tokenizer, device=counting, budget=budget, work=work, **options)
         if work is None:
             statistic.save(output)
         else:  # a killed run leaves nothing beside the folder

@@ -51,6 +51,19 @@ def limit_of(size: str | None) -> int:
     return 0 if size is None else parse_size(size)
 
 
+def device_of(name: str | None, limit: int = 0) -> str | None:
+    """Return the device of PyTorch that counts, None for compiled loops."""
+    from warmstart.device import check_device, find_gpu
+
+    if name == "cpu" or (name is None and limit):
+        return None
+    if limit:
+        raise typer.BadParameter(f"expected --max-memory without --device {name}, got both; the limit is for the CPU")
+    device = name or find_gpu()
+    check_device(device)
+    return device
+
+
 def budget_of(limit: int, workers: int, progress: Reporter) -> Any:
     """Return the budget of a limit in bytes, None without one."""
     from warmstart.budget import Budget

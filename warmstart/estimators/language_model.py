@@ -22,6 +22,7 @@ from warmstart.budget import Budget
 from warmstart.classes import ClassModel
 from warmstart.corpus import Corpus, Text
 from warmstart.counts import NGrams
+from warmstart.device import check_device
 from warmstart.errors import InputError
 from warmstart.files import CHECKSUMS, checksums, save_arrays
 from warmstart.gate import Gate
@@ -159,6 +160,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         corpus: Corpus | Text,
         y: None = None,
         *,
+        device: str | None = None,
         budget: Budget | None = None,
         work: Work | None = None,
         progress: Progress | None = None,
@@ -172,6 +174,9 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             Python's documentation.
         y : None
             Not used.
+        device : str, optional
+            Device of PyTorch that counts, such as "cuda"; None is the CPU with compiled loops, which are faster there
+            than "cpu". The result does not depend on it.
         budget : Budget, optional
             A limit of memory: it chooses how much is counted at once, and refuses before what would not fit.
         work : Work, optional
@@ -182,18 +187,19 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         InputError
-            A parameter, a path or the text cannot be used, or the budget does not suffice.
+            A parameter, a path, the device or the text cannot be used, or the budget does not suffice.
         bitcipher.CapacityError
             There are fewer codes of so many bits than tokens.
         """
         recipe, workers = self._recipe(), self._workers
+        check_device(device)
         began = time.perf_counter()
         if not isinstance(corpus, Corpus):
             corpus = Corpus.build(corpus, vocab_size=self.vocab_size, progress=progress)
         built = time.perf_counter()
         tokenizer = corpus.tokenizer
-        options: dict[str, Any] = {"workers": workers, "budget": budget, "work": work, "progress": progress}
-        counts = count_corpus(corpus, recipe.counted_order, **options)
+        options: dict[str, Any] = {"workers": workers, "device": device, "budget": budget, "work": work}
+        counts = count_corpus(corpus, recipe.counted_order, progress=progress, **options)
         seconds = {"corpus": built - began, "count": time.perf_counter() - built}
         if budget is not None:
             budget.solve(counts, recipe)

@@ -1,0 +1,207 @@
+"""What PyTorch counts on a device is the same, to the bit, as what compiled loops count: statistics, files, models."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import texts as small_texts
+from test_shards import content, texts
+from test_spill import joined
+from typer.testing import CliRunner
+
+from warmstart import WarmStartLM, _ngram_torch, cli, counts, device, shards, spill
+from warmstart.budget import Budget
+from warmstart.corpus import Corpus
+from warmstart.counts import count_pairs
+from warmstart.errors import InputError
+from warmstart.ngrams import count_ngrams
+from warmstart.spill import count_spilled
+
+CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"))
+DEVICES = ["cpu", CUDA]
+OPTIONS = {"preset": "potato", "contexts": ("ngrams", "classes", "cache", "radial", "document"), "bits": 16}
+ARGUMENTS = ["--preset", "potato", "--contexts", "ngrams,classes,cache,radial,document", "--bits", "16"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("WARMSTART_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How many parts of a text PyTorch counts."""
+    calls, count = [], _ngram_torch.count_levels
+    monkeypatch.setattr(_ngram_torch, "count_levels", lambda *a: (calls.append(a[0].size), count(*a))[1])
+    return calls
+
+
+def short_of_memory(tokens, *rest, count=_ngram_torch.count_levels):
+    """Count on a device whose memory holds 10 targets and a history of 3."""
+    if tokens.size > 13:
+        raise torch.cuda.OutOfMemoryError("out of memory")
+    return count(tokens, *rest)
+
+
+# Counts
+
+
+@pytest.mark.parametrize("name", DEVICES)
+@pytest.mark.parametrize("vocab_size", [1, 2, 300, 65_536, 65_537])
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 5000])
+def test_counts_of_awkward_sizes(tmp_path, size, vocab_size, name):
+    drawn = np.random.default_rng(size).zipf(1.3, size) % vocab_size
+    text = *joined([drawn.tolist(), [], [vocab_size - 1], [0] * (size % 7), []], vocab_size // 2), vocab_size
+    for order in (1, 2, 5):
+        expected = count_ngrams(*text, order)
+        expected.save(tmp_path / "expected")
+        for chunk in (None, 1, 1000) if size < 100 else (None, 999):
+            found = count_ngrams(*text, order, device=name, chunk=chunk, workers=2)
+            found.save(tmp_path / "found")
+            assert found.digest == expected.digest
+            assert (tmp_path / "found").read_bytes() == (tmp_path / "expected").read_bytes()
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_pairs(name, monkeypatch):
+    monkeypatch.setattr(counts, "STRETCH", 8)  # so that some are held out
+    for tokens, size in ((np.array([0, 1, 0, 1, 1, 0]), 2), (np.zeros(2, int), 1), (np.arange(3000) ** 2 % 97, 70_000)):
+        expected, found = count_pairs(tokens, size), count_pairs(tokens, size, device=name)
+        for a, b in ((expected.pairs, found.pairs), (expected.held_out, found.held_out)):
+            assert (a.dtype, a.indptr.tolist(), a.indices.tolist(), a.data.tolist()) == (
+                b.dtype, b.indptr.tolist(), b.indices.tolist(), b.data.tolist()
+            )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DEVICES)
+@pytest.mark.parametrize("run", [1, 7, 1 << 20])
+def test_runs_on_the_disk(tmp_path, run, name):
+    text = *joined([[1, 2, 1, 1, 2, 3], [], [2, 1, 2, 1]], 0), 4, 3
+    spilled = count_spilled(*text, folder=tmp_path / "runs", run=run, device=name, chunk=2)
+    assert spilled.digest == count_ngrams(*text).digest
+
+
+@given(small_texts(), st.integers(1, 4))
+def test_a_part_that_the_memory_does_not_hold_is_halved(text, order):
+    size, separator, documents = text
+    text = *joined([*documents, *documents, [separator] * 40], separator), size, order
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_ngram_torch, "count_levels", short_of_memory)
+        assert count_ngrams(*text, device="cpu", workers=3).digest == count_ngrams(*text).digest
+
+
+def test_a_device_without_memory_is_refused(monkeypatch):
+    def full(*_):
+        raise torch.cuda.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(_ngram_torch, "count_levels", full)
+    with pytest.raises(InputError, match="device: expected one with free memory, got cpu without; free some, or"):
+        count_ngrams(*joined([[1] * 40], 0), 2, device="cpu", workers=2)
+
+
+def test_one_part_at_a_time_has_the_memory(monkeypatch):
+    inside, most, count = [], [], _ngram_torch.count_levels
+
+    def watched(*arguments):
+        inside.append(threading.get_ident())
+        most.append(len(inside))
+        found = count(*arguments)
+        inside.pop()
+        return found
+
+    monkeypatch.setattr(_ngram_torch, "count_levels", watched)
+    count_ngrams(*joined([[1, 2, 3] * 2000], 0), 4, device="cpu", workers=4, chunk=200)
+    assert (len(most) > 30, max(most)) == (True, 1)
+
+
+# Where a device can be named
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:77", "meta"])
+def test_a_device_that_is_not_there_is_refused(tmp_path, name):
+    said = f"device: expected one that PyTorch can use, such as cuda, got '{name}'"
+    text = *joined([[1, 2]], 0), 3
+    for work in (
+        lambda: count_ngrams(*text, device=name),
+        lambda: count_pairs(text[0], 3, device=name),
+        lambda: count_spilled(*text, folder=tmp_path / "runs", device=name),
+        lambda: shards.count(["a"], tmp_path / "nothing", device=name),
+        lambda: WarmStartLM("potato").fit(["a"], device=name),
+    ):
+        with pytest.raises(InputError, match=said):
+            work()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_limit_of_memory_is_for_compiled_loops(tmp_path):
+    corpus = Corpus.build(texts(), vocab_size=300, cache_dir=tmp_path)
+    with pytest.raises(InputError, match=r"device: expected none with a limit of memory, .* got 'cpu'; leave one out"):
+        spill.count_corpus(corpus, 2, budget=Budget(1 << 40), device="cpu")
+
+
+def test_a_gpu_is_found_where_there_is_a_driver(monkeypatch):
+    for driver, available, expected in ((False, True, None), (True, False, None), (True, True, "cuda")):
+        monkeypatch.setattr(device, "DRIVERS", ("nothing.so.77", *([None] if driver else [])))  # None is the program
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        assert device.find_gpu() == expected
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("<|endoftext|>".join(texts()))
+    shards.train([path], tmp_path / "tokenizer", vocab_size=300)
+    return path
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.app, [*map(str, arguments)], standalone_mode=True)
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_commands_use_a_gpu_where_there_is_one(tmp_path, corpus, calls, monkeypatch, name):
+    tokenizer = ["--tokenizer", tmp_path / "tokenizer"]
+    commands = {
+        "fit": ["fit", corpus, *tokenizer, *ARGUMENTS, "-o"],
+        "count": ["count", corpus, *tokenizer, "-o"],
+        "resumed": ["count", corpus, *tokenizer, "--resume", "-o"],
+        "limited": ["count", corpus, *tokenizer, "--max-memory", "4G", "-o"],
+    }
+    written = {}
+    for gpu in (None, name):
+        monkeypatch.setattr(device, "find_gpu", lambda gpu=gpu: gpu)
+        for command, arguments in commands.items():
+            calls.clear()
+            path = tmp_path / f"{command} {gpu}"
+            result = run(*arguments, path)
+            assert result.exit_code == 0, result.output
+            assert bool(calls) == (gpu is not None and command != "limited")
+            written[command, gpu] = content(path) if path.is_dir() else path.read_bytes()
+    for command in commands:
+        assert written[command, None] == written[command, name]
+    calls.clear()
+    assert run(*commands["count"], tmp_path / "cpu", "--device", "cpu").exit_code == 0
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--device", "cuda:77"], "device: expected one that PyTorch can use, such as cuda, got 'cuda:77'"),
+        (["--device", "cuda", "--max-memory", "4G"], "expected --max-memory without --device cuda, got both"),
+        (["--device", "cuda", "--cold"], "expected --max-memory, --resume and --device without --cold, got both"),
+        (
+            ["--device", "cpu", "--engine", "dask", "--scheduler", "a", "--tokenizer", "t.json"],
+            "expected --engine dask without --device, got both",
+        ),
+    ],
+)
+def test_devices_that_cannot_be_are_refused(tmp_path, corpus, options, said, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["warmstart", "fit", str(corpus), "-o", str(tmp_path / "model"), *options])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
