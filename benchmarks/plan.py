@@ -7,7 +7,7 @@
 | m | CPU seconds to merge, for each n-gram of the sum |
 | P | cores: `CORES` a machine |
 
-Every core counts chunks of `CHUNK` tokens, and the chunks are merged in a tree. A merge takes one core, so the upper
+Every core counts runs of `RUN` tokens, and the runs are merged in a tree. A merge takes one core, so the upper
 levels of the tree, which have fewer merges than there are cores, do not get faster with more machines: that is the time
 of D(T), D(T/2), D(T/4), ... The solution takes one core of one machine. Moving files is not in the time.
 """
@@ -20,7 +20,8 @@ from typing import Any, Self
 import numpy as np
 
 from benchmarks import render
-from warmstart.ngrams import CHUNK, MOST
+from warmstart.levels import MOST
+from warmstart.spill import RUN
 
 CORES = 16
 MACHINES = (1, 16, 1000)
@@ -140,13 +141,13 @@ class Costs:
     def seconds(self, tokens: float, machines: int) -> dict[str, float]:
         """Return the time of every stage."""
         cores = CORES * machines
-        leaves = max(1.0, tokens / CHUNK)
+        leaves = max(1.0, tokens / RUN)
         levels = math.ceil(math.log2(leaves))
         apart = math.ceil(math.log2(machines))  # levels of the tree that merge files of different machines
         merging = 0.0
         for level in range(1, levels + 1):
             merges = leaves / 2**level
-            n_ngrams = sum(self.ngrams(min(tokens, CHUNK * 2.0**level)))
+            n_ngrams = sum(self.ngrams(min(tokens, RUN * 2.0**level)))
             one = n_ngrams * (self.merging() + (self.merging("files") if level > levels - apart else 0.0))
             merging += max(1.0, merges / cores) * one
         fixed, a_token = self.line("solve")
@@ -159,8 +160,8 @@ class Costs:
 
     @property
     def counting(self) -> float:
-        """Seconds a token to count one chunk, from the largest run whose halves are not cut into chunks."""
-        whole = [row for row in self.rows if row["tokens"] <= CHUNK]
+        """Seconds a token to count one run, from the largest text that is no larger."""
+        whole = [row for row in self.rows if row["tokens"] <= RUN]
         row = whole[-1] if whole else self.rows[0]
         return float(row["seconds"]["count"] / row["tokens"])
 
@@ -256,7 +257,7 @@ tokens; the last column is how far the law of the other shares is off for all of
 
 {render.table(["n", "exponent", "different n-grams", "error (%)"], growth)}
 From these, for machines of {CORES} such cores that share nothing: time of each stage, and memory of the machine
-that makes the last merge and of the one that solves. Every core counts chunks of {CHUNK:,} tokens; chunks are
+that makes the last merge and of the one that solves. Every core counts runs of {RUN:,} tokens; runs are
 merged in a tree, each merge by one core, and sums of different machines are written and read. One core solves, in a
 fixed time and a time for each token, by least squares; so is the memory, with a size for each n-gram and {ID_BYTES}
 bytes a token. Moving files and training the tokenizer, on a sample, are not in the time. The last but one column

@@ -106,21 +106,21 @@ def grow(text: Text, kind: str, n: int, memory: str) -> dict[str, Any]:
     _compile(tokens, vocab_size)
     budget = Budget(parse_size(memory))
     before = resident_memory()
-    chunk = budget.counting(n, documents.size, vocab_size, ORDER)[0]
+    budget.counting(n, documents.size, vocab_size, ORDER)
     start = time.process_time()
-    counts = count_ngrams(tokens, documents, vocab_size, ORDER, chunk=chunk)
+    counts = count_ngrams(tokens, documents, vocab_size, ORDER)
     cpu = time.process_time() - start
     return {
-        "cpu_seconds": cpu, "ngrams": sum(counts.sizes), "chunk": chunk, "before_bytes": before,
+        "cpu_seconds": cpu, "ngrams": sum(counts.sizes), "before_bytes": before,
         "peak_bytes": peak_memory(), "estimate_bytes": budget.estimate, "limit_bytes": budget.limit,
     }  # fmt: skip
 
 
 def _compile(tokens: Ids, vocab_size: int) -> None:
-    """Count a few tokens in two chunks, so that all kernels are there."""
+    """Count a few tokens, so that all kernels are there."""
     few = np.append(tokens[:100], tokens[0])
     few[1:-1][few[1:-1] == few[0]] = (int(few[0]) + 1) % vocab_size
-    count_ngrams(few, np.array([0, 100]), vocab_size, ORDER, chunk=50)
+    count_ngrams(few, np.array([0, 100]), vocab_size, ORDER)
 
 
 def processes(text: Text, n: int) -> dict[str, Any]:

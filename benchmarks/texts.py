@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warmstart.corpus import Corpus
-from warmstart.ngrams import id_type
+from warmstart.levels import id_type
 from warmstart.progress import Progress
 
 SPLITS = {"classics": r"\n\n", "wikitext-2": r"\n(?= = [^=])"}  # a blank line between books, a heading

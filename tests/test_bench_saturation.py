@@ -8,7 +8,8 @@ import pytest
 from benchmarks import plan, render
 from benchmarks import saturation as bench
 from benchmarks import saturation_section as section
-from warmstart.ngrams import CHUNK, MOST
+from warmstart.levels import MOST
+from warmstart.spill import RUN
 
 
 def run(tokens, loss, **more):
@@ -52,21 +53,21 @@ def test_growth_is_fitted_to_large_runs_and_bounded_by_what_exists():
 
 
 def test_time_of_the_stages():
-    tokens = 8.0 * CHUNK
+    tokens = 8.0 * RUN
     one, many = COSTS.seconds(tokens, 1), COSTS.seconds(tokens, 16)
     assert one["tokenize"] == pytest.approx(tokens * 2e-6 / plan.CORES)
     assert one["count"] == pytest.approx(tokens * 1e-6 / plan.CORES) == pytest.approx(16 * many["count"])
     assert one["solve"] == many["solve"] == pytest.approx(60 + 1e-5 * tokens)
-    # three levels of merges, all with fewer merges than cores: the sums have 2, 4 and 8 chunks
+    # three levels of merges, all with fewer merges than cores: the sums have 2, 4 and 8 runs
     m = ROWS[-1]["seconds"]["merge"] / sum(ROWS[-1]["ngrams"][1:])
-    expected = sum(sum(COSTS.ngrams(k * CHUNK)) for k in (2, 4, 8))
+    expected = sum(sum(COSTS.ngrams(k * RUN)) for k in (2, 4, 8))
     assert one["merge"] == pytest.approx(m * expected)
     files = 1.0 / sum(ROWS[-1]["ngrams"][1:])  # the sums of 16 machines are written and read
     assert many["merge"] == pytest.approx((m + files) * expected)
-    # 64 chunks on 16 cores: the 32 merges of the first level take two turns
+    # 64 runs on 16 cores: the 32 merges of the first level take two turns
     turns = {2: 2, 4: 1, 8: 1, 16: 1, 32: 1, 64: 1}
-    expected = m * sum(n * sum(COSTS.ngrams(k * CHUNK)) for k, n in turns.items())
-    assert COSTS.seconds(64.0 * CHUNK, 1)["merge"] == pytest.approx(expected)
+    expected = m * sum(n * sum(COSTS.ngrams(k * RUN)) for k, n in turns.items())
+    assert COSTS.seconds(64.0 * RUN, 1)["merge"] == pytest.approx(expected)
 
 
 def test_memory_is_what_was_measured_at_the_measured_size():

@@ -11,11 +11,12 @@ from typer.testing import CliRunner
 from tests.test_shards import content, texts
 from warmstart import WarmStartLM, cli, shards
 from warmstart import budget as budgets
-from warmstart.budget import LIBRARIES, SMALLEST_CHUNK, Budget, counting_bytes, parse_size
+from warmstart.budget import LIBRARIES, SMALLEST_RUN, Budget, counting_bytes, parse_size
 from warmstart.corpus import Corpus
 from warmstart.errors import InputError
-from warmstart.ngrams import CHUNK, count_ngrams
+from warmstart.ngrams import count_ngrams
 from warmstart.solving import Recipe
+from warmstart.spill import RUN, Work
 
 
 @pytest.fixture(autouse=True)
@@ -51,25 +52,23 @@ def resident(monkeypatch):
         monkeypatch.setattr(budgets, name, lambda: 0)
 
 
-def test_the_largest_chunk_that_fits_is_taken(resident):
-    text, said = (50_000_000, 1000, 8192, 5), []
-    bound = [LIBRARIES + counting_bytes(*text, workers=2, chunk=size) for size in (CHUNK, CHUNK // 2, SMALLEST_CHUNK)]
+def test_the_largest_run_that_fits_is_taken(resident, tmp_path):
+    text, said, work = (50_000_000, 1000, 8192, 5), [], Work(tmp_path, always=False)
+    bound = [LIBRARIES + counting_bytes(*text, run=run) for run in (None, RUN, RUN // 2, SMALLEST_RUN)]
     assert bound == sorted(bound, reverse=True)
-    for limit, size in (
-        (bound[0], CHUNK),
-        (bound[0] - 1, CHUNK // 2),
-        (bound[1], CHUNK // 2),
-        (bound[2], SMALLEST_CHUNK),
+    for limit, run in (
+        (bound[0], None),
+        (bound[0] - 1, RUN),
+        (bound[1] - 1, RUN // 2),
+        (bound[3], SMALLEST_RUN),
     ):
         budget = Budget(limit, 2, lambda *stage: said.append(stage))
-        assert budget.counting(*text) == (size, None)
-        assert limit >= budget.estimate > 0.9 * limit
+        assert budget.counting(*text, work) == run
+        assert limit >= budget.estimate
         assert said[-1][0].startswith("at most ")
-    budget = Budget(bound[2] - 1, 2)
-    with pytest.raises(
-        InputError, match=r"expected room for 4\.\d GiB of memory to count n-grams, got a limit of 4\.\d GiB"
-    ):
-        budget.counting(*text)
+    for limit, place in ((bound[0] - 1, None), (bound[3] - 1, work)):
+        with pytest.raises(InputError, match=r"expected room for .+ of memory to count n-grams, got a limit of"):
+            Budget(limit, 2).counting(*text, place)
 
 
 def test_more_of_anything_needs_more(resident):
@@ -92,8 +91,7 @@ def test_more_of_anything_needs_more(resident):
         Budget(LIBRARIES + needs[-1] - 1, 1).solve(counts, Recipe((*contexts, *network), 3, network=sizes))
 
 
-def test_a_limit_does_not_show_in_the_result(place, monkeypatch):
-    monkeypatch.setattr(budgets, "CHUNK", 100)  # and a chunk is never as small as this
+def test_a_limit_does_not_show_in_the_result(place):
     counted = shards.count(texts(), place / "t", budget=Budget(1 << 40))
     assert counted.counts.digest == shards.count(texts(), place / "t").counts.digest
     corpus = Corpus.build(texts(), tokenizer=place / "t")

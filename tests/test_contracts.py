@@ -19,9 +19,9 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     "errors", "ids", "device", "sampling", "records", "columns", "formats", "blocks", "files", "progress", "documents",
     "tokenizer", "token_files", "corpus",
-    "_kernels", "_ngram_kernels", "_ngram_torch", "_cache_kernels", "_mixture_kernels", "_arpa_kernels",
-    "_softmax", "_threads",
-    "edge", "ngrams", "spill", "ranks", "backoff", "kneser_ney", "left_out", "arpa", "cache", "gate",
+    "_kernels", "_ngram_kernels", "_sorting_kernels", "_ngram_torch", "_cache_kernels", "_mixture_kernels",
+    "_arpa_kernels", "_softmax", "_threads",
+    "edge", "levels", "ngrams", "spill", "ranks", "backoff", "kneser_ney", "left_out", "arpa", "cache", "gate",
     "accumulators", "solution", "counts", "spectral", "classes", "contexts", "attention", "near_shallow",
     "mixture", "sample", "solving", "budget", "stream", "explanation", "folder",
     "memory", "layers", "adapters", "baselines", "figures", "estimators", "shards", "distributed",
@@ -131,14 +131,14 @@ def test_every_kernel_is_compared_with_its_twin():
 
 def test_every_kernel_of_ngrams_is_reached_from_a_module_that_is_compared_with_a_twin():
     """They take levels of tries, which no readable twin has; so what is compared are the functions that call them."""
-    kernels = importlib.import_module("warmstart._ngram_kernels")
-    public = [n for n, f in vars(kernels).items() if hasattr(f, "py_func")]
-    inside = inspect.getsource(kernels)
+    kernels = [importlib.import_module(f"warmstart.{name}") for name in ("_ngram_kernels", "_sorting_kernels")]
+    public = [name for each in kernels for name, f in vars(each).items() if hasattr(f, "py_func")]
+    inside = "".join(map(inspect.getsource, kernels))
     compared = [place.stem.removeprefix("test_") for place in (ROOT / "tests").glob("test_*.py")
                 if "reference." in place.read_text()]  # fmt: skip
-    files = [ROOT / "warmstart" / f"{name}.py" for name in compared]
+    files = [ROOT / "warmstart" / f"{name}.py" for name in (*compared, "levels")]  # whose callers are compared
     callers = "".join(file.read_text() for file in files if file.exists())
-    assert {"count_level", "merge_level", "score"} < set(public)
+    assert {"count_level", "merge_level", "score", "sort_buckets"} < set(public)
     for name in public:
         assert f"kernels.{name}(" in callers or len(re.findall(rf"\b{name}\(", inside)) > 1, name
 

@@ -1,7 +1,5 @@
 """What PyTorch counts on a device is the same, to the bit, as what compiled loops count: statistics, files, models."""
 
-import threading
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,7 @@ from test_shards import content, texts
 from test_spill import joined
 from typer.testing import CliRunner
 
-from warmstart import WarmStartLM, _ngram_torch, cli, counts, device, shards, spill
+from warmstart import WarmStartLM, _ngram_torch, cli, counts, device, levels, shards, spill
 from warmstart.budget import Budget
 from warmstart.corpus import Corpus
 from warmstart.counts import count_pairs
@@ -52,14 +50,15 @@ def short_of_memory(tokens, *rest, count=_ngram_torch.count_levels):
 @pytest.mark.parametrize("name", DEVICES)
 @pytest.mark.parametrize("vocab_size", [1, 2, 300, 65_536, 65_537])
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 5000])
-def test_counts_of_awkward_sizes(tmp_path, size, vocab_size, name):
+def test_counts_of_awkward_sizes(tmp_path, monkeypatch, size, vocab_size, name):
     drawn = np.random.default_rng(size).zipf(1.3, size) % vocab_size
     text = *joined([drawn.tolist(), [], [vocab_size - 1], [0] * (size % 7), []], vocab_size // 2), vocab_size
     for order in (1, 2, 5):
         expected = count_ngrams(*text, order)
         expected.save(tmp_path / "expected")
-        for chunk in (None, 1, 1000) if size < 100 else (None, 999):
-            found = count_ngrams(*text, order, device=name, chunk=chunk, workers=2)
+        for part in (levels.DEVICE_PART, 1, 1000) if size < 100 else (levels.DEVICE_PART, 999):
+            monkeypatch.setattr(levels, "DEVICE_PART", part)
+            found = count_ngrams(*text, order, device=name, workers=2)
             found.save(tmp_path / "found")
             assert found.digest == expected.digest
             assert (tmp_path / "found").read_bytes() == (tmp_path / "expected").read_bytes()
@@ -78,9 +77,10 @@ def test_pairs(name, monkeypatch):
 
 @pytest.mark.parametrize("name", DEVICES)
 @pytest.mark.parametrize("run", [1, 7, 1 << 20])
-def test_runs_on_the_disk(tmp_path, run, name):
+def test_runs_on_the_disk(tmp_path, monkeypatch, run, name):
+    monkeypatch.setattr(levels, "DEVICE_PART", 2)
     text = *joined([[1, 2, 1, 1, 2, 3], [], [2, 1, 2, 1]], 0), 4, 3
-    spilled = count_spilled(*text, folder=tmp_path / "runs", run=run, device=name, chunk=2)
+    spilled = count_spilled(*text, folder=tmp_path / "runs", run=run, device=name)
     assert spilled.digest == count_ngrams(*text).digest
 
 
@@ -100,21 +100,6 @@ def test_a_device_without_memory_is_refused(monkeypatch):
     monkeypatch.setattr(_ngram_torch, "count_levels", full)
     with pytest.raises(InputError, match="device: expected one with free memory, got cpu without; free some, or"):
         count_ngrams(*joined([[1] * 40], 0), 2, device="cpu", workers=2)
-
-
-def test_one_part_at_a_time_has_the_memory(monkeypatch):
-    inside, most, count = [], [], _ngram_torch.count_levels
-
-    def watched(*arguments):
-        inside.append(threading.get_ident())
-        most.append(len(inside))
-        found = count(*arguments)
-        inside.pop()
-        return found
-
-    monkeypatch.setattr(_ngram_torch, "count_levels", watched)
-    count_ngrams(*joined([[1, 2, 3] * 2000], 0), 4, device="cpu", workers=4, chunk=200)
-    assert (len(most) > 30, max(most)) == (True, 1)
 
 
 # Where a device can be named

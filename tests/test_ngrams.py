@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections import Counter
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import texts
 
-from warmstart import files, ngrams
+from warmstart import files, levels
 from warmstart.errors import InputError
 from warmstart.ngrams import NGramCounts, count_ngrams, vocabulary_digest
 
@@ -65,19 +66,45 @@ def test_counts_are_those_of_the_twin(text, order):
 
 
 @given(texts(), ORDERS)
-def test_chunks_and_workers_do_not_show(text, order):
+def test_parts_and_workers_do_not_show(text, order):
     whole = counted(text, order).digest
     with pytest.MonkeyPatch.context() as patch:
-        for chunk, workers in itertools.product((1, 2, 3, 7), (1, 2, 5)):
-            patch.setattr(ngrams, "CHUNK", chunk)
+        for parts, workers in itertools.product((1, 2, 5), (1, 3)):
+            patch.setattr(levels, "PARTS", parts)
             assert counted(text, order, workers=workers).digest == whole
+
+
+@given(texts(), ORDERS, st.data())
+def test_parts_of_a_text_add_up(text, order, data):
+    vocab_size, separator, documents = text
+    tokens, _ = joined(documents, separator)
+    cuts = sorted(data.draw(st.sets(st.integers(1, tokens.size - 2), max_size=3))) if tokens.size > 2 else []
+    arguments = separator, vocab_size, order
+    parts = [
+        levels.count_levels(tokens, slice(a, b), *arguments, device=data.draw(st.sampled_from([None, "cpu"])))
+        for a, b in itertools.pairwise([0, *cuts, tokens.size - 1])
+    ]
+    whole = levels.count_levels(tokens, slice(0, tokens.size - 1), *arguments)
+    for found, expected in zip(reduce(lambda a, b: levels.merge(a, b, 1), parts), whole, strict=True):
+        for name in ("last", "counts", "offsets"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+@pytest.mark.parametrize("order", [5, 6, 12])
+@pytest.mark.parametrize("vocab_size", [2, 9000, 70_000])
+def test_a_long_text_is_counted_as_its_n_grams_are(vocab_size, order):
+    drawn = np.random.default_rng(order).zipf(1.4, 4000) % vocab_size
+    documents = [drawn[:2500].tolist(), [], drawn[2500:].tolist(), [vocab_size - 1] * 300]
+    assert_equal_text(counted((vocab_size, 1, documents), order, workers=2), (vocab_size, 1, documents))
 
 
 @given(texts(), ORDERS)
 def test_pytorch_counts_the_same_to_the_bit(text, order):
     whole = counted(text, order).digest
-    for chunk, workers in ((1, 1), (3, 2), (None, 1)):
-        assert counted(text, order, chunk=chunk, workers=workers, device="cpu").digest == whole
+    for part in (1, 3, levels.DEVICE_PART):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(levels, "DEVICE_PART", part)
+            assert counted(text, order, workers=2, device="cpu").digest == whole
 
 
 def test_order_above_the_longest_document():
@@ -186,7 +213,7 @@ def test_the_order_of_a_vocabulary_does_not_matter():
 
 
 def test_too_many_occurrences_are_refused(monkeypatch):
-    monkeypatch.setattr(ngrams, "MOST", 5)
+    monkeypatch.setattr(levels, "MOST", 5)
     counts = counted((2, 0, [[1, 1, 1, 1]]), 2)
     with pytest.raises(InputError, match="at most 5 n-grams of 2 tokens"):
         counts + counts
@@ -227,8 +254,7 @@ def test_other_orders_are_refused(order):
         counted((3, 0, [[1]]), order)
 
 
-def test_progress_ends_at_the_whole_text(monkeypatch):
-    monkeypatch.setattr(ngrams, "CHUNK", 7)
+def test_progress_ends_at_the_whole_text():
     for workers in (1, 2):
         seen = []
         counted((3, 0, [[1, 2] * 20]), workers=workers, progress=lambda *now, seen=seen: seen.append(now))

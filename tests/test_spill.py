@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from tests.test_shards import content, texts
 from warmstart import budget as budgets
-from warmstart import cli, files, ngrams, shards, spill
+from warmstart import cli, files, levels, shards, spill
 from warmstart.blocks import read_rows, writing_rows
 from warmstart.budget import LIBRARIES, counting_bytes
 from warmstart.errors import InputError
@@ -139,7 +139,7 @@ def test_counts_above_a_byte_and_large_vocabularies(tmp_path, monkeypatch, vocab
 
 
 def test_too_many_occurrences_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(ngrams, "MOST", 5)
+    monkeypatch.setattr(levels, "MOST", 5)
     with pytest.raises(InputError, match="at most 5 n-grams of 2 tokens"):
         count_spilled(*joined([[1] * 10], 0), 2, 2, folder=tmp_path / "a", run=5)
     assert [path.name[:4] for path in (tmp_path / "a").iterdir()] == ["run-"] * 2
@@ -260,19 +260,18 @@ def commands(place, name):
 def test_a_limit_spills_only_what_does_not_fit(place, monkeypatch):
     for name in ("peak_memory", "resident_memory"):
         monkeypatch.setattr(budgets, name, lambda: 0)
-    monkeypatch.setattr(budgets, "CHUNK", 1000)
-    monkeypatch.setattr(budgets, "SMALLEST_CHUNK", 100)
+    monkeypatch.setattr(budgets, "SMALLEST_RUN", 100)
     monkeypatch.setattr(budgets, "RUN", 800)
     monkeypatch.setattr(budgets, "BLOCK", 10)
     monkeypatch.setattr(spill, "BLOCK", 10)
     runs = []
-    monkeypatch.setattr(spill, "count_levels", lambda *a, **k: runs.append(a[1]) or ngrams.count_levels(*a, **k))
+    monkeypatch.setattr(spill, "count_levels", lambda *a, **k: runs.append(a[1]) or levels.count_levels(*a, **k))
     count, fit = commands(place, "free")
     free = run(*count)
     run(*fit)
     n, documents = free["tokens"], free["documents"]
     sizes = n, documents, shards.Statistic.load(place / "free.stats").counts.vocab_size, 5
-    least, spilled = counting_bytes(*sizes, chunk=125), counting_bytes(*sizes, chunk=100, run=100)
+    least, spilled = counting_bytes(*sizes), counting_bytes(*sizes, run=100)
     assert spilled < least
     count, fit = commands(place, "bound")
     run(*count, "--workers", 1, "--max-memory", LIBRARIES + least)

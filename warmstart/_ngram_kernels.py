@@ -101,27 +101,37 @@ def merge_level(
     offsets = np.zeros(a_ids.size + 1, np.int32)
     m: Any = np.int64(0)
     largest: Any = np.int64(0)
+    number = a_next.size > 0
     for node in range(a_ids.size):
         a, b = a_ids[node], b_ids[node]
         i, i_end = (np.int64(a_offsets[a]), np.int64(a_offsets[a + 1])) if a >= 0 else (np.int64(0), np.int64(0))
         j, j_end = (np.int64(b_offsets[b]), np.int64(b_offsets[b + 1])) if b >= 0 else (np.int64(0), np.int64(0))
-        while i < i_end or j < j_end:
-            in_a = i < i_end and (j == j_end or a_last[i] <= b_last[j])
-            in_b = j < j_end and (i == i_end or b_last[j] <= a_last[i])
-            count: Any = np.int64(0)
-            if in_a:
-                last[m] = a_last[i]
-                count += a_counts[i]
-            if in_b:
-                last[m] = b_last[j]
-                count += sign * np.int64(b_counts[j])
+        while i < i_end and j < j_end:
+            x, y = a_last[i], b_last[j]
+            in_a, in_b = x <= y, y <= x
+            last[m] = min(x, y)
+            count = in_a * np.int64(a_counts[i]) + in_b * sign * np.int64(b_counts[j])
             counts[m] = count
             largest = max(largest, count)
-            if a_next.size:
+            if number:
                 a_next[m] = i if in_a else -1
                 b_next[m] = j if in_b else -1
             i += in_a
             j += in_b
+            m += 1
+        for rest in range(i, i_end):
+            last[m] = a_last[rest]
+            counts[m] = a_counts[rest]
+            if number:
+                a_next[m] = rest
+                b_next[m] = -1
+            m += 1
+        for rest in range(j, j_end):
+            last[m] = b_last[rest]
+            counts[m] = sign * b_counts[rest]
+            if number:
+                a_next[m] = -1
+                b_next[m] = rest
             m += 1
         offsets[node + 1] = m
     return offsets, m, largest

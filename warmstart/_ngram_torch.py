@@ -13,9 +13,9 @@ Ints = NDArray[Any]
 
 
 def count_levels(
-    tokens: Ints, vocab_size: int, history: Ints, counted: Ints, order: int, device: str
+    tokens: Ints, n: int, separator: int, vocab_size: int, order: int, device: str
 ) -> list[tuple[Ints, Ints, Ints]]:
-    """Count the n-grams of 2, 3, ... tokens of one text. Parameters are those of `warmstart.ngrams.number_ngrams`.
+    """Count the n-grams of 2, 3, ... tokens that begin at the first n places of a text.
 
     Returns
     -------
@@ -23,25 +23,22 @@ def count_levels(
         For every length: the last tokens (m,) and counts (m,) int32 of the n-grams, and the offsets (m' + 1,) int32 of
         these among the m' n-grams that are one token shorter.
     """
-    text, lengths, flags = (
-        torch.from_numpy(array.astype(kind)).to(device)
-        for array, kind in ((tokens, "int64"), (history, "int8"), (counted, "bool"))
-    )
+    text = torch.from_numpy(tokens.astype("int64")).to(device)
+    places = torch.arange(n, device=device)
+    ends = torch.nonzero(text == separator)[:, 0]
+    ends = torch.cat([ends, ends.new_tensor([text.numel() - 1])])  # the last is that of a text that is cut off
+    room = ends[torch.searchsorted(ends, places, right=True)] - places
     levels = []
-    numbers, n_prefixes = text, vocab_size  # of the (n-1)-gram that ends at each position
-    for n in range(2, order + 1):
-        places = torch.nonzero(lengths >= n - 1)[:, 0]
-        keys, by_key = torch.sort(numbers[places - 1] * vocab_size + text[places])
-        places = places[by_key]
-        distinct, groups, sizes = torch.unique_consecutive(keys, return_inverse=True, return_counts=True)
-        sums = torch.cat([text.new_zeros(1), torch.cumsum(flags[places], 0)])  # over the sorted keys
-        ends = torch.cumsum(sizes, 0)
-        counts = sums[ends] - sums[ends - sizes]
+    numbers, n_prefixes = text[:n], vocab_size  # of the (n-1)-gram that begins at each place
+    for length in range(2, order + 1):
+        places, room = places[room >= length - 1], room[room >= length - 1]
+        keys, by_key = torch.sort(numbers[places] * vocab_size + text[places + length - 1])
+        distinct, groups, counts = torch.unique_consecutive(keys, return_inverse=True, return_counts=True)
         offsets = torch.searchsorted(distinct, vocab_size * torch.arange(n_prefixes + 1, device=device))
         found = distinct % vocab_size, counts.int(), offsets.int()
         last, count, extensions = (array.cpu().numpy() for array in found)
         levels.append((last.astype(tokens.dtype), count, extensions))
-        numbers = torch.full_like(text, -1)
-        numbers[places] = groups
+        numbers = torch.full_like(text[:n], -1)
+        numbers[places[by_key]] = groups
         n_prefixes = distinct.numel()
     return levels

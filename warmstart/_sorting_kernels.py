@@ -33,15 +33,13 @@ def layout(vocab_size: int, order: int) -> tuple[Ints, Ints, int, int]:
 
 
 @nb.njit(cache=True, nogil=True)
-def bucket(
-    tokens: Ints, start: int, stop: int, separator: int, words: Ints, shifts: Ints, width: int, borders: Ints, keys: Ints
-) -> None:
-    """Write the continuations of the places ``start ... stop - 1`` of a text, which ends in a separator, by their token.
+def bucket(tokens: Ints, separator: int, words: Ints, shifts: Ints, width: int, borders: Ints, keys: Ints) -> None:
+    """Write the continuations of the first n places of a text by the token at the place.
 
-    words, shifts, width: see `layout`; borders (V + 1,) int64: the bucket of token t is ``borders[t] ... borders[t+1]``;
-    keys (stop - start, n_words) uint64.
+    words, shifts, width: see `layout`; borders (V + 1,) int64: where the bucket of each token begins, and the end; keys
+    (n, n_words) uint64. What comes after the first n + order - 1 tokens is not read.
     """
-    n_words, size = keys.shape[1], words.size
+    n, n_words, size = keys.shape[0], keys.shape[1], words.size
     top, bits = shifts[0], np.uint64(width)
     low = (np.uint64(1) << bits) - np.uint64(1)
     used = np.zeros(n_words, np.uint64)  # bits of the tokens that count
@@ -49,16 +47,17 @@ def bucket(
         used[words[i]] |= low << shifts[i]
     fill = borders[1:].copy()
     key = np.zeros(n_words, np.uint64)
-    for place in range(min(stop - 1 + size, tokens.size - 1) - 1, start - 1, -1):
+    for place in range(min(n + size, tokens.size) - 2, -1, -1):
         token = tokens[place + 1]
         carry = np.uint64(token) + np.uint64(1)
         for word in range(n_words):
             old = np.uint64(0) if token == separator else key[word]
             key[word] = ((carry << top) | (old >> bits)) & used[word]
             carry = old & low
-        if place < stop:
-            to = fill[tokens[place]] - 1
-            fill[tokens[place]] = to
+        if place < n:
+            before = tokens[place]
+            to = fill[before] - 1
+            fill[before] = to
             for word in range(n_words):
                 keys[to, word] = key[word]
 
@@ -152,43 +151,38 @@ def sort_buckets(keys: Ints, borders: Ints, words: Ints, shifts: Ints, width: in
 
 
 @nb.njit(cache=True, nogil=True)
-def write(
-    keys: Ints, borders: Ints, first: int, words: Ints, shifts: Ints, width: int, same: Ints, numbers: Ints,
-    starts: Ints, last: Ints, counts: Ints, offsets: Ints, extensions: Ints,
+def write_level(
+    keys: Ints, borders: Ints, words: Ints, shifts: Ints, width: int, same: Ints, length: int, number: Any,
+    extension: Any, last: Ints, counts: Ints, offsets: Ints, below: Ints,
 ) -> None:  # fmt: skip
-    """Write the n-grams of sorted buckets.
+    """Write the n-grams of ``length`` tokens of sorted buckets.
 
-    borders: of these buckets; first: the token of the first one; same: see `sort_buckets`; numbers (order - 1,) int64:
-    of their first n-gram of 2, 3, ... tokens, which is changed; starts (order - 1,) int64: where the n-grams of each
-    length begin in last and counts, which hold all lengths. offsets: the same of their extensions, with one more for
-    each length; extensions (V + 1,): those of single tokens.
+    borders, same: see `sort_buckets`; number, extension: of the first of these n-grams and of their first extension in
+    the whole text; last, counts, offsets: the level, without offsets if it is the last. below: where the extensions of
+    each bucket's token begin, empty if the length is not 2.
     """
     mask = (np.uint64(1) << np.uint64(width)) - np.uint64(1)
-    size = words.size
-    began = np.full(size, -1, np.int64)  # row where the n-gram of each length begins, -1 for none
+    n = length - 2
+    word, shift = words[n], shifts[n]
+    longer = min(n + 1, words.size - 1)
+    next_word, next_shift, extended = words[longer], shifts[longer], longer > n
+    began = np.int64(-1)  # row where the n-gram before `number` begins, -1 if it has ended
     for b in range(borders.size - 1):
-        extensions[first + b] = numbers[0]
-        for i in range(borders[b], borders[b + 1] + 1):
-            n = np.int64(same[i]) if i < borders[b + 1] else np.int64(0)
-            if i == borders[b]:
-                n = np.int64(0)
-            if n == size:
-                continue
-            for m in range(n, size):
-                if began[m] < 0:
-                    break
-                counts[starts[m] + numbers[m] - 1] = i - began[m]
-                began[m] = -1
-            if i == borders[b + 1]:
-                continue
-            while n < size:
-                token = (keys[i, words[n]] >> shifts[n]) & mask
-                if not token:
-                    break
-                at = starts[n] + numbers[n]
-                last[at] = token - np.uint64(1)
-                if n + 1 < size:
-                    offsets[at + n] = numbers[n + 1]
-                numbers[n] += 1
-                began[n] = i
-                n += 1
+        if below.size:
+            below[b] = number
+        for i in range(borders[b], borders[b + 1]):
+            if same[i] <= n:
+                if began >= 0:
+                    counts[number - 1] = i - began
+                    began = np.int64(-1)
+                token = (keys[i, word] >> shift) & mask
+                if token:
+                    last[number] = token - np.uint64(1)
+                    if extended:
+                        offsets[number] = extension
+                    number += 1
+                    began = np.int64(i)
+            if extended and same[i] <= n + 1 and (keys[i, next_word] >> next_shift) & mask:
+                extension += 1
+    if began >= 0:
+        counts[number - 1] = borders[-1] - began

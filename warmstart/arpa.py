@@ -36,7 +36,8 @@ from numpy.typing import NDArray
 from warmstart.backoff import BackoffModel
 from warmstart.errors import InputError
 from warmstart.files import writing
-from warmstart.ngrams import LONGEST, id_type
+from warmstart.levels import id_type
+from warmstart.ngrams import LONGEST
 from warmstart.progress import Progress
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from warmstart import files
 from warmstart._threads import blocks, run_parts
 from warmstart.errors import InputError
 from warmstart.ids import as_array, whole_numbers
-from warmstart.ngrams import Level, check_text, suffix_numbers
+from warmstart.levels import Level, suffix_numbers
+from warmstart.ngrams import check_text
 
 TARGETS_PER_BLOCK = 1 << 16
 ROWS_PER_BLOCK = 128

@@ -4,17 +4,16 @@
 |---|---|
 | n, V, k | tokens of the text, tokens of the vocabulary, length of the longest n-grams |
 | N | different n-grams: of every length at most one a token, so at most ``(k - 1) n`` above the single tokens |
-| c, r | targets that a thread counts at once, and those of a run on the disk: the sizes that the limit chooses |
+| r | targets of a run on the disk: the size that the limit chooses |
+| w | numbers of 64 bits for the tokens that follow a place, ``k - 1`` of them: 1 for ``V < 65536`` and ``k < 6`` |
 | s | bytes of a token id: 2, or 4 if ``V > 65536`` |
 
 Every term is the size of arrays that are alive at the same time:
 
-- A level has a token, a count and an offset for each n-gram, ``s + 8`` bytes. The last merge holds what it adds and the
-  sum, and two numbers for each n-gram of one level, which take no more than the offsets that its top level does not
-  have: ``2 (s + 8) N``. A sum is never larger than its parts.
+- A level has a token, a count and an offset for each n-gram, ``s + 8`` bytes; while it is written, the counts as bytes.
+- What follows each place, while it is sorted: ``8 w + 1`` bytes, and again ``8 w`` for the part that a thread sorts.
 - With runs (`warmstart.spill`) only those of one run are in memory: ``n`` is ``r``. To that come the blocks of a merge
   and large counts; of the text the mapped ids and the documents, which are written without a copy.
-- The chunk of a thread: flags, order, numbers and prefixes of its targets, its levels twice.
 - Text: the mapped ids, the documents, and their copy while they are written; 256 bytes for each document.
 - Kneser-Ney: adjusted count, number of the suffix, probability, mass and offset of each n-gram, at most 34 bytes.
 - A class model is counted and solved too; it has at most as many n-grams of each length as there are of tokens.
@@ -32,9 +31,10 @@ from warmstart.classes import ORDER as CLASS_ORDER
 from warmstart.contexts import TARGETS_PER_CHUNK
 from warmstart.errors import InputError
 from warmstart.kneser_ney import TARGETS_PER_BATCH
+from warmstart.levels import id_type
 from warmstart.near_shallow import Config
 from warmstart.near_shallow.fit import ATTENTION_TARGETS, SAMPLE
-from warmstart.ngrams import CHUNK, NGramCounts, id_type
+from warmstart.ngrams import NGramCounts
 from warmstart.progress import Progress, peak_memory, resident_memory
 from warmstart.sample import READ, TARGETS
 from warmstart.solution import EXAMPLES_PER_BLOCK, KEPT_BYTES
@@ -42,7 +42,7 @@ from warmstart.solving import Recipe
 from warmstart.spill import BLOCK, RUN, SpilledCounts, Work
 
 LIBRARIES = 192 << 20
-SMALLEST_CHUNK = 1 << 16
+SMALLEST_RUN = 1 << 16
 PER_DOCUMENT = 256
 KNESER_NEY = 34
 MERGING = 64  # bytes for each n-gram of a block that is merged
@@ -80,16 +80,7 @@ def shown_size(size: int) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{-(-size >> 20)} MiB"
 
 
-def counting_bytes(
-    n_tokens: int,
-    n_documents: int,
-    vocab_size: int,
-    order: int,
-    *,
-    workers: int = 1,
-    chunk: int = CHUNK,
-    run: int | None = None,
-) -> int:
+def counting_bytes(n_tokens: int, n_documents: int, vocab_size: int, order: int, *, run: int | None = None) -> int:
     """Return how much memory `warmstart.ngrams.count_ngrams` takes at most, and `warmstart.shards.Statistic.save`.
 
     With a number of targets of a ``run``: `warmstart.spill.count_spilled`.
@@ -101,12 +92,16 @@ def counting_bytes(
     """
     s = id_type(vocab_size).itemsize
     at_once = n_tokens if run is None else min(n_tokens, run)
-    levels = 2 * (s + 8) * (order - 1) * at_once
-    in_chunks = min(at_once, workers * chunk)
-    chunks = (34 + 4 * order + 2 * (s + 8) * (order - 1)) * in_chunks
+    levels = (s + 9) * (order - 1) * at_once
     text = (4 if run is None else 2) * s * n_tokens + PER_DOCUMENT * n_documents
     merges = 0 if run is None else MERGING * (BLOCK + vocab_size) + n_tokens // 4  # 16 bytes for each large count
-    return levels + chunks + text + merges + 64 * vocab_size * (workers + 1)
+    return levels + _sorting_bytes(at_once, vocab_size, order) + text + merges + 64 * vocab_size
+
+
+def _sorting_bytes(n_places: int, vocab_size: int, order: int) -> int:
+    """Return how much memory the sorting of what follows each place takes at most."""
+    in_word = 64 // vocab_size.bit_length()
+    return (16 * -(-(order - 1) // in_word) + 1) * n_places
 
 
 def spilled_bytes(n_tokens: int, vocab_size: int, order: int) -> int:
@@ -138,8 +133,7 @@ def solving_bytes(counts: NGramCounts | SpilledCounts, recipe: Recipe, workers: 
     if "classes" in recipe.contexts:
         n_ngrams = sum(counts.sizes[:CLASS_ORDER])
         held += len(recipe.classes) * (s + 8 + KNESER_NEY) * n_ngrams
-        chunks = counting_bytes(min(n, workers * CHUNK), 0, size, CLASS_ORDER, workers=workers)
-        at_once.append(8 * n + (s + 8) * n_ngrams + chunks)
+        at_once.append(8 * n + (s + 9) * n_ngrams + _sorting_bytes(n, size, CLASS_ORDER))
         models += len(recipe.classes)
     if recipe.counted:
         held += 256 * min(n, TARGETS)
@@ -162,17 +156,9 @@ def _network_bytes(config: Config, n_tokens: int, workers: int) -> int:
     return 28 * width * config.vocab_size + 16 * config.bits * config.vocab_size + scores + rows + hidden + windows
 
 
-def _sizes(work: Work | None) -> Iterator[tuple[int, int | None]]:
-    """Return the numbers of targets that are tried, falling: of a thread, and of a run."""
-    if work is None or not work.always:
-        yield from ((size, None) for size in _halves(CHUNK))
-    if work is not None:
-        yield from ((min(CHUNK, max(SMALLEST_CHUNK, run // 4)), run) for run in _halves(RUN))
-
-
 def _halves(size: int) -> Iterator[int]:
     yield size
-    while (size := size // 2) >= SMALLEST_CHUNK:
+    while (size := size // 2) >= SMALLEST_RUN:
         yield size
 
 
@@ -201,24 +187,26 @@ class Budget:
 
     def counting(
         self, n_tokens: int, n_documents: int, vocab_size: int, order: int, work: Work | None = None
-    ) -> tuple[int, int | None]:
-        """Return how many targets a thread counts at once, and how many those of a run are; None if nothing spills.
+    ) -> int | None:
+        """Return how many targets a run has, at most; None if nothing spills.
 
-        The largest numbers that fit are chosen; runs are written only if the text does not fit without, or ``work``
-        asks for them.
+        The largest runs that fit are chosen; they are written only if the text does not fit without, or ``work`` asks
+        for them.
 
         Raises
         ------
         InputError
             The text cannot be counted within the limit.
         """
-        for size, run in _sizes(work):
-            need = counting_bytes(n_tokens, n_documents, vocab_size, order, workers=self.workers, chunk=size, run=run)
+        runs: list[int | None] = [None] if work is None or not work.always else []
+        runs += [] if work is None else _halves(RUN)
+        for run in runs:
+            need = counting_bytes(n_tokens, n_documents, vocab_size, order, run=run)
             if self._fits(need):
                 break
         spilled = 0 if run is None else spilled_bytes(n_tokens, vocab_size, order)
-        self._announce(need, "count n-grams", "count less text at once, choose a lower order or fewer workers", spilled)
-        return size, run
+        self._announce(need, "count n-grams", "count less text at once, or choose a lower order", spilled)
+        return run
 
     def solve(self, counts: NGramCounts | SpilledCounts, recipe: Recipe) -> None:
         """Refuse a statistic that cannot be solved within the limit.

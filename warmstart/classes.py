@@ -22,7 +22,8 @@ from warmstart.backoff import BackoffModel, Scores
 from warmstart.counts import bigram_counts
 from warmstart.errors import InputError
 from warmstart.kneser_ney import KneserNey
-from warmstart.ngrams import NGramCounts, count_ngrams, id_type, joined
+from warmstart.levels import id_type
+from warmstart.ngrams import NGramCounts, count_ngrams, joined
 from warmstart.spectral import Bigram, decompose
 
 ORDER = 3  # of the n-grams of classes, at most that of the tokens

@@ -38,9 +38,10 @@ from warmstart.edge.container import COUNTS, MODEL
 from warmstart.errors import InputError
 from warmstart.estimators import WarmStartLM
 from warmstart.folder import Folder
+from warmstart.levels import id_type
 from warmstart.mixture import CACHES, DISCOUNT, Mixture
 from warmstart.near_shallow import NearShallowModel
-from warmstart.ngrams import NGramCounts, id_type
+from warmstart.ngrams import NGramCounts
 from warmstart.records import parse_json
 from warmstart.tokenizer import SEPARATOR
 

@@ -25,7 +25,8 @@ from warmstart._threads import run_parts
 from warmstart.backoff import BackoffModel, Ids, Scores
 from warmstart.errors import InputError
 from warmstart.ids import as_array
-from warmstart.ngrams import Documents, Levels, NGramCounts, id_type, number_ngrams, suffix_numbers
+from warmstart.levels import Levels, id_type, number_ngrams, suffix_numbers
+from warmstart.ngrams import Documents, NGramCounts
 
 Array = NDArray[Any]
 

@@ -48,7 +48,8 @@ from warmstart.kneser_ney import (
     own_ngrams,
     parts,
 )
-from warmstart.ngrams import Levels, NGramCounts, id_type, suffix_numbers, vocabulary_digest
+from warmstart.levels import Levels, id_type, suffix_numbers
+from warmstart.ngrams import NGramCounts, vocabulary_digest
 from warmstart.progress import Progress
 
 FORMAT = 1

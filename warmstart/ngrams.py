@@ -20,32 +20,28 @@ as if its document had not been counted; for that the n-grams of the document mu
 reads the corpus again. The ids take 2 bytes a token, the levels about 12.
 """
 
-import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from warmstart import files
-from warmstart._threads import run_parts, shares
-from warmstart.device import check_device, if_it_fits
+from warmstart.device import check_device
 from warmstart.errors import InputError
 from warmstart.ids import as_array
+from warmstart.levels import Level, Levels, count_levels, id_type, merge
 from warmstart.progress import Progress
 
 FORMAT = 1
 ORDER = 5
-CHUNK = 1 << 21  # targets counted at once
-DEVICE_CHUNK = 1 << 24  # the same on a device of PyTorch, which has room for a larger part: about 100 bytes a target
+CHUNK = 1 << 21  # tokens hashed at once
 LARGE = 255  # in a file, a count of at least this is written apart
-MOST = 2**31 - 1  # n-grams of a level, and occurrences of an n-gram
 LONGEST = 100  # order
 QUOTED = 32  # tokens in a row that only a copy has
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # of a hash: odd, its bits look random
@@ -53,19 +49,6 @@ DOCUMENTS = ("digests", "copies", "lengths", "tokens")
 FACTS = ("vocab_size", "separator", "order", "vocabulary")
 
 Ids = NDArray[Any]
-_ON_DEVICE = Lock()  # one part at a time has the memory of a device
-
-
-@dataclass(frozen=True, eq=False)
-class Level:
-    """All n-grams of one length, see the module. ``offsets`` of the longest n-grams is empty."""
-
-    last: Ids
-    counts: Ids
-    offsets: Ids
-
-
-Levels = tuple[Level, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,7 +275,7 @@ class NGramCounts:
                 f"{kinds[0]} and {kinds[1]}; count both texts with the same tokenizer and order"
             )
         documents = self.documents.plus(other.documents, sign)
-        return replace(self, levels=_merge(self.levels, other.levels, sign), documents=documents)
+        return replace(self, levels=merge(self.levels, other.levels, sign), documents=documents)
 
     @property
     def digest(self) -> str:
@@ -350,7 +333,6 @@ def count_ngrams(
     *,
     vocabulary: Mapping[str, int] | None = None,
     workers: int = 1,
-    chunk: int | None = None,
     device: str | None = None,
     progress: Progress | None = None,
 ) -> NGramCounts:
@@ -369,11 +351,9 @@ def count_ngrams(
         The vocabulary of the tokenizer, so that counts of another one can be refused.
     workers : int
         Number of threads. The result does not depend on it.
-    chunk : int, optional
-        Targets that a thread counts at once. The result does not depend on it; `warmstart.budget` chooses it.
     device : str, optional
-        Device of PyTorch, such as "cuda", that counts the chunks in place of the compiled loops, one at a time; a
-        chunk that its memory does not hold is halved. They are merged on the CPU. The result does not depend on it.
+        Device of PyTorch, such as "cuda", that counts in place of the compiled loops, as much at once as its memory
+        holds. Parts are merged on the CPU. The result does not depend on it.
     progress : callable, optional
         Called as ``progress("count n-grams", tokens, total)``, possibly from another thread.
 
@@ -401,68 +381,12 @@ def count_ngrams(
     check_device(device)
     vocab_size, order, total = int(vocab_size), int(order), tokens.size - 1
     levels = count_levels(
-        tokens, slice(0, total), separator, vocab_size, order, workers=workers, chunk=chunk, device=device,
+        tokens, slice(0, total), separator, vocab_size, order, workers=workers, device=device,
         progress=progress and (lambda done: progress("count n-grams", done, total)),
     )  # fmt: skip
     bag = Documents.of(tokens, documents, id_type(vocab_size))
     digest = "" if vocabulary is None else vocabulary_digest(vocabulary)
     return NGramCounts(vocab_size, separator, order, levels, bag, digest)
-
-
-def count_levels(
-    tokens: Ids,
-    targets: slice,
-    separator: int,
-    vocab_size: int,
-    order: int,
-    *,
-    workers: int = 1,
-    chunk: int | None = None,
-    device: str | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> Levels:
-    """Count the n-grams that end at some targets of a text: target i is ``tokens[i + 1]``. See `count_ngrams`."""
-    from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
-
-    done, lock = 0, Lock()
-    most = (CHUNK if device is None else DEVICE_CHUNK) if chunk is None else max(1, int(chunk))
-
-    def count(part: slice) -> Levels:
-        """Count the n-grams that end at some targets, halving what is larger than a chunk or than the device holds."""
-        levels = None if part.stop - part.start > most else count_at_once(part)
-        if levels is None:
-            middle = (part.start + part.stop) // 2
-            return _merge(count(slice(part.start, middle)), count(slice(middle, part.stop)), 1)
-        return levels
-
-    def count_at_once(part: slice) -> Levels | None:
-        nonlocal done
-        low = max(0, part.start + 1 - (order - 1))
-        text = np.asarray(tokens[low : part.stop + 1])
-        history = kernels.histories(text, separator, order - 1, np.zeros(1, np.int64))
-        counted = np.arange(text.size) > part.start - low
-        if device is None:
-            found: Levels | None = number_ngrams(text, vocab_size, history, counted, order)[0]
-        else:
-            with _ON_DEVICE:
-                found = if_it_fits(lambda: _counted_on(device, text, vocab_size, history, counted, order))
-        if found is None and part.stop - part.start > 1:
-            return None
-        if found is None:
-            raise InputError(f"device: expected one with free memory, got {device} without; free some, or count on cpu")
-        levels = _without_zeros(found)
-        with lock:
-            done += part.stop - part.start
-            if progress:
-                progress(done)
-        return levels
-
-    size, start = targets.stop - targets.start, targets.start
-    parts = [slice(start + part.start, start + part.stop) for part in shares(size, min(workers, size))]
-    sums = run_parts(count, parts, workers)
-    while len(sums) > 1:
-        sums = run_parts(_sum, [sums[i : i + 2] for i in range(0, len(sums), 2)], workers)
-    return sums[0]
 
 
 def arrays_of(levels: Levels) -> dict[str, NDArray[Any]]:
@@ -492,18 +416,6 @@ def digest_of(arrays: Mapping[str, files.Array], facts: Mapping[str, Any]) -> st
     return whole.hexdigest()
 
 
-def check_numbers(n: int, size: int, largest: int) -> None:
-    """Refuse more n-grams of n tokens, or a larger count, than are numbered.
-
-    Raises
-    ------
-    InputError
-        See above.
-    """
-    if max(size, largest) > MOST:
-        raise InputError(f"expected at most {MOST} n-grams of {n} tokens and occurrences of each, got more")
-
-
 def joined(texts: Iterable[Ids], separator: int, vocab_size: int) -> tuple[Ids, NDArray[np.int64]]:
     """Return documents as one text, ``SEP d1 SEP d2 ... SEP``, and the positions of its separators.
 
@@ -517,11 +429,6 @@ def joined(texts: Iterable[Ids], separator: int, vocab_size: int) -> tuple[Ids, 
     end = np.array([separator], id_type(vocab_size))
     parts = [end, *itertools.chain.from_iterable((text.astype(end.dtype, copy=False), end) for text in texts)]
     return np.concatenate(parts), np.cumsum([0, *(text.size + 1 for text in texts)])
-
-
-def id_type(vocab_size: int) -> np.dtype[Any]:
-    """Return the integer type of token ids."""
-    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
 
 
 def vocabulary_digest(vocabulary: Mapping[str, int]) -> str:
@@ -556,109 +463,3 @@ def check_text(tokens: Ids, documents: Ids, vocab_size: int) -> int:
             f"{borders.reshape(-1)[:3].tolist()} ... {borders.reshape(-1)[-1:].tolist()} for {tokens.size} tokens"
         )
     return int(tokens[0])
-
-
-def number_ngrams(tokens: Ids, vocab_size: int, history: Ids, counted: Ids, order: int) -> tuple[Levels, list[Ids]]:
-    """Count the n-grams of a text in memory, and number the one that ends at each position.
-
-    Parameters
-    ----------
-    tokens : (n,) int
-    vocab_size : int
-    history : (n,) int
-        How many tokens before each one belong to its history.
-    counted : (n,) bool
-        N-grams that end elsewhere are numbered but not counted.
-    order : int
-
-    Returns
-    -------
-    levels : tuple of Level
-    ids : list of (n,) int32
-        For every length: the n-gram that ends at each position, -1 where the history is too short.
-    """
-    from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
-
-    tokens = tokens.astype(id_type(vocab_size), copy=False)
-    by_token = kernels.token_order(tokens, vocab_size)
-    ids = [tokens.astype(np.int32)]
-    lasts: list[Ids] = [np.arange(vocab_size, dtype=tokens.dtype)]
-    counts: list[Ids] = [np.bincount(tokens[counted], minlength=vocab_size)]
-    offsets: list[Ids] = []
-    for n in range(2, order + 1):
-        number, last, count, extensions = kernels.count_level(
-            tokens, history, by_token, ids[-1], lasts[-1].size, n, counted
-        )
-        ids.append(number)
-        lasts.append(last)
-        counts.append(count)
-        offsets.append(extensions)
-    offsets.append(np.zeros(0, np.int32))
-    return tuple(map(Level, lasts, counts, offsets)), ids
-
-
-def _counted_on(device: str, tokens: Ids, vocab_size: int, history: Ids, counted: Ids, order: int) -> Levels:
-    """Return the levels of `number_ngrams`, counted by PyTorch."""
-    from warmstart import _ngram_torch  # torch is loaded here, not on import
-
-    tokens = tokens.astype(id_type(vocab_size), copy=False)
-    found = _ngram_torch.count_levels(tokens, vocab_size, history, counted, order, device)
-    lasts = [np.arange(vocab_size, dtype=tokens.dtype), *(last for last, _, _ in found)]
-    counts = [np.bincount(tokens[counted], minlength=vocab_size), *(count for _, count, _ in found)]
-    offsets = [*(extensions for _, _, extensions in found), np.zeros(0, np.int32)]
-    return tuple(map(Level, lasts, counts, offsets))
-
-
-def _sum(parts: list[Levels]) -> Levels:
-    return functools.reduce(lambda a, b: _merge(a, b, 1), parts)
-
-
-def suffix_numbers(levels: Levels) -> list[Ids]:
-    """Return the number of every n-gram without its first token, for the levels above the first."""
-    from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
-
-    out = [level.last.astype(np.int32) for level in levels[1:2]]
-    for below, upper, level in zip(levels, levels[1:], levels[2:], strict=False):
-        out.append(kernels.suffixes(upper.offsets, level.last, out[-1], below.offsets, upper.last))
-    return out
-
-
-def _merge(a: Levels, b: Levels, sign: int) -> Levels:
-    """Return ``a + sign * b`` without n-grams that no longer occur."""
-    from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
-
-    a_ids = b_ids = np.arange(a[0].last.size, dtype=np.int32)
-    levels = [Level(a[0].last, a[0].counts + sign * b[0].counts, a[0].offsets)]
-    for n in range(1, len(a)):
-        most = a[n].last.size + b[n].last.size
-        last, counts = np.empty(most, a[n].last.dtype), np.empty(most, np.int32)
-        a_next, b_next = (np.empty(most if n + 1 < len(a) else 0, np.int32) for _ in range(2))
-        offsets, size, largest = kernels.merge_level(
-            a_ids, a[n - 1].offsets, a[n].last, a[n].counts, b_ids, b[n - 1].offsets, b[n].last, b[n].counts, sign,
-            last, counts, a_next, b_next,
-        )  # fmt: skip
-        check_numbers(n + 1, size, largest)
-        last.resize(size, refcheck=False)  # shrinks in place, without a copy
-        counts.resize(size, refcheck=False)
-        a_ids, b_ids = a_next[:size], b_next[:size]
-        levels[-1] = replace(levels[-1], offsets=offsets)
-        levels.append(Level(last, counts, np.zeros(0, np.int32)))
-    return tuple(levels) if sign > 0 else _without_zeros(tuple(levels))
-
-
-def _without_zeros(levels: Levels) -> Levels:
-    """Drop n-grams above level 1 that have no count and no extension with one."""
-    from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
-
-    if all(level.counts.all() for level in levels[1:]):
-        return levels
-    out = [levels[-1]]
-    alive = levels[-1].counts != 0
-    for n in range(len(levels) - 1, 0, -1):
-        upper, lower = levels[n], levels[n - 1]
-        before = np.concatenate([np.zeros(1, np.int32), np.cumsum(alive, dtype=np.int32)])
-        offsets = before[lower.offsets]
-        out[0] = Level(upper.last[alive], upper.counts[alive], out[0].offsets)
-        alive = kernels.live(lower.counts, lower.offsets, alive) if n > 1 else np.ones(lower.last.size, np.bool_)
-        out.insert(0, replace(lower, offsets=np.append(offsets[:-1][alive], offsets[-1])))
-    return tuple(out)

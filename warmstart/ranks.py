@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from warmstart.ngrams import Documents, Level, Levels, NGramCounts, joined, vocabulary_digest
+from warmstart.levels import Level, Levels
+from warmstart.ngrams import Documents, NGramCounts, joined, vocabulary_digest
 from warmstart.tokenizer import load_tokenizer, rank_tokens, token_ranks
 
 

@@ -31,6 +31,7 @@ from warmstart.device import check_device
 from warmstart.errors import InputError
 from warmstart.files import Array
 from warmstart.ids import as_array
+from warmstart.levels import check_numbers, count_levels, id_type
 from warmstart.ngrams import (
     FACTS,
     FORMAT,
@@ -39,12 +40,9 @@ from warmstart.ngrams import (
     Documents,
     NGramCounts,
     arrays_of,
-    check_numbers,
     check_text,
-    count_levels,
     count_ngrams,
     digest_of,
-    id_type,
     packed_counts,
     vocabulary_digest,
 )
@@ -55,6 +53,7 @@ if TYPE_CHECKING:
 
 RUN = 1 << 22  # targets of a run, if no limit of memory asks for fewer
 BLOCK = 1 << 19  # n-grams that are merged at once
+FORMAT_OF_RUNS = 2  # n-grams are in the run in which they begin
 OURS = re.compile(r"\.?(run-|whole).*|corpus")
 
 
@@ -194,12 +193,12 @@ def count_corpus(
     text = corpus.tokens, corpus.documents, corpus.vocab_size, order
     options: dict[str, Any] = {"workers": workers, "device": device, "progress": progress}
     options["vocabulary"] = corpus.tokenizer.get_vocab()
-    chunk, run = None, RUN if work and work.always else None
+    run = RUN if work and work.always else None
     if budget is not None:
-        chunk, run = budget.counting(corpus.n_tokens, corpus.n_documents, corpus.vocab_size, order, work)
+        run = budget.counting(corpus.n_tokens, corpus.n_documents, corpus.vocab_size, order, work)
     if work is None or run is None:
-        return count_ngrams(*text, chunk=chunk, **options)
-    return count_spilled(*text, folder=work.folder, run=run, chunk=chunk, **options)
+        return count_ngrams(*text, **options)
+    return count_spilled(*text, folder=work.folder, run=run, **options)
 
 
 def count_spilled(
@@ -212,7 +211,6 @@ def count_spilled(
     run: int | None = None,
     vocabulary: Mapping[str, int] | None = None,
     workers: int = 1,
-    chunk: int | None = None,
     device: str | None = None,
     progress: Progress | None = None,
 ) -> SpilledCounts:
@@ -220,7 +218,7 @@ def count_spilled(
 
     Parameters
     ----------
-    tokens, documents, vocab_size, order, vocabulary, workers, chunk, device
+    tokens, documents, vocab_size, order, vocabulary, workers, device
         See `warmstart.ngrams.count_ngrams`.
     folder : Path
         It is made if it is not there, and keeps the files of the result. Its parent exists.
@@ -248,8 +246,9 @@ def count_spilled(
         raise InputError(f"order: expected a number from 1 to {LONGEST}, got {order}")
     check_device(device)
     text = {"text": _text_digest(tokens, documents), "vocab_size": int(vocab_size), "order": int(order)}
+    text |= {"format of runs": FORMAT_OF_RUNS}
     digest = "" if vocabulary is None else vocabulary_digest(vocabulary)
-    options: dict[str, Any] = {"workers": workers, "chunk": chunk, "device": device}
+    options: dict[str, Any] = {"workers": workers, "device": device}
     counting = _Counting(tokens, separator, text | {"vocabulary": digest}, folder, run or RUN, options, progress)
     rows = counting.whole()
     bag = Documents.of(tokens, documents, id_type(vocab_size))
@@ -301,7 +300,7 @@ class _Counting:
         return self.folder / f"run-{start}-{stop}"
 
     def _rows(self, start: int, stop: int) -> Rows:
-        """Return the rows of the n-grams that end at targets ``start ... stop - 1``."""
+        """Return the rows of the n-grams that begin at places ``start ... stop - 1``."""
         path, middle = self._path(start, stop), (start + stop) // 2
         if path.exists():
             rows: Rows = read_rows(path, checked=True)[0]
