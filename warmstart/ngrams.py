@@ -445,7 +445,7 @@ def count_levels(
             found: Levels | None = number_ngrams(text, vocab_size, history, counted, order)[0]
         else:
             with _ON_DEVICE:
-                found = if_it_fits(lambda: _counted_on(device, text, vocab_size, history, counted, order))
+                found = if_it_fits(_counted_on, device, text, vocab_size, history, counted, order)
         if found is None and part.stop - part.start > 1:
             return None
         if found is None:
@@ -613,13 +613,22 @@ def _sum(parts: list[Levels]) -> Levels:
     return functools.reduce(lambda a, b: _merge(a, b, 1), parts)
 
 
-def suffix_numbers(levels: Levels) -> list[Ids]:
-    """Return the number of every n-gram without its first token, for the levels above the first."""
+def suffix_numbers(levels: Levels, device: str | None = None) -> list[Ids]:
+    """Return the number of every n-gram without its first token, for the levels above the first.
+
+    With a device of PyTorch, levels that its memory holds are searched there. The result does not depend on it.
+    """
     from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
 
     out = [level.last.astype(np.int32) for level in levels[1:2]]
     for below, upper, level in zip(levels, levels[1:], levels[2:], strict=False):
-        out.append(kernels.suffixes(upper.offsets, level.last, out[-1], below.offsets, upper.last))
+        arrays = upper.offsets, level.last, out[-1], below.offsets, upper.last
+        found = None
+        if device is not None:
+            from warmstart import _ngram_torch  # torch is loaded here, not on import
+
+            found = if_it_fits(_ngram_torch.suffixes, *arrays, levels[0].last.size, device)
+        out.append(kernels.suffixes(*arrays) if found is None else found)
     return out
 
 
