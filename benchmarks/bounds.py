@@ -35,8 +35,8 @@ def update(cells: NDArray[np.uint64], table: NDArray[np.int64]) -> None:
 def bytes_moved(order: int, vocab_size: int) -> int:
     """Return the bytes a token that counting n-grams reads and writes, each element of an array at each pass.
 
-    Sizes of the buckets and counts of single tokens 36; what follows each place 12; sorting 8 and 16 for each digit of 8
-    bits; what it has in common with its neighbour 9; every length 9. The n-grams themselves are not among them.
+    Sizes of the buckets and counts of single tokens 36; what follows each place 12; sorting 8 and 16 for each digit of
+    8 bits; what it has in common with its neighbour 9; every length 9. The n-grams themselves are not among them.
 
     Examples
     --------

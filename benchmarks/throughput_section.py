@@ -62,17 +62,17 @@ def kernels(result: dict[str, Any], settings: dict[str, int], mark: str) -> Part
         ["random updates", f"{rate['random'] / 1e6:.0f} million/s", None, None],
         ["radial coded counting", f"{rate['radial'] / 1e6:.0f} million updates/s",
          bounds.LAGS * a_pair / rate["radial"] * 1e9, f"{share['radial']:.0%} of random updates"],
-        *([f"n-grams of order {order}", f"{rate[name] * bounds.bytes_moved(order, size) / 1e9:.1f} GB/s", 1e9 / rate[name],
-           f"{share[name]:.0%} of copy"] for name, order in NGRAMS.items()),
+        *([f"n-grams of order {order}", f"{rate[name] * bounds.bytes_moved(order, size) / 1e9:.1f} GB/s",
+           1e9 / rate[name], f"{share[name]:.0%} of copy"] for name, order in NGRAMS.items()),
     ]  # fmt: skip
     rows = [[f"{name}{mark}", *rest] for name, *rest in rows]
     body = f"""**Kernels beside the machine.** One thread, CPU seconds, {settings["tokens"]:,} tokens of the classics,
 medians of {settings["repetitions"]} repetitions in turn. Copy: bytes read and written. Random updates: cells of 64 bits
 in {mib} MiB, the size of the sums of a lag, evenly drawn, their places known. Radial coded counting: {bounds.LAGS}
 lags, {settings["bits"]} bits, {a_pair:.2f} updates for each pair, checks included; words are not evenly frequent, so
-more of its cells are in the cache. N-grams: {bounds.bytes_moved(2, size)} bytes a token of order 2, which pairs are counted
-by, and {bounds.bytes_moved(5, size)} of order 5 are read and written, most of them in buckets that stay in the
-cache, beside the n-grams themselves.
+more of its cells are in the cache. N-grams: {bounds.bytes_moved(2, size)} bytes a token of order 2, which pairs are
+counted by, and {bounds.bytes_moved(5, size)} of order 5 are read and written beside the n-grams themselves, most of
+them in buckets that stay in the cache.
 
 {render.table(["kernel", "speed", "ns a token", "share of the bound"], rows)}"""
     return f"radial coded counting reaches {share['radial']:.0%} of the machine's rate of random updates", body

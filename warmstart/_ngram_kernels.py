@@ -204,10 +204,19 @@ def solve_level(
     """
     for h in range(gammas.size):
         total: Any = np.int64(0)
-        left = 0.0
+        n1, n2, n3, pruned = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
         for i in range(offsets[h], offsets[h + 1]):
-            total += counts[i]
-            left += discounts[min(counts[i], 3)] if kept[i] else counts[i]
+            count: Any = np.int64(counts[i])
+            total += count
+            if not kept[i]:
+                pruned += count
+            elif count == 1:
+                n1 += 1
+            elif count == 2:
+                n2 += 1
+            elif count >= 3:
+                n3 += 1
+        left = discounts[1] * n1 + discounts[2] * n2 + discounts[3] * n3 + pruned
         gammas[h], sizes[h] = left / total if total else 1.0, bits(total)
         for i in range(offsets[h], offsets[h + 1]):
             if kept[i]:

@@ -17,15 +17,19 @@ two float sums agrees with one long sum up to rounding.
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from warmstart._threads import run_parts
+from warmstart.device import check_device, if_it_fits
 from warmstart.errors import InputError
 from warmstart.ids import whole_numbers
+
+if TYPE_CHECKING:
+    from warmstart._pairs_torch import PairSums
 
 
 @dataclass
@@ -112,6 +116,74 @@ def update_pairs(
     """
     from warmstart import _kernels  # numba is loaded here, not on import
 
+    inputs, targets = _checked_pairs(accumulator, inputs, targets, codes)
+    _kernels.add_pairs(inputs, targets, codes.indptr, codes.indices, _units(accumulator, codes), _writable(accumulator))
+    accumulator.n_examples += inputs.size
+
+
+class CodedPairs:
+    """Examples of `update_pairs`, added chunk by chunk. The accumulator has them after `finish`.
+
+    Parameters
+    ----------
+    accumulator, codes
+        See `update_pairs`.
+    device : str, optional
+        Device of PyTorch, such as "cuda", on which the sums stay until `finish`, as far as its memory holds them; else
+        the compiled loops add. The result does not depend on it, to the bit.
+
+    Raises
+    ------
+    InputError
+        There is no such device.
+
+    Examples
+    --------
+    >>> accumulator = empty(2, 2, unit=2)
+    >>> pairs = CodedPairs(accumulator, sparse.csr_array([[1, 0], [1, 1]]), device="cpu")
+    >>> pairs.add(np.array([0, 1, 1]), np.array([0, 0, 1]))
+    >>> pairs.finish()
+    >>> accumulator.F.tolist()
+    [[3, 1], [1, 1]]
+    """
+
+    def __init__(self, accumulator: Accumulator, codes: sparse.csr_array, device: str | None = None) -> None:
+        check_device(device)
+        self.accumulator, self.codes, self.n_examples = accumulator, codes, 0
+        self.sums: PairSums | None = None
+        if device is not None:
+            from warmstart import _pairs_torch  # torch is loaded here, not on import
+
+            arrays = codes.indptr, codes.indices, _units(accumulator, codes)
+            self.sums = if_it_fits(_pairs_torch.PairSums, *arrays, accumulator.sums.shape, device)
+
+    def add(self, inputs: NDArray[np.integer], targets: NDArray[np.integer]) -> None:
+        """Add examples; parameters and errors are those of `update_pairs`."""
+        inputs, targets = _checked_pairs(self.accumulator, inputs, targets, self.codes)
+        if self.sums is not None and if_it_fits(self.sums.add, inputs, targets):
+            self.n_examples += inputs.size
+        else:
+            self.finish()
+            update_pairs(self.accumulator, inputs, targets, self.codes)
+
+    def finish(self) -> None:
+        """Move the sums of the device to the accumulator. What is added after it is added without the device."""
+        if self.sums is not None:
+            _writable(self.accumulator)[:] += self.sums.read()
+            self.accumulator.n_examples += self.n_examples
+        self.sums = None
+
+
+def _units(accumulator: Accumulator, codes: sparse.csr_array) -> NDArray[np.int64]:
+    """Return the units of each bit of a token (V,)."""
+    units: NDArray[np.int64] = accumulator.unit // np.maximum(np.diff(codes.indptr), 1)
+    return units
+
+
+def _checked_pairs(
+    accumulator: Accumulator, inputs: NDArray[np.integer], targets: NDArray[np.integer], codes: sparse.csr_array
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return inputs and targets, or refuse them, see `update_pairs`."""
     n_features, n_classes = accumulator.F.shape
     inputs = whole_numbers("inputs", inputs, codes.shape[0])
     targets = whole_numbers("targets", targets, n_classes)
@@ -120,9 +192,7 @@ def update_pairs(
             f"expected codes of {n_features} bits, as many targets as inputs and integer sums, "
             f"got {codes.shape[1]} bits, {targets.size} targets, {inputs.size} inputs and {accumulator.sums.dtype} sums"
         )
-    units = accumulator.unit // np.maximum(np.diff(codes.indptr), 1)
-    _kernels.add_pairs(inputs, targets, codes.indptr, codes.indices, units, _writable(accumulator))
-    accumulator.n_examples += inputs.size
+    return inputs, targets
 
 
 def update(

@@ -89,6 +89,7 @@ class ClassModel:
         counts: NGramCounts | None,
         tables: BackoffModel | None = None,
         workers: int = 1,
+        device: str | None = None,
     ) -> "ClassModel":
         """Return the model of some classes, from tables or from the documents of a statistic.
 
@@ -102,12 +103,15 @@ class ClassModel:
         tables : BackoffModel, optional
         workers : int
             Number of threads. The result does not depend on it.
+        device : str, optional
+            Device of PyTorch that counts and solves, see `warmstart.ngrams.count_ngrams`; nor on it.
         """
         if tables is None and counts is not None:
             tokens, borders = joined(counts.documents.all(), counts.separator, counts.vocab_size)
             n_classes, order = int(labels.max()) + 1, min(ORDER, counts.order)
             classes = labels[tokens].astype(id_type(n_classes))
-            tables = KneserNey(count_ngrams(classes, borders, n_classes, order, workers=workers))
+            of_classes = count_ngrams(classes, borders, n_classes, order, workers=workers, device=device)
+            tables = KneserNey(of_classes, device=device)
         if tables is None:
             raise InputError("expected counts or tables of classes, got none")
         frequency = unigrams + 0.5

@@ -48,23 +48,23 @@ def check_device(device: str | None) -> None:
     import torch
 
     try:
-        torch.empty(1, device=device).cpu()
-    except (RuntimeError, AssertionError) as error:  # torch raises either
+        torch.zeros(1, dtype=torch.float64, device=device).cpu()  # not all devices have this type
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch raises any of these
         raise InputError(f"device: expected one that PyTorch can use, such as cuda, got {device!r}: {error}") from error
 
 
-def if_it_fits(work: Callable[[], Result]) -> Result | None:
-    """Return what ``work()`` returns, or None if the memory of a GPU does not suffice for it.
+def if_it_fits(work: Callable[..., Result], *arguments: object) -> Result | None:
+    """Return what ``work(*arguments)`` returns, or None if the memory of a GPU does not suffice for it.
 
     Examples
     --------
-    >>> if_it_fits(lambda: 1)
-    1
+    >>> if_it_fits(max, 1, 2)
+    2
     """
     import torch
 
     try:
-        return work()
+        return work(*arguments)
     except torch.cuda.OutOfMemoryError:
         pass  # what `work` holds is released here, with the error
     torch.cuda.empty_cache()

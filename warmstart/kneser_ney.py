@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from warmstart._threads import run_parts
 from warmstart.backoff import BackoffModel, Ids, Scores
+from warmstart.device import check_device, if_it_fits
 from warmstart.errors import InputError
 from warmstart.ids import as_array
 from warmstart.levels import Levels, id_type, number_ngrams, suffix_numbers
@@ -45,6 +46,9 @@ class KneserNey(BackoffModel):
         For every length, n-grams that occur at most so often are left out of the tables; the last number holds for all
         longer ones. They must not fall, and single tokens are never pruned. Discounts and totals are those of all
         n-grams; what the pruned ones had goes to shorter contexts.
+    device : str, optional
+        Device of PyTorch, such as "cuda", that solves the levels that its memory holds; the compiled loops solve the
+        others. The result does not depend on it, to the bit.
 
     Attributes
     ----------
@@ -64,17 +68,18 @@ class KneserNey(BackoffModel):
     ([0.146, 0.208, 0.646], [-0.345, -0.437, -0.78, -0.437, -0.927])
     """
 
-    def __init__(self, counts: NGramCounts, prune: Sequence[int] = ()) -> None:
+    def __init__(self, counts: NGramCounts, prune: Sequence[int] = (), device: str | None = None) -> None:
+        check_device(device)
         self.counts = counts
         self.thresholds = thresholds_by_length(prune, counts.order)
-        suffixes = suffix_numbers(counts.levels)
+        suffixes = suffix_numbers(counts.levels, device)
         self.adjusted = adjusted_counts(counts, suffixes)
         discounts = [level_discounts(counts) for counts in self.adjusted]
         self.discounts = np.array([values for values, _ in discounts])
         self.fallbacks = [n for n, (_, fallback) in enumerate(discounts, start=1) if fallback]
-        super().__init__(counts.vocab_size, counts.separator, counts.order, *self._solved(suffixes))
+        super().__init__(counts.vocab_size, counts.separator, counts.order, *self._solved(suffixes, device))
 
-    def _solved(self, suffixes: list[Array]) -> tuple[Array, ...]:
+    def _solved(self, suffixes: list[Array], device: str | None) -> tuple[Array, ...]:
         """Return the tables: bases, last, offsets, probs, gammas and sizes. The suffixes are used up."""
         from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
 
@@ -90,8 +95,10 @@ class KneserNey(BackoffModel):
         offsets[0] = size
         for n in range(1, self.counts.order):
             below, here = (slice(*bases[i : i + 2]) for i in (n - 1, n))
-            rule = self.adjusted[n], kept[n], suffixes.pop(0), self.discounts[n], probs[below]
-            kernels.solve_level(levels[n - 1].offsets, *rule, probs[here], gammas[below], sizes[below])
+            extensions = levels[n - 1].offsets, self.adjusted[n], kept[n], suffixes.pop(0)
+            _solve_level(
+                (*extensions, self.discounts[n], probs[below]), (probs[here], gammas[below], sizes[below]), device
+            )
             np.add(levels[n - 1].offsets[1:], bases[n], out=offsets[below.start + 1 : below.stop + 1])
         tables = bases, np.concatenate([level.last for level in levels]), offsets, probs, gammas, sizes
         return _pruned(kept, *tables) if any(self.thresholds) else tables
@@ -145,6 +152,22 @@ class KneserNey(BackoffModel):
             before, whole = ids[k][here - 1], levels[k].offsets
             extensions, parents, kept = local[k].offsets, places[k], raw[k] > self.thresholds[k] if k else always
         return scores
+
+
+def _solve_level(rule: tuple[Array, ...], tables: tuple[Array, ...], device: str | None) -> None:
+    """Write the tables of a level, on a device if its memory holds it; see `_ngram_kernels.solve_level`."""
+    from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
+
+    found = None
+    if device is not None:
+        from warmstart import _ngram_torch  # torch is loaded here, not on import
+
+        found = if_it_fits(_ngram_torch.solve_level, *rule, device)
+    if found is None:
+        kernels.solve_level(*rule, *tables)
+    else:
+        for table, values in zip(tables, found, strict=True):
+            table[:] = values
 
 
 def parts(documents: Ids, n_tokens: int) -> list[slice]:

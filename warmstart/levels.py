@@ -138,9 +138,8 @@ def _on_device(
     def count(start: int, stop: int) -> Levels:
         part, found = text[start : stop + order - 1], None
         if stop - start <= DEVICE_PART:
-            found = if_it_fits(
-                lambda: _ngram_torch.count_levels(part, stop - start, separator, vocab_size, order, device)
-            )
+            arguments = part, stop - start, separator, vocab_size, order, device
+            found = if_it_fits(_ngram_torch.count_levels, *arguments)
         if found is None and stop - start > 1:
             middle = (start + stop) // 2
             return merge(count(start, middle), count(middle, stop), 1)
@@ -194,13 +193,22 @@ def number_ngrams(tokens: Ids, vocab_size: int, history: Ids, counted: Ids, orde
     return tuple(map(Level, lasts, counts, offsets)), ids
 
 
-def suffix_numbers(levels: Levels) -> list[Ids]:
-    """Return the number of every n-gram without its first token, for the levels above the first."""
+def suffix_numbers(levels: Levels, device: str | None = None) -> list[Ids]:
+    """Return the number of every n-gram without its first token, for the levels above the first.
+
+    With a device of PyTorch, levels that its memory holds are searched there. The result does not depend on it.
+    """
     from warmstart import _ngram_kernels as kernels  # numba is loaded here, not on import
 
     out = [level.last.astype(np.int32) for level in levels[1:2]]
     for below, upper, level in zip(levels, levels[1:], levels[2:], strict=False):
-        out.append(kernels.suffixes(upper.offsets, level.last, out[-1], below.offsets, upper.last))
+        arrays = upper.offsets, level.last, out[-1], below.offsets, upper.last
+        found = None
+        if device is not None:
+            from warmstart import _ngram_torch  # torch is loaded here, not on import
+
+            found = if_it_fits(_ngram_torch.suffixes, *arrays, levels[0].last.size, device)
+        out.append(kernels.suffixes(*arrays) if found is None else found)
     return out
 
 

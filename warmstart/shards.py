@@ -258,7 +258,9 @@ def merge(paths: Iterable[Name], *, progress: Progress | None = None) -> Statist
     return sums[0][1]
 
 
-def solve(statistic: Statistic, model: "WarmStartLM", *, progress: Progress | None = None) -> "WarmStartLM":
+def solve(
+    statistic: Statistic, model: "WarmStartLM", *, device: str | None = None, progress: Progress | None = None
+) -> "WarmStartLM":
     """Solve a statistic into a model: what ``model.fit`` gives for all its text with the same tokenizer.
 
     Parameters
@@ -266,6 +268,8 @@ def solve(statistic: Statistic, model: "WarmStartLM", *, progress: Progress | No
     statistic : Statistic
     model : WarmStartLM
         With the parameters of the model. It is fitted and returned.
+    device : str, optional
+        See `warmstart.WarmStartLM.fit`.
     progress : callable, optional
         Called as ``progress(stage, done, total)``.
 
@@ -274,9 +278,8 @@ def solve(statistic: Statistic, model: "WarmStartLM", *, progress: Progress | No
     InputError
         See `warmstart.WarmStartLM.fit_counts`.
     """
-    return model.fit_counts(
-        statistic.counts.loaded(), Tokenizer.from_str(statistic.tokenizer), statistic.n_bytes, progress=progress
-    )
+    content = statistic.counts.loaded(), Tokenizer.from_str(statistic.tokenizer), statistic.n_bytes
+    return model.fit_counts(*content, device=device, progress=progress)
 
 
 def check_output(path: Name, inputs: Iterable[Name] = ()) -> Path:

@@ -99,6 +99,7 @@ def solve(
     workers: int = 1,
     progress: Progress | None = None,
     network: NearShallowModel | None = None,
+    device: str | None = None,
 ) -> Solved:
     """Solve a statistic.
 
@@ -113,6 +114,8 @@ def solve(
         Called as ``progress(stage, done, total)``.
     network : NearShallowModel, optional
         A network that is not to be solved, such as a random one.
+    device : str, optional
+        Device of PyTorch that counts classes and codes, and solves Kneser-Ney. The result does not depend on it.
     """
     clock = _Clock()
     config, report, again = recipe.config(counts.vocab_size, counts.separator), {}, None
@@ -121,7 +124,7 @@ def solve(
     elif config is not None:
         tokens, borders = joined(counts.documents.all(), counts.separator, counts.vocab_size)
         fitter = Fitter(tokens, borders, counts.levels[0].counts, config, workers=workers, progress=progress)
-        fitter.smoothing, fitter.temperature = recipe.smoothing, recipe.temperature
+        fitter.smoothing, fitter.temperature, fitter.device = recipe.smoothing, recipe.temperature, device
         network = fitter.fit()
         report = {"smoothing": fitter.report.smoothing, "temperatures": fitter.report.temperatures}
         report["at_bounds"] = fitter.report.bounds
@@ -133,13 +136,13 @@ def solve(
         return Solved(network, Mixture.alone(experts), report | {"seconds": clock.seconds})
     experts.cache = "cache" in recipe.contexts
     if "ngrams" in recipe.contexts:
-        experts.ngrams = KneserNey(counts, thresholds(counts, recipe))
+        experts.ngrams = KneserNey(counts, thresholds(counts, recipe), device)
         clock.lap("ngrams")
         report |= {"ngrams": experts.ngrams.n_ngrams, "prune": list(experts.ngrams.thresholds)}
         report["discount_fallbacks"] = experts.ngrams.fallbacks
     if "classes" in recipe.contexts:
         experts.classes = tuple(
-            ClassModel.of(labels, counts.levels[0].counts, counts, workers=workers)
+            ClassModel.of(labels, counts.levels[0].counts, counts, workers=workers, device=device)
             for labels in token_classes(counts, recipe.classes)
         )
         clock.lap("classes")

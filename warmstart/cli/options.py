@@ -48,8 +48,8 @@ Device = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Device of PyTorch that counts, such as cuda; or cpu for the compiled loops. The result does not depend "
-        "on it.",
+        help="Device of PyTorch that counts and solves n-grams, such as cuda; or cpu for the compiled loops. The "
+        "result does not depend on it.",
         show_default="an NVIDIA GPU if there is one, without --max-memory; else cpu",
     ),
 ]

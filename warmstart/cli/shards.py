@@ -176,6 +176,7 @@ def solve(
     prune: Prune = None,
     smoothing: Smoothing = "fit",
     temperature: Temperature = "fit",
+    device: Device = None,
     workers: Workers = CORES,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -189,6 +190,7 @@ def solve(
     from warmstart.folder import check_target
 
     check_target(output)
+    counting = device_of(device)
     model = WarmStartLM(
         preset=preset,
         bits=bits,
@@ -202,6 +204,6 @@ def solve(
         n_jobs=workers,
     )
     with Reporter(quiet) as progress:
-        shards.solve(shards.Statistic.load(statistic), model, progress=progress)
+        shards.solve(shards.Statistic.load(statistic), model, device=counting, progress=progress)
         model.save_pretrained(output)
     print_result({"model": str(output), **model.report_}, as_json, quiet)

@@ -175,8 +175,8 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         y : None
             Not used.
         device : str, optional
-            Device of PyTorch that counts, such as "cuda"; None is the CPU with compiled loops, which are faster there
-            than "cpu". The result does not depend on it.
+            Device of PyTorch, such as "cuda", that counts, adds up codes and solves Kneser-Ney; None is the CPU with
+            compiled loops, which are faster there than "cpu". The result does not depend on it.
         budget : Budget, optional
             A limit of memory: it chooses how much is counted at once, and refuses before what would not fit.
         work : Work, optional
@@ -203,7 +203,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         seconds = {"corpus": built - began, "count": time.perf_counter() - built}
         if budget is not None:
             budget.solve(counts, recipe)
-        return self._solve(counts.loaded(), tokenizer, corpus.n_bytes, seconds, progress)
+        return self._solve(counts.loaded(), tokenizer, corpus.n_bytes, seconds, progress, device)
 
     @property
     def counted_order(self) -> int:
@@ -219,7 +219,13 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         return recipe.counted_order
 
     def fit_counts(
-        self, counts: NGramCounts, tokenizer: "Tokenizer", n_bytes: int, *, progress: Progress | None = None
+        self,
+        counts: NGramCounts,
+        tokenizer: "Tokenizer",
+        n_bytes: int,
+        *,
+        device: str | None = None,
+        progress: Progress | None = None,
     ) -> Self:
         """Solve a statistic, as `fit` does after it has counted: its ids become frequency ranks. No text is read.
 
@@ -230,6 +236,8 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         tokenizer : Tokenizer
         n_bytes : int
             UTF-8 bytes of the counted text.
+        device : str, optional
+            See `fit`.
         progress : callable, optional
             Called as ``progress(stage, done, total)``.
 
@@ -241,6 +249,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         bitcipher.CapacityError
             There are fewer codes of so many bits than tokens.
         """
+        check_device(device)
         order = self.counted_order
         if counts.order < order:
             raise InputError(
@@ -253,7 +262,7 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
             raise InputError("expected counts of some text, got none; count a text")
         began = time.perf_counter()
         counts, tokenizer = ranked(counts.shortened(order), tokenizer)
-        return self._solve(counts, tokenizer, n_bytes, {"ranks": time.perf_counter() - began}, progress)
+        return self._solve(counts, tokenizer, n_bytes, {"ranks": time.perf_counter() - began}, progress, device)
 
     def _solve(
         self,
@@ -262,8 +271,9 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         n_bytes: int,
         seconds: dict[str, float],
         progress: Progress | None,
+        device: str | None = None,
     ) -> Self:
-        solved = solve(counts, self._recipe(), self._workers, progress)
+        solved = solve(counts, self._recipe(), self._workers, progress, device=device)
         self._set(tokenizer, counts, counts.levels[0].counts, solved, seconds, n_bytes)
         return self
 

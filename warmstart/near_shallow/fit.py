@@ -41,10 +41,11 @@ class Report:
 
 @dataclass
 class Fitter:
-    """One bottom-up fit; the result does not depend on ``workers`` and ``chunk_size``.
+    """One bottom-up fit; the result does not depend on ``workers``, ``chunk_size`` and ``device``.
 
     ``tokens``, ``documents`` and ``counts`` are those of a `warmstart.corpus.Corpus`, ``smoothing`` and ``temperature``
-    those of `warmstart.solution.fit`; with the report ``like`` of another fit, its values are taken instead.
+    those of `warmstart.solution.fit`; with the report ``like`` of another fit, its values are taken instead. ``device``
+    is one of PyTorch that counts codes, see `warmstart.accumulators.CodedPairs`.
     """
 
     tokens: NDArray[np.integer]
@@ -57,6 +58,7 @@ class Fitter:
     chunk_size: int = TARGETS_PER_CHUNK
     progress: Progress | None = None
     like: Report | None = None
+    device: str | None = None
     report: Report = field(default_factory=Report)
 
     def fit(self) -> NearShallowModel:
@@ -169,22 +171,21 @@ class Fitter:
             accumulators.empty(width, config.vocab_size, unit if name == "radial" else None)
             for name, width in config.groups
         ]
+        coded = [accumulators.CodedPairs(sums, model.vectors, self.device) for sums in F if sums.exact]
         inputs: list[list[Any]] = [[] for _ in F]
         targets = []
         state = model.start()
         for chunk, sampled in self._chunks("output"):
             radial = model.radial(chunk)
-            run_parts(
-                lambda i: accumulators.update_pairs(F[i], radial[i], chunk.targets, model.vectors),  # noqa: B023
-                range(len(radial)),
-                self.workers,
-            )
+            run_parts(lambda i: coded[i].add(radial[i], chunk.targets), range(len(radial)), self.workers)  # noqa: B023
             hidden = model.hidden(chunk, state, self.workers)
             for i, h in enumerate(hidden, start=len(radial)):
                 accumulators.update(F[i], h, chunk.targets, workers=self.workers)
             for i, X in enumerate([*(model.vectors[row[sampled]] for row in radial), *(h[sampled] for h in hidden)]):
                 inputs[i].append(X)
             targets.append(chunk.targets[sampled])
+        for sums in coded:
+            sums.finish()
         y = sparse.eye_array(config.vocab_size, format="csr")[np.concatenate(targets)]
         sample = solution.Sample([_stack(parts) for parts in inputs], y, keep_scores=True)
         model.arrays["output.weight"] = self._solve("output", sample, F, self.prior, float(len(F)))
