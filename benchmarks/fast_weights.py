@@ -331,7 +331,8 @@ from the warm start alone, which was the better one there, and {TOKENS / 1e6:g} 
 for a head of 32, so all are of one size; FAVOR+ has 32 orthogonal directions, drawn once. Keys see a learned mix of a
 token and the one before. No positions: their embeddings are zero and stay so. Every arm of the first table finds its
 rate by runs of {SEARCH_TOKENS:,} tokens with the first seed, from {RATE:g} on, until the best rate has a neighbour on
-both sides. The memory with the lowest validation loss has more seeds; both arms of a pair have the same.
+both sides. More seeds: the
+memory with the lowest validation loss, and the second table.
 
 {render.rows_table(by_memory | shared | own | seconds, drawn)}
 DPFP with the delta rule and no positions, on windows in order: each of the {SHAPE["windows"]} windows of a step goes on

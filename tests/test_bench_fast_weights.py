@@ -5,10 +5,12 @@ import pytest
 import torch
 
 from benchmarks import claims, fast_weights
-from benchmarks.fast_weights import CARRIED, DPFP_DELTA, PAIRS, RANDOM, RESET, Arm, Carrying, reading
+from benchmarks.decoders import Start
+from benchmarks.fast_weights import CARRIED, DPFP_DELTA, PAIRS, RANDOM, Arm, Carrying, reading
 from benchmarks.harness import Results
 from warmstart.counts import count_pairs
 from warmstart.errors import InputError
+from warmstart.ngrams import count_ngrams
 
 pytest.importorskip("transformers", reason="needs warmstart[hf]")
 SHAPE = {"width": 16, "layers": 2, "heads": 2, "context": 24}
@@ -83,9 +85,35 @@ def folder_of(tmp_path):
         (wiki / f"{part}.txt").write_text("\n\n".join(" ".join(row) for row in rows), encoding="utf-8")
 
 
-def test_a_quick_run_reads_in_both_ways(tmp_path, monkeypatch):
+@pytest.fixture
+def small(monkeypatch):
+    """Small windows for a small text."""
     for name, value in (("windows", 3), ("context", 64), ("scored", 6), ("layers", 1)):
         monkeypatch.setitem(fast_weights.SHAPE, name, value)
+
+
+@pytest.mark.usefixtures("small")
+def test_both_arms_read_the_same_windows_in_the_same_order(tmp_path, monkeypatch):
+    ids = np.random.default_rng(0).integers(0, 200, 9_000)
+    ids[-1] = ids[0] = 0
+    for part in ("train", "valid", "test"):
+        np.save(tmp_path / f"{part}.npy", ids)
+    levels = count_ngrams(ids.astype(np.uint32), np.array([0, ids.size - 1]), 200, order=2)
+    levels.save(tmp_path / "pairs.safetensors")
+    read, losses = {}, Start.losses
+    for arm in PAIRS[-1]:
+        seen = read[arm] = []
+        monkeypatch.setattr(Start, "losses", lambda self, x, seen=seen: (seen.append(x.tolist()), losses(self, x))[1])
+        result = fast_weights.learn(str(tmp_path), arm, 1, 0.0025, 3, True)
+        assert result["nats"][0] != result["nats"][1]
+        assert result["test"] != result["other"]
+    assert read[PAIRS[-1][0]] == read[PAIRS[-1][1]]
+    rows = read[PAIRS[-1][0]][2:5]  # after two of validation
+    assert [[row[0] for row in step] for step in rows[1:]] == [[row[-1] for row in step] for step in rows[:-1]]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_quick_run_reads_in_both_ways(tmp_path):
     folder_of(tmp_path)
     drawn, carried = fast_weights.run(tmp_path, tmp_path / "docs", quick=True)["arms"]
     assert (drawn["windows"], carried["windows"]) == (RANDOM, CARRIED)
@@ -135,10 +163,3 @@ def test_a_missing_result_is_named(tmp_path):
     with pytest.raises(InputError, match=r"kept result of memory FAVOR\+, sum rule, positions True, order random, see"):
         fast_weights.write_kept(tmp_path)
     assert not (tmp_path / "benchmarks.md").exists()
-
-
-def test_the_windows_of_both_orders_are_the_same_and_move_on():
-    found = fast_weights.in_order(np.arange(100), 3, 8)
-    assert found.shape == (4, 3, 9)
-    np.testing.assert_array_equal(found[1:, :, 0], found[:-1, :, -1])
-    assert {arm.windows for arm in PAIRS[-1]} == {RESET, CARRIED}
