@@ -155,6 +155,31 @@ def _tickets(half: float, by_chance: float, most: float, *cold: float) -> tuple[
     return judged(half < min(by_chance, cold[0], 0.02), f"{why}, nine tenths {most:.3f}", partly=half < by_chance)
 
 
+def _rules(*values: float) -> tuple[str, str]:
+    """Judge the losses of the sum rule and of the delta rule, with positions and without."""
+    better = sum(delta < added for added, delta in zip(values[0:2], values[2:4], strict=True))
+    why = f"{values[2]:.3f} and {values[0]:.3f} nats with positions, {values[3]:.3f} and {values[1]:.3f} without"
+    return judged(better == 2, f"delta and sum rule have {why}", partly=better > 0)
+
+
+def _positions(*values: float) -> tuple[str, str]:
+    """Judge the losses of three memories, with positions and without."""
+    costs = [round(without - given, 3) for given, without in zip(values[0:6:2], values[1:6:2], strict=True)]
+    near = sum(cost <= 0.01 for cost in costs)
+    why = f"without them FAVOR+ loses {costs[0]} (sum rule) and {costs[1]} (delta rule), DPFP {costs[2]} nats"
+    return judged(near == 3, why, partly=near > 0)
+
+
+def _carried(*values: float) -> tuple[str, str]:
+    carried, reset = values[6:]
+    why = f"{carried:.3f} nats carried, {reset:.3f} reset, in the same order of windows"
+    return judged(round(reset - carried, 3) > 0.01, why, partly=carried < reset)
+
+
+FAST_WEIGHTS = (
+    r"FAVOR\+ has ([\d.]+, [\d.]+) with the sum rule and ([\d.]+, [\d.]+) with the delta rule, .*?rule "
+    r"([\d.]+, [\d.]+) nats .*? DPFP has ([\d.]+) with .*? and ([\d.]+) with a reset\."
+)
 ORDERS = (
     r"bits has (.+?) nats with .*?, ([\d.]+, [\d.]+) with random ones, (.+?) by similarity and (.+?) with the .*"
     r"accuracy is (.+?) by frequency, (.+?) at random and (.+?) by similarity"
@@ -238,6 +263,14 @@ CLAIMS = (
         r"the delta rule has ([\d.]+) \(cold\) and ([\d.]+) \(warm\), softmax attention ([\d.]+) and ([\d.]+)\.",
         _mixers,
     ),
+    Claim("The delta rule makes better language models than the sum rule", "fast_weights", FAST_WEIGHTS, _rules),
+    Claim("Fast weights as language models need no positions", "fast_weights", FAST_WEIGHTS, _positions),
+    Claim(
+        "A state of fast weights that is carried over the border of a window predicts better than a reset",
+        "fast_weights",
+        FAST_WEIGHTS,
+        _carried,
+    ),
     Claim(
         "A lamp learns from the flips of its switch",
         "lamp",
@@ -268,7 +301,6 @@ CLAIMS = (
 UNMEASURED = (
     "Longer contexts get better, and blocks of thousands of tokens are practical",
     "Vectors that are frozen in the first passes, then thawed, end lower",
-    "Fast weights as language models need no positions",
 )
 NOT_BUILT = ("convolution", "logistic activations", "translation", "a lamp that answers")
 

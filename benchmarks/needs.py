@@ -38,6 +38,7 @@ BENCHES = {
     "beside": Needs((*WIKITEXT, *CLASSICS), plots=False),
     "transformers": Needs((BLIMP, *CLASSICS), ("transformers",)),
     "mixers": Needs(WIKITEXT, ("transformers",)),
+    "fast_weights": Needs(WIKITEXT, ("transformers",), plots=False),
     "embeddings": Needs((*WIKITEXT, *CLASSICS), ("transformers",), plots=False),
     "vectors": Needs((*CLASSICS, *EWT, *WNUT, *WORDSIM), ("gensim",)),
     "defaults": Needs((CLASSICS[0], WIKITEXT[0], *EWT, *WORDSIM, CLINC, LAMP), ("gensim",), plots=False),

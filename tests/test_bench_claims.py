@@ -21,7 +21,7 @@ def test_the_table_is_the_one_of_the_sections(tmp_path):
 
 def test_sections_say_the_claim_that_they_measure():
     """Those of the benches that were made for a claim."""
-    for section in {"mixed", "orders", "lengths", "tickets"} & set(render.sections(DOCS)):
+    for section in {"mixed", "orders", "lengths", "tickets", "fast_weights"} & set(render.sections(DOCS)):
         shown = DOCS.split(f"<!-- {section} -->")[1].split(f"<!-- /{section} -->")[0]
         assert claims.claimed(section) in " ".join(shown.split())
 

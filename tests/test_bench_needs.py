@@ -39,7 +39,7 @@ def test_word_pairs_are_the_files_of_the_probes(data):
             "transformers",
             "hf",
             True,
-            ["transformers", "mixers", "embeddings", "blimp", "little_data", "lengths", "tickets"],
+            ["transformers", "mixers", "fast_weights", "embeddings", "blimp", "little_data", "lengths", "tickets"],
         ),
         ("matplotlib", "plot", True, []),
         ("matplotlib", "plot", False, [name for name, needed in needs.BENCHES.items() if needed.plots]),
@@ -86,8 +86,8 @@ def test_all_goes_on_with_the_others_and_one_alone_is_an_error(tmp_path):
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert found == [{"bench": "memory", "ran": 1}, {"bench": "retrieval", "ran": 1}]
     assert (
-        "left out: transformers, mixers, embeddings, blimp, little_data, lengths, tickets: expected transformers"
-        in done.stderr
+        "left out: transformers, mixers, fast_weights, embeddings, blimp, little_data, lengths, tickets: "
+        "expected transformers" in done.stderr
     )
     assert "pip install 'warmstart[hf]'" in done.stderr
     assert "left out: classifier, attention" in done.stderr
