@@ -66,9 +66,9 @@ def measure(text: tuple[Ids, Ids, int], n: int, repetitions: int, bits: int) -> 
     chunks = [(chunk.radial(LAGS, int(tokens[0])), chunk.targets) for chunk in read]
     added = int(sum(weights[inputs].sum() for inputs, _ in chunks))
 
+    F = [accumulators.empty(bits, vocab_size, accumulators.code_unit(weights)) for _ in range(LAGS)]
+
     def radial() -> None:
-        unit = accumulators.code_unit(weights)
-        F = [accumulators.empty(bits, vocab_size, unit) for _ in range(LAGS)]
         for inputs, targets in chunks:
             for lag in range(LAGS):
                 accumulators.update_pairs(F[lag], inputs[lag], targets, vectors)

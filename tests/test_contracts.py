@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     "errors", "ids", "device", "sampling", "records", "columns", "formats", "blocks", "files", "progress", "documents",
     "tokenizer", "token_files", "corpus",
-    "_kernels", "_ngram_kernels", "_sorting_kernels", "_ngram_torch", "_pairs_torch", "_cache_kernels",
-    "_mixture_kernels",
+    "_kernels", "_ngram_kernels", "_sorting_kernels", "_ngram_torch", "_pairs_torch", "_solution_torch",
+    "_cache_kernels", "_mixture_kernels",
     "_arpa_kernels", "_softmax", "_threads",
     "edge", "levels", "ngrams", "spill", "ranks", "backoff", "kneser_ney", "left_out", "arpa", "cache", "gate",
     "accumulators", "solution", "counts", "spectral", "classes", "contexts", "attention", "near_shallow",

@@ -19,6 +19,7 @@ from warmstart import (
     _ngram_kernels,
     _ngram_torch,
     _pairs_torch,
+    _solution_torch,
     cli,
     counts,
     device,
@@ -33,12 +34,14 @@ from warmstart.counts import count_pairs
 from warmstart.errors import InputError
 from warmstart.kneser_ney import KneserNey
 from warmstart.ngrams import count_ngrams
+from warmstart.solution import class_prior, log_likelihood, solve
 from warmstart.spill import count_spilled
 
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"))
 DEVICES = ["cpu", CUDA]
 ARGUMENTS = ["--preset", "potato", "--contexts", "ngrams,classes,cache,radial,document", "--bits", "16"]
-SOLVED = ["--preset", "potato", "--contexts", "ngrams,classes,cache,radial,memory", "--bits", "16", "--prune", "0,0,1"]
+SOLVED = ["--preset", "potato", "--contexts", "ngrams,classes,cache,radial", "--bits", "16", "--prune", "0,0,1"]
+FIXED = ["--smoothing", "30", "--temperature", "1"]
 
 
 @pytest.fixture(autouse=True)
@@ -229,6 +232,59 @@ def test_pairs_that_do_not_fit_are_refused_and_add_nothing():
     assert (accumulator.n_examples, accumulator.sums.any()) == (0, False)
 
 
+# The explicit solution
+
+
+def sums_of(kind, n_features, n_classes):
+    rng = np.random.default_rng(n_features)
+    unit = 6 if kind == "codes" else None
+    accumulator = empty(n_features, n_classes, unit)
+    drawn = rng.zipf(1.3, (n_classes, n_features)) % 100_000 - 1
+    accumulator.sums[:] = drawn if unit else drawn * rng.random(drawn.shape)
+    accumulator.n_examples = 7
+    return accumulator, class_prior(rng.integers(0, 1000, n_classes))
+
+
+@pytest.mark.parametrize("name", DEVICES)
+@pytest.mark.parametrize("kind", ["codes", "floats"])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (63, 64), (65, 257), (300, 1000)])
+@pytest.mark.parametrize("smoothing", [1e-9, 100.0])
+def test_weights_have_the_same_bits(smoothing, shape, kind, name):
+    F, prior = sums_of(kind, *shape)
+    settings = {"k": 2.0, "smoothing": smoothing, "temperatures": np.array([0.7])}
+    for dtype in (np.float32, np.float64):
+        expected, found = (solve([F], prior, **settings, dtype=dtype, device=device) for device in (None, name))
+        assert (found.dtype, found.shape, found.tobytes()) == (dtype, shape, expected.tobytes())
+        assert found.flags.c_contiguous
+
+
+@pytest.mark.parametrize("error", [-9e-10, 9e-10])
+def test_logarithms_of_another_device_round_to_the_same_bits(error, monkeypatch):
+    F, prior = sums_of("codes", 500, 1000)
+    plain = log_likelihood(F, prior, 100.0)
+    log, changed = torch.log, np.log(F.sums.T * F.scale + 100.0 * prior) + error
+    monkeypatch.setattr(torch, "log", lambda x: log(x) + error)
+    monkeypatch.setattr(_solution_torch, "ERROR", 1e-9)  # a thousand times the real one, so that some cells meet it
+    marginal = F.sums.sum(axis=1) * F.scale + F.sums.shape[1] * 100.0 * prior
+    assert ((changed - np.log(marginal)).astype(np.float32) != plain).any()  # without care they would differ
+    assert log_likelihood(F, prior, 100.0, device="cpu").tobytes() == plain.tobytes()
+
+
+@pytest.mark.parametrize("name", [None, *DEVICES])
+@pytest.mark.parametrize("sums", [[[1, 0], [1, 1]], [[1, 1], [0, 0]]])
+def test_a_count_of_zero_has_no_logarithm(sums, name):
+    F = empty(2, 2, unit=1)
+    F.sums[:] = sums
+    with pytest.raises(InputError, match="a feature never occurred with a class and smoothing is 0"):
+        log_likelihood(F, np.array([0.5, 0.5]), 0.0, device=name)
+
+
+def test_logarithms_that_the_memory_does_not_hold_are_left_to_numpy(monkeypatch):
+    F, prior = sums_of("codes", 5, 7)
+    monkeypatch.setattr(_solution_torch, "log_likelihood", full)
+    assert np.array_equal(log_likelihood(F, prior, 1.0, device="cpu"), log_likelihood(F, prior, 1.0))
+
+
 # Where a device can be named
 
 
@@ -282,7 +338,7 @@ def test_commands_use_a_gpu_where_there_is_one(tmp_path, corpus, calls, monkeypa
         "fit": ["fit", corpus, *tokenizer, *ARGUMENTS, "-o"],
         "count": ["count", corpus, *tokenizer, "-o"],
         "resumed": ["count", corpus, *tokenizer, "--order", 2, "--resume", "-o"],
-        "solve": ["solve", tmp_path / "count None", *SOLVED, "-o"],
+        "solve": ["solve", tmp_path / "count None", *SOLVED, *FIXED, "-o"],
         "limited": ["count", corpus, *tokenizer, "--order", 2, "--max-memory", "4G", "-o"],
     }
     written = {}

@@ -176,8 +176,9 @@ class CodedPairs:
 
 def _units(accumulator: Accumulator, codes: sparse.csr_array) -> NDArray[np.int64]:
     """Return the units of each bit of a token (V,)."""
-    units: NDArray[np.int64] = accumulator.unit // np.maximum(np.diff(codes.indptr), 1)
-    return units
+    weights = np.diff(codes.indptr)
+    units: NDArray[np.int64] = accumulator.unit // np.maximum(np.arange(weights.max(initial=0) + 1), 1)
+    return units[weights]
 
 
 def _checked_pairs(

@@ -19,6 +19,7 @@ of length L uses ``W[:L, :L]``, and a weight learned for "the token before" hold
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,8 @@ WRITE_STRENGTH = 0.15  # of the delta rule
 EMPTY_MASS = 0.05  # added to a read, spread over its features, so that an empty memory gives the uniform distribution
 TARGETS_PER_CHUNK = 65_536
 
+Ids = NDArray[Any]  # signed integers
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -40,24 +43,24 @@ class Chunk:
     ----------
     first : int
         Index of the first target in the corpus.
-    targets : (n,) int64
+    targets : (n,) int32, or int64 where the ids of the corpus have 4 bytes
         Token ids.
     position : (n,) int64
         Place of the newest token of the history in its document; the separator has place 0.
-    window : (size, n) int64
+    window : (size, n), of the type of the targets
         The last tokens, newest first; -1 before the document.
     """
 
     first: int
-    targets: NDArray[np.int64]
+    targets: Ids
     position: NDArray[np.int64]
-    window: NDArray[np.int64]
+    window: Ids
 
-    def radial(self, radius: int, separator: int) -> NDArray[np.int64]:
+    def radial(self, radius: int, separator: int) -> Ids:
         """Return the last tokens (radius, n), with the separator in the positions before the document."""
         return np.where(self.window[:radius] < 0, separator, self.window[:radius])
 
-    def block(self, block_size: int) -> NDArray[np.int64]:
+    def block(self, block_size: int) -> Ids:
         """Return the tokens of the current block (block_size, n), newest first; -1 outside it."""
         inside = np.arange(block_size)[:, None] <= self.position % block_size
         return np.where(inside, self.window[:block_size], -1)
@@ -79,8 +82,8 @@ def read(tokens: NDArray[np.integer], documents: NDArray[np.integer], size: int,
     index = np.arange(start, stop)
     position = index - 1 - documents[np.searchsorted(documents, index, side="left") - 1]
     low = max(0, start - size)
-    near = np.asarray(tokens[low:stop], dtype=np.int64)
-    window = np.full((size, index.size), -1, dtype=np.int64)
+    near = np.asarray(tokens[low:stop]).astype(np.int32 if tokens.dtype.itemsize < 4 else np.int64)
+    window = np.full((size, index.size), -1, dtype=near.dtype)
     for age in range(size):
         filled = np.flatnonzero(position >= age)
         window[age, filled] = near[index[filled] - 1 - age - low]
@@ -95,12 +98,12 @@ def read_all(
         yield read(tokens, documents, size, chunk.start + 1, chunk.stop + 1)
 
 
-def attend(window: NDArray[np.int64], W: NDArray[np.floating], vectors: sparse.csr_array) -> NDArray[np.float32]:
+def attend(window: Ids, W: NDArray[np.floating], vectors: sparse.csr_array) -> NDArray[np.float32]:
     """Return the attention ``softmax(q W)`` with ``q_i = <x_i, x_0>``; it is 0 at empty positions.
 
     Parameters
     ----------
-    window : (B, n) int64
+    window : (B, n) int
         Token ids, newest first; -1 is empty.
     W : (B, B)
     vectors : (V, b) csr_array
@@ -118,7 +121,7 @@ def attend(window: NDArray[np.int64], W: NDArray[np.floating], vectors: sparse.c
     return A
 
 
-def superposed(window: NDArray[np.int64], A: NDArray[np.floating], vectors: sparse.csr_array) -> sparse.csr_array:
+def superposed(window: Ids, A: NDArray[np.floating], vectors: sparse.csr_array) -> sparse.csr_array:
     """Return the attended context vectors ``A^T X`` as sparse rows (n, b)."""
     filled = window.T >= 0
     indptr = np.concatenate([[0], np.cumsum(filled.sum(axis=1))])
@@ -127,7 +130,7 @@ def superposed(window: NDArray[np.int64], A: NDArray[np.floating], vectors: spar
 
 
 def superposed_rows(
-    window: NDArray[np.int64], A: NDArray[np.floating], rows: NDArray[np.float32], workers: int = 1
+    window: Ids, A: NDArray[np.floating], rows: NDArray[np.float32], workers: int = 1
 ) -> NDArray[np.float32]:
     """Return ``sum_i A[n, i] rows[window[i, n]]`` (n, m): the attended context after a linear map of every vector."""
     from warmstart import _kernels  # numba is loaded here, not on import

@@ -31,6 +31,7 @@ from threadpoolctl import threadpool_limits
 from warmstart._softmax import exponentiate
 from warmstart._threads import blocks, run_parts
 from warmstart.accumulators import Accumulator
+from warmstart.device import if_it_fits
 from warmstart.errors import InputError
 
 Inputs: TypeAlias = NDArray[np.floating] | sparse.csr_array
@@ -72,7 +73,11 @@ def marginal_prior(accumulator: Accumulator) -> NDArray[np.float64]:
 
 
 def log_likelihood(
-    accumulator: Accumulator, prior: NDArray[np.float64], smoothing: float, dtype: type = np.float32
+    accumulator: Accumulator,
+    prior: NDArray[np.float64],
+    smoothing: float,
+    dtype: type = np.float32,
+    device: str | None = None,
 ) -> NDArray[np.floating]:
     """Return ``log(F[d, c] / F[., c])`` of the smoothed counts.
 
@@ -83,6 +88,11 @@ def log_likelihood(
         Class probabilities.
     smoothing : float
         Co-occurrences added to each feature, spread over the classes in proportion to ``prior``.
+    dtype : type
+        Of the result.
+    device : str, optional
+        Device of PyTorch, such as "cuda", that takes the logarithms for float32, if its memory holds them; else, and
+        for float64, numpy does. The result does not depend on it, to the bit.
 
     Returns
     -------
@@ -94,6 +104,10 @@ def log_likelihood(
         A count and the smoothing are both zero.
     """
     n_features, n_classes = accumulator.F.shape
+    if device is not None and dtype is np.float32:
+        found = _log_likelihood_on(device, accumulator, smoothing * prior[:, None])
+        if found is not None:
+            return found
     out: NDArray[np.floating] = np.empty((n_features, n_classes), dtype)
     for classes in blocks(n_classes, CLASSES_PER_BLOCK):
         counts = accumulator.sums[classes] * accumulator.scale
@@ -108,6 +122,17 @@ def log_likelihood(
     return out
 
 
+def _log_likelihood_on(device: str, accumulator: Accumulator, added: NDArray[np.float64]) -> NDArray[np.float32] | None:
+    """Return `log_likelihood` from a device, None if its memory does not suffice. added: (C, 1)."""
+    from warmstart import _solution_torch  # torch is loaded here, not on import
+
+    sums, scale = accumulator.sums, accumulator.scale
+    marginal = sums.sum(axis=1, keepdims=True) * scale + sums.shape[1] * added
+    with np.errstate(divide="ignore"):  # a class without counts, which is refused
+        logs = np.log(marginal)
+    return if_it_fits(_solution_torch.log_likelihood, sums, scale, added, logs, device)
+
+
 def solve(
     accumulators: list[Accumulator],
     prior: NDArray[np.float64],
@@ -116,6 +141,7 @@ def solve(
     smoothing: float,
     temperatures: NDArray[np.float64],
     dtype: type = np.float32,
+    device: str | None = None,
 ) -> NDArray[np.floating]:
     """Return the weights of a softmax layer on the concatenated groups.
 
@@ -129,6 +155,8 @@ def solve(
         Co-occurrences added to each feature, see `log_likelihood`.
     temperatures : (G,)
         One for each group; 1 is the published solution.
+    dtype, device
+        See `log_likelihood`.
 
     Returns
     -------
@@ -149,7 +177,7 @@ def solve(
     bias = np.log(prior) / k
     weights = []
     for accumulator, tau in zip(accumulators, temperatures, strict=True):
-        table = log_likelihood(accumulator, prior, smoothing, dtype)
+        table = log_likelihood(accumulator, prior, smoothing, dtype, device)
         table *= dtype(tau)
         table += bias.astype(dtype)
         weights.append(table)
@@ -256,12 +284,13 @@ class CrossEntropy:
         smoothing: float,
         workers: int = 1,
         dtype: type = np.float32,
+        device: str | None = None,
     ) -> None:
         self.sample, self.k, self.workers, self.dtype = sample, k, workers, dtype
         self.weights = sample.weights
         self.blocks = blocks(sample.size, EXAMPLES_PER_BLOCK * 4 // np.dtype(dtype).itemsize)
         self.units = np.array([unit(accumulator.mean_norm) for accumulator in accumulators])
-        self.tables = [log_likelihood(a, prior, smoothing, dtype) for a in accumulators]
+        self.tables = [log_likelihood(a, prior, smoothing, dtype, device) for a in accumulators]
         self.left_out = [
             leave_one_out(X, sample.targets, a, prior, smoothing) / of_group
             for X, a, of_group in zip(sample.groups, accumulators, self.units, strict=True)
@@ -368,6 +397,7 @@ def fit(
     smoothing: float | str = "fit",
     temperature: float | str = "fit",
     workers: int = 1,
+    device: str | None = None,
 ) -> Fit:
     """Find the smoothing and a temperature for each group that minimise the leave-one-out cross-entropy of a sample.
 
@@ -385,11 +415,13 @@ def fit(
         A number is used as it is, for every group.
     workers : int
         Number of threads; the result does not depend on it.
+    device : str, optional
+        See `log_likelihood`; nor on it.
     """
     check_settings(smoothing, temperature)
 
     def fit_at(eps: float, examples: Sample, tau: NDArray[np.float64]) -> Fit:
-        objective = CrossEntropy(examples, accumulators, prior, k=k, smoothing=eps, workers=workers)
+        objective = CrossEntropy(examples, accumulators, prior, k=k, smoothing=eps, workers=workers, device=device)
         if temperature != "fit":
             return Fit(eps, tau, objective(tau)[0])
         scale = np.where(tau > 0, tau, 1.0 / objective.units)  # the search sees numbers near 1, whatever the units

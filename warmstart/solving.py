@@ -115,7 +115,8 @@ def solve(
     network : NearShallowModel, optional
         A network that is not to be solved, such as a random one.
     device : str, optional
-        Device of PyTorch that counts classes and codes, and solves Kneser-Ney. The result does not depend on it.
+        Device of PyTorch that counts classes and codes, and solves Kneser-Ney and the network. The result does not
+        depend on it.
     """
     clock = _Clock()
     config, report, again = recipe.config(counts.vocab_size, counts.separator), {}, None

@@ -175,8 +175,8 @@ class WarmStartLM(BaseEstimator):  # type: ignore[misc]
         y : None
             Not used.
         device : str, optional
-            Device of PyTorch, such as "cuda", that counts, adds up codes and solves Kneser-Ney; None is the CPU with
-            compiled loops, which are faster there than "cpu". The result does not depend on it.
+            Device of PyTorch, such as "cuda", that counts, adds up codes and solves n-grams and network; None is the
+            CPU with compiled loops, which are faster there than "cpu". The result does not depend on it.
         budget : Budget, optional
             A limit of memory: it chooses how much is counted at once, and refuses before what would not fit.
         work : Work, optional

@@ -45,7 +45,7 @@ class Fitter:
 
     ``tokens``, ``documents`` and ``counts`` are those of a `warmstart.corpus.Corpus`, ``smoothing`` and ``temperature``
     those of `warmstart.solution.fit`; with the report ``like`` of another fit, its values are taken instead. ``device``
-    is one of PyTorch that counts codes, see `warmstart.accumulators.CodedPairs`.
+    is one of PyTorch, see `warmstart.accumulators.CodedPairs` and `warmstart.solution.log_likelihood`.
     """
 
     tokens: NDArray[np.integer]
@@ -201,16 +201,16 @@ class Fitter:
         if self.progress:
             self.progress(f"solving {layer}", 0, None)
         if self.like is None:
-            fit = solution.fit(
-                sample, F, prior, k=k, smoothing=self.smoothing, temperature=self.temperature, workers=self.workers
-            )
+            settings: dict[str, Any] = {"smoothing": self.smoothing, "temperature": self.temperature}
+            fit = solution.fit(sample, F, prior, k=k, **settings, workers=self.workers, device=self.device)
             smoothing, temperatures = fit.smoothing, fit.temperatures
             self._note(layer, fit.bounds)
         else:
             smoothing, temperatures = self.like.smoothing[layer], np.array(self.like.temperatures[layer])
         self.report.smoothing[layer] = smoothing
         self.report.temperatures[layer] = [float(tau) for tau in temperatures]
-        weights = solution.solve(F, prior, k=k, smoothing=smoothing, temperatures=temperatures)
+        found: dict[str, Any] = {"smoothing": smoothing, "temperatures": temperatures}
+        weights = solution.solve(F, prior, k=k, **found, device=self.device)
         weights -= weights.mean(axis=1, keepdims=True)  # a softmax ignores it, and float32 logits stay small
         return weights
 
