@@ -70,9 +70,9 @@ def kernels(result: dict[str, Any], settings: dict[str, int], mark: str) -> Part
 medians of {settings["repetitions"]} repetitions in turn. Copy: bytes read and written. Random updates: cells of 64 bits
 in {mib} MiB, the size of the sums of a lag, evenly drawn, their places known. Radial coded counting: {bounds.LAGS}
 lags, {settings["bits"]} bits, {a_pair:.2f} updates for each pair, checks included; words are not evenly frequent, so
-more of its cells are in the cache. The sums are there before, as the table of the random updates is. N-grams: {bounds.bytes_moved(2, size)} bytes a token of order 2, which pairs are
-counted by, and {bounds.bytes_moved(5, size)} of order 5 are read and written beside the n-grams themselves, most of
-them in buckets that stay in the cache.
+more of its cells are in the cache. The sums are there before, as the table of the random updates is. N-grams:
+{bounds.bytes_moved(2, size)} bytes a token of order 2, which pairs are counted by, and {bounds.bytes_moved(5, size)} of
+order 5 are read and written beside the n-grams themselves, most of them in buckets that stay in the cache.
 
 {render.table(["kernel", "speed", "ns a token", "share of the bound"], rows)}"""
     return f"radial coded counting reaches {share['radial']:.0%} of the machine's rate of random updates", body

@@ -177,8 +177,9 @@ class CodedPairs:
 def _units(accumulator: Accumulator, codes: sparse.csr_array) -> NDArray[np.int64]:
     """Return the units of each bit of a token (V,)."""
     weights = np.diff(codes.indptr)
-    units: NDArray[np.int64] = accumulator.unit // np.maximum(np.arange(weights.max(initial=0) + 1), 1)
-    return units[weights]
+    of_weight = accumulator.unit // np.maximum(np.arange(weights.max(initial=0) + 1), 1)
+    units: NDArray[np.int64] = of_weight[weights]
+    return units
 
 
 def _checked_pairs(
