@@ -335,7 +335,7 @@ def run(*arguments):
 def test_commands_use_a_gpu_where_there_is_one(tmp_path, corpus, calls, monkeypatch, name):
     tokenizer = ["--tokenizer", tmp_path / "tokenizer"]
     commands = {
-        "fit": ["fit", corpus, *tokenizer, *ARGUMENTS, "-o"],
+        "fit": ["fit", corpus, *tokenizer, *ARGUMENTS, *FIXED, "-o"],
         "count": ["count", corpus, *tokenizer, "-o"],
         "resumed": ["count", corpus, *tokenizer, "--order", 2, "--resume", "-o"],
         "solve": ["solve", tmp_path / "count None", *SOLVED, *FIXED, "-o"],

@@ -32,7 +32,7 @@ WRITE_STRENGTH = 0.15  # of the delta rule
 EMPTY_MASS = 0.05  # added to a read, spread over its features, so that an empty memory gives the uniform distribution
 TARGETS_PER_CHUNK = 65_536
 
-Ids = NDArray[Any]  # signed integers
+Ids = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Chunk:
     ----------
     first : int
         Index of the first target in the corpus.
-    targets : (n,) int32, or int64 where the ids of the corpus have 4 bytes
+    targets : (n,) int32
         Token ids.
     position : (n,) int64
         Place of the newest token of the history in its document; the separator has place 0.
-    window : (size, n), of the type of the targets
+    window : (size, n) int32
         The last tokens, newest first; -1 before the document.
     """
 
@@ -82,8 +82,8 @@ def read(tokens: NDArray[np.integer], documents: NDArray[np.integer], size: int,
     index = np.arange(start, stop)
     position = index - 1 - documents[np.searchsorted(documents, index, side="left") - 1]
     low = max(0, start - size)
-    near = np.asarray(tokens[low:stop]).astype(np.int32 if tokens.dtype.itemsize < 4 else np.int64)
-    window = np.full((size, index.size), -1, dtype=near.dtype)
+    near = np.asarray(tokens[low:stop]).astype(np.int32)
+    window = np.full((size, index.size), -1, np.int32)
     for age in range(size):
         filled = np.flatnonzero(position >= age)
         window[age, filled] = near[index[filled] - 1 - age - low]

@@ -1,8 +1,8 @@
 """The device of PyTorch that counts, such as "cuda". None is the CPU with compiled loops, which are faster there.
 
 A device counts by sums of integers over sorted keys, without atomic additions. It solves by single operations in
-float64, which IEEE 754 defines to the bit, and by logarithms for float32, of which numpy computes those again that
-could be rounded otherwise. So the result is the same to the bit on every device, "cpu" included, and in every run.
+float64, which IEEE 754 defines to the bit, and by logarithms for float32, of which numpy computes those again that can
+be rounded otherwise. So the result is the same to the bit on every device, "cpu" included, and in every run.
 """
 
 import contextlib

@@ -106,10 +106,10 @@ class Stream:
     def _chunk(self, target: int) -> Chunk:
         """Return the next target with its history, as `warmstart.contexts.read` does."""
         size = 1 if self.experts.network is None else self.experts.network.config.window
-        window = np.full((size, 1), -1, np.int64)
+        window = np.full((size, 1), -1, np.int32)
         newest = self.history[: -size - 1 : -1]
         window[: len(newest), 0] = newest
-        return Chunk(1, np.array([target]), np.array([len(self.history) - 1]), window)
+        return Chunk(1, np.array([target], np.int32), np.array([len(self.history) - 1]), window)
 
     def generate(self, max_new_tokens: int, temperature: float = 1.0, top_p: float = 1.0, seed: int = 0) -> list[int]:
         """Write on, at most so many tokens; the document ends before a separator.
