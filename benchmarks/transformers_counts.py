@@ -256,6 +256,26 @@ def longer(long: dict[str, Any]) -> str:
     return f"{LONG_STEPS:,} steps, one seed:\n\n{table}\n"
 
 
+def told(arms: dict[str, Any]) -> str:
+    """Return in sentences what single arms show, as far as they have run."""
+    plain, parts = mean(arms["warm"]), []
+    if LEFT_BEHIND.keys() <= arms.keys():
+        alone = [mean(arms[name], "alone") for name in ("n-grams, warm", *LEFT_BEHIND)]
+        parts.append(
+            f"Can the counts be left behind? The network alone, which has {plain:.3f} if it is trained alone, has "
+            f"{alone[0]:.3f} after training beside n-grams, {alone[1]:.3f} where the loss of the mixture falls to 0 in "
+            f"favour of its own, and {alone[2]:.3f} with counted targets in the last fifth; counted targets from the "
+            f"beginning, without anything beside it, give {mean(arms['counted targets, warm']):.3f}."
+        )
+    if ATTENTION.keys() <= arms.keys():
+        identity, solved = (plain - mean(arms[name]) for name in ATTENTION)
+        parts.append(
+            f"The published attention, `softmax((X Q K' X') W)`, ends {identity:.3f} nats lower than the usual one "
+            f"with W = identity, and {solved:.3f} lower with the solved weights added (negative: higher)."
+        )
+    return "\n".join(parts)
+
+
 def write(
     arms: dict[str, Any], long: dict[str, Any], longest: dict[str, Any], counts: dict[str, Any],
     costs: dict[str, Any], docs: Path, results: Results,
@@ -292,6 +312,8 @@ finished run. "Decoder by itself": the network without the counts that it was tr
 weight of 0.9 that falls to 0, if nothing else is said.
 
 {table}
+{told(arms)}
+
 Marks; a dash: not run yet.
 
 {render.table(["what", "nats", "mark"], marks(arms, long))}
