@@ -28,8 +28,8 @@ LAGS = 4  # a target is counted with each of the 4 tokens before it
 COUNTING = {"tokens": 4_000_000, "repetitions": 3, "bits": 256, "lags": LAGS, "vocabulary": 8192}
 CIPHER = {"vocabulary": 1_000_000, "bits": 1024}
 CONTEXTUAL: dict[str, Any] = {"share": 0.25, "repetitions": 3}
-GROWING = (1_000_000, 4_000_000, 16_000_000)
-LIMIT = "6G"
+GROWING = (1_000_000, 4_000_000, 16_000_000, 100_000_000)
+LIMIT = "8G"
 
 Chunks = list[tuple[NDArray[np.int64], NDArray[np.int64]]]  # inputs (lags, n) and targets (n,)
 

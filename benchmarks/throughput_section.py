@@ -115,6 +115,7 @@ def growth(rows: list[dict[str, Any]], two: dict[str, Any], mark: str) -> Part:
         grown[kind] = max(seconds for _, seconds in texts) / texts[0][1]
     sizes = [row["n"] for row in rows]
     wall, cpu = two["wall_seconds"], two["cpu_seconds"]
+    busy = ", so other programs used the cores too and the ratio says little" if two["load"] > two["cores"] else ""
     body = f"""**More and more text.** N-grams of order {scaling.ORDER}, one thread, CPU time, a fresh process each, a
 limit of {rows[0]["limit_bytes"] / 2**30:.0f} GiB. Peak memory includes libraries and text. Shuffled books: the classics
 again and again, in a new order. Fresh text: drawn from a model of order 3 of them, so that new n-grams keep coming.
@@ -122,8 +123,8 @@ Longest time a token over that of the shortest text: {", ".join(f"{k} {value:.2f
 
 {render.rows_table(columns, rows)}
 **Two processes.** Two halves of {two["tokens"]:,} tokens: {wall["1"]:.1f} s in one process, {wall["2"]:.1f} s in two at
-the same time, {wall["1"] / wall["2"]:.2f} times as fast; {cpu["1"]:.1f} and {cpu["2"]:.1f} CPU seconds. Other programs
-used the {two["cores"]} cores too, the load was {two["load"]:.1f}, so the ratio says little.{mark} KenLM's
-`lmplz` is measured by `python -m benchmarks lm` where the program is given, not here."""
+the same time, {wall["1"] / wall["2"]:.2f} times as fast; {cpu["1"]:.1f} and {cpu["2"]:.1f} CPU seconds. The load of the
+machine with {two["cores"]} cores was {two["load"]:.1f}{busy}.{mark} KenLM's `lmplz` is measured by `python -m
+benchmarks lm` where the program is given, not here."""
     least, most = min(sizes), max(sizes)
     return f"from {least:,} to {most:,} tokens the time a token grows {max(grown.values()):.2f} times", body
