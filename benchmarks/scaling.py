@@ -8,6 +8,8 @@ import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numba as nb
@@ -124,22 +126,31 @@ def _compile(tokens: Ids, vocab_size: int) -> None:
 
 
 def processes(text: Text, n: int) -> dict[str, Any]:
-    """Count two halves of ``n`` tokens one after the other in one process, and in two processes at the same time."""
+    """Count two halves of ``n`` tokens one after the other in one process, and in two processes at the same time.
+
+    The halves are files, as shards are.
+    """
     tokens, _, vocab_size = shuffled(text, n)
-    separator = int(tokens[0])
+    separator, load = int(tokens[0]), os.getloadavg()[0]
     halves = [_closed(part.copy(), separator, vocab_size) for part in (tokens[: n // 2], tokens[n // 2 : n])]
     wall, cpu = {}, {}
-    for workers in (1, 2):
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-            list(pool.map(_count, [_closed(tokens[:1000].copy(), separator, vocab_size)] * 4 * workers))  # compiles
-            start = time.perf_counter()
-            cpu[str(workers)] = sum(pool.map(_count, halves))
-            wall[str(workers)] = time.perf_counter() - start
-    return {"tokens": n, "wall_seconds": wall, "cpu_seconds": cpu, "load": os.getloadavg()[0], "cores": os.cpu_count()}
+    with TemporaryDirectory(prefix="warmstart-bench-") as folder:
+        paths = [Path(folder, f"{i}.npz") for i in range(2)]
+        few = _closed(tokens[:1000].copy(), separator, vocab_size)
+        for path, half in zip([*paths, Path(folder, "few.npz")], [*halves, few], strict=True):
+            np.savez(path, tokens=half[0], documents=half[1], vocab_size=vocab_size)
+        for workers in (1, 2):
+            with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+                list(pool.map(_count, [Path(folder, "few.npz")] * 4 * workers))  # compiles
+                start = time.perf_counter()
+                cpu[str(workers)] = sum(pool.map(_count, paths))
+                wall[str(workers)] = time.perf_counter() - start
+    return {"tokens": n, "wall_seconds": wall, "cpu_seconds": cpu, "load": load, "cores": os.cpu_count()}
 
 
-def _count(text: Text) -> float:
-    """Return the CPU seconds of counting a text."""
+def _count(path: Path) -> float:
+    """Return the CPU seconds of reading and counting a text."""
     start = time.process_time()
-    count_ngrams(*text, ORDER)
+    with np.load(path) as file:
+        count_ngrams(file["tokens"], file["documents"], int(file["vocab_size"]), ORDER)
     return time.process_time() - start

@@ -105,7 +105,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
         "cipher": {"cipher": "codes", **sizes},
         "bounds": {"bounds": "kernels", **pairs},
         "contextual": {"vectors": "contextual", **vectors},
-        "processes": {"processes": 2, "tokens": growing[-2]},
+        "processes": {"processes": 2, "tokens": growing[-1]},
     }
     output: dict[str, Any] = {
         "bounds": results.do(
@@ -123,7 +123,7 @@ def run(data: Path, docs: Path, quick: bool = False, progress: Progress | None =
             for n in growing
         ],
         "counting": results.do(keys["counting"], partial(counting, text, pairs)),
-        "processes": results.do(keys["processes"], lambda: scaling.processes(text(), growing[-2])),
+        "processes": results.do(keys["processes"], lambda: scaling.processes(text(), growing[-1])),
     }
     with Workers(results, processes=1) as workers:
         output["cipher"] = sizes | workers.do(keys["cipher"], cipher, *sizes.values())

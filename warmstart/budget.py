@@ -88,7 +88,7 @@ def counting_bytes(n_tokens: int, n_documents: int, vocab_size: int, order: int,
     Examples
     --------
     >>> counting_bytes(1_000_000, 100, 8192, 5) // 2**20
-    212
+    66
     """
     s = id_type(vocab_size).itemsize
     at_once = n_tokens if run is None else min(n_tokens, run)
