@@ -184,7 +184,7 @@ def family_table(arms: dict[str, Any], timed: dict[str, Any]) -> str:
         weights, run = arms[name]["weights"], timed[name]
         tokens = sum(phase["tokens"] for phase in run["phases"])
         row = [name, f"{weights:,}", f"{4 * weights / 1e6:.1f}", *(f"{speed:,.0f}" for speed in speeds(arms[name]))]
-        rows.append([*row, *cells(arms[name]), f"{tokens:,}", render.nats(run["phases"][-1]["nats"])])
+        rows.append([*row, *cells(arms[name]), f"{tokens:,.0f}", render.nats(run["phases"][-1]["nats"])])
     seconds = sum(phase["seconds"] for phase in arms[REFERENCE]["phases"])
     text = (
         f"The family, contexts radial, block and document, after equal tokens, and after equal time: the {seconds:.0f} "
