@@ -79,6 +79,8 @@ def _spool(sentences: Iterable[Sequence[str]], spool: IO[bytes]) -> tuple[list[s
     remaining = iter(sentences)
     while batch := list(islice(remaining, _SENTENCES_PER_BATCH)):
         for at, sentence in enumerate(batch):
+            if type(sentence) is list:  # as most are; the checks below take longer
+                continue
             if isinstance(sentence, str | bytes) or not isinstance(sentence, Iterable):
                 raise ValueError(f"expected sentences that are lists of tokens, got {sentence!r}; cut them into tokens")
             if not isinstance(sentence, Sized):

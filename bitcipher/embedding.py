@@ -461,4 +461,5 @@ def _warn_of_equal(vectors: NDArray[np.float32]) -> None:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
+    whole = type(value) is int or (isinstance(value, int | np.integer) and not isinstance(value, bool))
+    return whole and bool(value >= 1)
