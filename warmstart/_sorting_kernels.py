@@ -33,6 +33,15 @@ def layout(vocab_size: int, order: int) -> tuple[Ints, Ints, int, int]:
 
 
 @nb.njit(cache=True, nogil=True)
+def frequencies(tokens: Ints, vocab_size: int) -> Ints:
+    """Return how often each token occurs (V,) int64; unlike `numpy.bincount`, without a copy of the text."""
+    out = np.zeros(vocab_size, np.int64)
+    for token in tokens:
+        out[token] += 1
+    return out
+
+
+@nb.njit(cache=True, nogil=True)
 def bucket(tokens: Ints, separator: int, words: Ints, shifts: Ints, width: int, borders: Ints, keys: Ints) -> None:
     """Write the continuations of the first n places of a text by the token at the place.
 

@@ -82,7 +82,11 @@ def _sorted(
     from warmstart import _sorting_kernels as kernels  # numba is loaded here, not on import
 
     words, shifts, width, n_words = kernels.layout(vocab_size, order)
-    borders = np.append(0, np.cumsum(np.bincount(text[:n], minlength=vocab_size)))
+    single = _singles(text, n, vocab_size)
+    places = single.counts.copy()  # of each token; the targets, which are counted, are one place further
+    places[text[n]] -= 1
+    places[text[0]] += 1
+    borders = np.append(0, np.cumsum(places))
     keys, same = np.empty((n, n_words), np.uint64), np.empty(n, np.uint8)
     kernels.bucket(text, separator, words, shifts, width, borders, keys)
     cuts = np.searchsorted(borders, np.arange(1, PARTS) * n // PARTS, side="right") - 1
@@ -99,7 +103,7 @@ def _sorted(
         return sizes
 
     sizes = np.array(run_parts(sort, parts, workers))
-    levels = [replace(_singles(text, n, vocab_size), offsets=np.empty(vocab_size + 1, np.int32))]
+    levels = [replace(single, offsets=np.empty(vocab_size + 1, np.int32))]
     for length, size in enumerate(sizes.sum(axis=0).tolist(), start=2):
         check_numbers(length, size, 0)  # none occurs more often than its last token
         offsets = np.empty(size + 1 if length < order else 0, np.int32)
@@ -124,7 +128,9 @@ def _sorted(
 
 def _singles(text: Ids, n: int, vocab_size: int) -> Level:
     """Return level 1 of the n-grams that begin at the first n places, without offsets."""
-    counts = np.bincount(text[1 : n + 1], minlength=vocab_size)
+    from warmstart import _sorting_kernels as kernels  # numba is loaded here, not on import
+
+    counts = kernels.frequencies(text[1 : n + 1], vocab_size)
     check_numbers(1, vocab_size, int(counts.max()))
     return Level(np.arange(vocab_size, dtype=text.dtype), counts, NONE)
 
