@@ -124,7 +124,8 @@ Longest time a token over that of the shortest text: {", ".join(f"{k} {value:.2f
 
 {render.rows_table(columns, rows)}
 **Two processes.** Two halves of {two["tokens"]:,} tokens: {wall["1"]:.1f} s in one process, {wall["2"]:.1f} s in two at
-the same time, {wall["1"] / wall["2"]:.2f} times as fast; {cpu["1"]:.1f} and {cpu["2"]:.1f} CPU seconds. The load of the
+the same time, {wall["1"] / wall["2"]:.2f} times as fast; {cpu["1"]:.1f} and {cpu["2"]:.1f} CPU seconds, medians of
+{scaling.TIMES}. The load of the
 machine with {two["cores"]} cores was {two["load"]:.1f}{busy}.{mark} KenLM's `lmplz` is measured by `python -m
 benchmarks lm` where the program is given, not here."""
     least, most = min(sizes), max(sizes)
