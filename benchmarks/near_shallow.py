@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from benchmarks import harness, render
+from benchmarks import claims, harness, render
 from benchmarks.finetune import encode, test_loss
 from benchmarks.harness import Results, Workers, search
 from warmstart import WarmStartLM
@@ -169,8 +169,8 @@ def contexts_table(arms: dict[str, Any]) -> str:
     headers = ["context", "start", "frozen", "thawed", "test", "tokens a second, frozen", "thawed"]
     rows = [[name, *cells(arms[name]), *(f"{speed:,.0f}" for speed in speeds(arms[name]))] for name in CONTEXTS]
     text = (
-        "Claim: longer context gets better, and long blocks are practical. Preset micro, half of the tokens frozen, "
-        "then thawed; nats a token on validation text, and of the finished network on the test text:"
+        "Contexts: preset micro, half of the tokens frozen, then thawed; nats a token on validation text, and of the "
+        "finished network on the test text:"
     )
     return f"{text}\n\n{render.table(headers, rows)}"
 
@@ -200,7 +200,7 @@ def phases_table(phases: dict[str, Any]) -> str:
         [name, *(f"{factor:g}" for factor in arm["factors"].values()), *cells(arm)[-2:]] for name, arm in phases.items()
     ]
     text = (
-        f"Claim: train with frozen vectors first. Every arm finds two factors by at least {PHASE_TRIALS} runs, until "
+        f"The frozen phase: every arm finds two factors by at least {PHASE_TRIALS} runs, until "
         "the best have neighbours on both sides:"
     )
     return f"{text}\n\n{render.table(headers, rows)}"
@@ -216,7 +216,9 @@ def section(arms: dict[str, Any], phases: dict[str, Any], tables: str) -> tuple[
         f"{', '.join(f'{gain:.3f}' for gain in gains.values())} nats below it alone after training (negative: above); "
         f"a frozen phase brings {never - min(frozen):.3f} nats over none."
     )
-    body = f"""WikiText-2, V = {VOCAB_SIZE:,}, {TOKENS:,} tokens, matrix products in {harness.precision()}, one seed.
+    body = f"""{claims.claimed("near_shallow")}
+
+WikiText-2, V = {VOCAB_SIZE:,}, {TOKENS:,} tokens, matrix products in {harness.precision()}, one seed.
 Every arm has the best of at least {TRIALS} factors of the rates, until the best has a neighbour on both sides.
 Seconds are CPU seconds of one thread. Blocks of 1,024 and preset large were not run.
 

@@ -48,9 +48,10 @@ def section(runs: dict[str, dict[str, Any]]) -> str:
         for name, run in runs.items()
     )
     end = "ahead" if lead[-1] > 0 else "behind"
-    return f"""Loss and BLiMP over words seen: {STEPS:,} steps, 29.5 M tokens, two epochs, one seed. Each arm has the
-best share of the rate that its start found for 600 steps. Validation loss at the end, by share: {tried}. The warm start
-alone is ahead of the cold one at {ahead:,} steps for the last time, and {abs(lead[-1]):.3f} nats {end} at the end.
+    return f"""Loss and BLiMP over words seen: {STEPS:,} steps, 29.5 M tokens, two epochs, one seed. The rate is the
+one that a start found for 600 steps, times the best share that was tried. Loss at the end, by share: {tried}. The warm
+start alone is ahead of the cold one at {ahead:,} steps for the last time, and {abs(lead[-1]):.3f} nats {end} at the
+end.
 BLiMP is the share of pairs as in the section "BLiMP: grammatical pairs", scored by the mixture where counts are beside.
 
 {table}

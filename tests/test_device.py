@@ -59,7 +59,7 @@ def calls(monkeypatch):
 
 
 def short_of_memory(tokens, *rest, count=_ngram_torch.count_levels):
-    """Count on a device whose memory holds 10 targets and a history of 3."""
+    """Count on a device whose memory holds 10 places and the 3 tokens after them."""
     if tokens.size > 13:
         raise torch.cuda.OutOfMemoryError("out of memory")
     return count(tokens, *rest)

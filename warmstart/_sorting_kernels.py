@@ -1,9 +1,10 @@
 """Compiled loops that count the n-grams of a text by sorting what follows each token.
 
-The continuation of a place is the tokens after it, up to the end of its document. It is one number of 64 bits, or
-several: each token takes ``width`` bits, plus 1, so that 0 is the end, first token first. First the continuations are
-put in buckets by the token before them, then every bucket is sorted, digit by digit. Then equal n-grams are neighbours,
-and one walk finds the n-grams of all lengths. All passes read and write in order, or within a bucket.
+The continuation of a place is the tokens after it, up to the end of its document. It is written as a key: one number of
+64 bits, or several. Each token takes some bits of it, the first token the highest, as its id plus 1; so 0 means that
+the document has ended. First the keys are put in buckets by the token at the place, then every bucket is sorted, digit
+by digit. Then equal n-grams are neighbours, and a walk in order finds those of a length. All passes read and write in
+order, or within a bucket. `warmstart.levels.key_layout` says where the tokens are in a key.
 """
 
 from typing import Any
@@ -14,22 +15,6 @@ from numpy.typing import NDArray
 
 Ints = NDArray[Any]
 FEW = 48  # continuations that are sorted by insertion
-
-
-def layout(vocab_size: int, order: int) -> tuple[Ints, Ints, int, int]:
-    """Return the word and the shift (order - 1,) of every token of a continuation, the bits of a token, and the words.
-
-    Examples
-    --------
-    >>> words, shifts, width, n_words = layout(8192, 6)
-    >>> words.tolist(), shifts.tolist(), width, n_words
-    ([0, 0, 0, 0, 1], [42, 28, 14, 0, 42], 14, 2)
-    """
-    width = int(vocab_size).bit_length()
-    in_word = min(64 // width, max(order - 1, 1))
-    places = np.arange(order - 1)
-    shifts = (in_word - 1 - places % in_word) * width
-    return places // in_word, shifts.astype(np.uint64), width, -(-(order - 1) // in_word)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -45,8 +30,8 @@ def frequencies(tokens: Ints, vocab_size: int) -> Ints:
 def bucket(tokens: Ints, separator: int, words: Ints, shifts: Ints, width: int, borders: Ints, keys: Ints) -> None:
     """Write the continuations of the first n places of a text by the token at the place.
 
-    words, shifts, width: see `layout`; borders (V + 1,) int64: where the bucket of each token begins, and the end; keys
-    (n, n_words) uint64. What comes after the first n + order - 1 tokens is not read.
+    words, shifts, width: see `warmstart.levels.key_layout`; borders (V + 1,) int64: where the bucket of each token
+    begins, and the end; keys (n, n_words) uint64. What comes after the first n + order - 1 tokens is not read.
     """
     n, n_words, size = keys.shape[0], keys.shape[1], words.size
     top, bits = shifts[0], np.uint64(width)

@@ -5,7 +5,7 @@
 | n, V, k | tokens of the text, tokens of the vocabulary, length of the longest n-grams |
 | N | different n-grams: of every length at most one a token, so at most ``(k - 1) n`` above the single tokens |
 | r | targets of a run on the disk: the size that the limit chooses |
-| w | numbers of 64 bits for the tokens that follow a place, ``k - 1`` of them: 1 for ``V < 65536`` and ``k < 6`` |
+| w | numbers of 64 bits for the ``k - 1`` tokens after a place: 1 for ``V < 65536`` and ``k < 6`` |
 | s | bytes of a token id: 2, or 4 if ``V > 65536`` |
 
 Every term is the size of arrays that are alive at the same time:
@@ -31,7 +31,7 @@ from warmstart.classes import ORDER as CLASS_ORDER
 from warmstart.contexts import TARGETS_PER_CHUNK
 from warmstart.errors import InputError
 from warmstart.kneser_ney import TARGETS_PER_BATCH
-from warmstart.levels import id_type
+from warmstart.levels import id_type, key_layout
 from warmstart.near_shallow import Config
 from warmstart.near_shallow.fit import ATTENTION_TARGETS, SAMPLE
 from warmstart.ngrams import NGramCounts
@@ -100,8 +100,7 @@ def counting_bytes(n_tokens: int, n_documents: int, vocab_size: int, order: int,
 
 def _sorting_bytes(n_places: int, vocab_size: int, order: int) -> int:
     """Return how much memory the sorting of what follows each place takes at most."""
-    in_word = 64 // vocab_size.bit_length()
-    return (16 * -(-(order - 1) // in_word) + 1) * n_places
+    return (16 * key_layout(vocab_size, order)[-1] + 1) * n_places
 
 
 def spilled_bytes(n_tokens: int, vocab_size: int, order: int) -> int:

@@ -81,7 +81,7 @@ def _sorted(
     """Return the levels of the n-grams that begin at the first n places of a text, counted by compiled loops."""
     from warmstart import _sorting_kernels as kernels  # numba is loaded here, not on import
 
-    words, shifts, width, n_words = kernels.layout(vocab_size, order)
+    words, shifts, width, n_words = key_layout(vocab_size, order)
     single = _singles(text, n, vocab_size)
     places = single.counts.copy()  # of each token; the targets, which are counted, are one place further
     places[text[n]] -= 1
@@ -124,6 +124,29 @@ def _sorted(
 
     run_parts(write, range(len(parts)), workers)
     return tuple(levels)
+
+
+def key_layout(vocab_size: int, order: int) -> tuple[Ids, Ids, int, int]:
+    """Return where the tokens after a place are in its key, see `warmstart._sorting_kernels`.
+
+    Returns
+    -------
+    words, shifts : (order - 1,)
+        Number of 64 bits that holds each token, and the bits that it is shifted by.
+    width, n_words : int
+        Bits of a token, and numbers of a key.
+
+    Examples
+    --------
+    >>> words, shifts, width, n_words = key_layout(8192, 6)
+    >>> words.tolist(), shifts.tolist(), width, n_words
+    ([0, 0, 0, 0, 1], [42, 28, 14, 0, 42], 14, 2)
+    """
+    width = int(vocab_size).bit_length()
+    in_word = min(64 // width, max(order - 1, 1))
+    places = np.arange(order - 1)
+    shifts = (in_word - 1 - places % in_word) * width
+    return places // in_word, shifts.astype(np.uint64), width, -(-(order - 1) // in_word)
 
 
 def _singles(text: Ids, n: int, vocab_size: int) -> Level:
